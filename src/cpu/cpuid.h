@@ -1,0 +1,44 @@
+/*
+ * The CPU model: what CPUID says and what the rest of the code therefore
+ * allows. One immutable table per machine.
+ */
+#ifndef ECTYPE_CPU_CPUID_H
+#define ECTYPE_CPU_CPUID_H
+
+#include "base/error.h"
+#include "cpu/vcpu.h"
+
+/* Features the code asks about; filled from the CPUID table when the model is built. */
+struct cpu_model {
+	char name[32];
+	u64 xcr0_supported;  /* XCR0 bits the guest may set */
+	u64 xss_supported;
+	u64 cr4_supported;   /* CR4 bits that exist; others #GP */
+	u64 efer_supported;
+	unsigned phys_bits, lin_bits;
+	bool nx, gbpages, pcid, invpcid, smep, smap, umip, pku, la57, rdtscp, fsgsbase, xsave,
+		xsaveopt, xsavec, xsaves, rdpid, rdrand, rdseed, sse42, avx, avx2, avx512, x2apic,
+		tsc_deadline, sysenter, syscall, monitor;
+	u64 tsc_hz; /* what CPUID leaf 15H and the hypervisor leaf report */
+	struct cpuid_entry {
+		u32 leaf, subleaf;
+		bool has_subleaf;
+		u32 eax, ebx, ecx, edx;
+	} entry[96];
+	unsigned entries;
+};
+
+/* `name`: x86-64-v2 | x86-64-v3 | x86-64-v4 | host. Fails, naming the missing
+ * feature, if the host lacks something the model needs. `cpus`: number of
+ * processors (topology leaves). */
+int cpu_model_init(struct cpu_model *m, const char *name, unsigned cpus, u64 tsc_hz, struct error *e);
+
+/* CPUID as the guest of `v` sees it now (OSXSAVE, APIC id, XCR0-dependent
+ * sizes follow the state). Also for the gdb stub and tests. */
+void cpu_cpuid(struct vcpu *v, u32 leaf, u32 subleaf, u32 out[4]);
+
+/* Does the model have the extension an instruction belongs to?
+ * `isa_set`: ZydisISASet of the decoded instruction. */
+bool cpu_model_has_isa_set(const struct cpu_model *m, unsigned isa_set);
+
+#endif

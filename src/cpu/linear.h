@@ -1,0 +1,53 @@
+/*
+ * Access to guest-linear memory with translation and protection, as the
+ * shared semantics need it. Implemented by src/mem (mmu.c) for engines that
+ * translate in software.
+ *
+ * All return 0, or FAULT with v->fault describing the #PF (CR2 is set only on
+ * delivery). No segmentation here: see cpu/seg.h. Accesses may cross pages;
+ * a write that would fault on its second page changes nothing. Accessed and
+ * dirty bits are set as SDM vol. 3, 4.8 says. MMIO is dispatched to devices.
+ */
+#ifndef ECTYPE_CPU_LINEAR_H
+#define ECTYPE_CPU_LINEAR_H
+
+#include "cpu/vcpu.h"
+
+enum lin_how {
+	LIN_CPL = 0,        /* an ordinary access at the current privilege level */
+	LIN_SUPERVISOR = 1, /* implicit supervisor access: descriptor tables, TSS (SMAP applies
+	                       whatever EFLAGS.AC says), and stack pushes to an inner level */
+	LIN_USER = 2,       /* as if CPL were 3 */
+};
+
+int must_check lin_read(struct vcpu *v, gva_t lin, void *dst, unsigned len, enum lin_how how);
+int must_check lin_write(struct vcpu *v, gva_t lin, const void *src, unsigned len, enum lin_how how);
+/* Fault as a write of `len` bytes would, without writing. */
+int must_check lin_probe_write(struct vcpu *v, gva_t lin, unsigned len, enum lin_how how);
+int must_check lin_probe_read(struct vcpu *v, gva_t lin, unsigned len, enum lin_how how);
+/* Locked OR of a byte: the accessed and busy bits of descriptors. */
+int must_check lin_or8(struct vcpu *v, gva_t lin, u8 bits, enum lin_how how);
+int must_check lin_and8(struct vcpu *v, gva_t lin, u8 bits, enum lin_how how);
+
+static inline int must_check lin_read64(struct vcpu *v, gva_t lin, u64 *val, enum lin_how how)
+{
+	return lin_read(v, lin, val, 8, how);
+}
+
+/* Invalidation of cached translations (SDM vol. 3, 4.10.4). Engines with
+ * further caches are told through mmu->gen (see mem/mmu.h). */
+void mmu_flush_all(struct vcpu *v);        /* global ones too, every PCID */
+void mmu_flush_nonglobal(struct vcpu *v);  /* current address space */
+void mmu_flush_page(struct vcpu *v, gva_t lin);
+/* CR0, CR4, EFER, CPL, PKRU or EFLAGS.AC may have changed: choose the table
+ * for the new mode. Cheap; called by everything that changes one of them. */
+void mmu_mode_changed(struct vcpu *v);
+
+/* Is `lin` canonical for the current paging mode (48 or 57 bits)? */
+static inline bool lin_canonical(const struct cpu *c, gva_t lin)
+{
+	unsigned bits = c->cr4 & CR4_LA57 ? 57 : 48;
+	return (u64)((s64)(lin << (64 - bits)) >> (64 - bits)) == lin;
+}
+
+#endif

@@ -1,0 +1,126 @@
+/*
+ * A virtual processor: architectural state plus what ties it to its machine.
+ * Layers above fill in the hooks; the shared semantics in src/cpu and every
+ * engine reach the outside world only through them.
+ */
+#ifndef ECTYPE_CPU_VCPU_H
+#define ECTYPE_CPU_VCPU_H
+
+#include "cpu/cpu.h"
+#include "cpu/fpu.h"
+
+struct vcpu;
+struct mmu;
+struct memory;
+struct portmap;
+struct cpu_model;
+struct engine_ops;
+
+/*
+ * A fault raised while an instruction executes. Shared semantics return 0 on
+ * success; on a fault they return -1 (FAULT) with `vcpu->fault` filled and
+ * architectural state unchanged, so that the engine can deliver it with
+ * cpu_deliver_fault().
+ */
+#define FAULT (-1)
+struct fault {
+	u8 vector;
+	bool has_error;
+	u32 error;
+	u64 addr; /* EXC_PF: value for CR2. EXC_DB: DR6 bits to set */
+};
+
+/* Bits of vcpu->event: reasons to leave translated or interpreted code at the
+ * next instruction boundary. Set from any thread with vcpu_raise(). */
+enum vcpu_event {
+	EV_KICK = 1 << 0,   /* the machine wants the vCPU thread (input, stop, gdb) */
+	EV_INTR = 1 << 1,   /* the interrupt controller has something deliverable: look at hooks->intr_pending */
+	EV_NMI = 1 << 2,
+	EV_TIMER = 1 << 3,  /* the next deadline changed: recompute the budget */
+	EV_RESET = 1 << 4,  /* reset, shutdown or power-off was requested */
+	EV_TRAP = 1 << 5,   /* pending_db, TF or a shadow must be looked at before the next instruction */
+	EV_FLUSH = 1 << 6,  /* code caches must be looked at (engine-internal use) */
+};
+
+struct vcpu_hooks {
+	/* Guest TSC of the machine before tsc_offset is added. */
+	u64 (*tsc)(void *m);
+	/* Local APIC. */
+	bool (*intr_pending)(void *m, unsigned cpu);          /* an interrupt above PPR waits (ExtINT included) */
+	int (*intr_ack)(void *m, unsigned cpu);               /* acknowledge: vector, or -1 if it went away */
+	u64 (*cr8_read)(void *m, unsigned cpu);
+	void (*cr8_write)(void *m, unsigned cpu, u64 v);      /* v in 0..15 */
+	int (*apic_msr_read)(void *m, unsigned cpu, u32 msr, u64 *v);  /* APIC_BASE, x2APIC range, TSC_DEADLINE; -1: #GP */
+	int (*apic_msr_write)(void *m, unsigned cpu, u32 msr, u64 v);
+	void (*random)(void *m, void *p, size_t n);           /* RDRAND, RDSEED: the replay door */
+	void (*triple_fault)(void *m, unsigned cpu);          /* activity is already ACT_SHUTDOWN */
+};
+
+/* Breakpoints set by a debugger, not by the guest. */
+#define DEBUG_MAX_POINTS 64
+struct debug_point {
+	u64 addr;
+	u8 len;  /* 1 for execution */
+	u8 kind; /* 0 execution, 1 write, 2 read, 3 access */
+};
+struct vcpu_debug {
+	unsigned count;
+	struct debug_point point[DEBUG_MAX_POINTS];
+	u64 hit_addr; /* of the watchpoint that ended run() with VCPU_EXIT_DEBUG */
+	u8 hit_kind;
+};
+
+struct vcpu {
+	struct cpu cpu; /* first: engines address it at offset 0 */
+
+	struct fault fault;
+	_Atomic u32 event; /* enum vcpu_event */
+	u64 icount;        /* instructions retired since the machine started; exact whenever
+	                      hooks or devices are called */
+	unsigned index;
+	bool fpu_live;     /* guest vector state is in the host's registers, not in cpu.fpu */
+
+	const struct cpu_model *model;
+	const struct vcpu_hooks *hooks;
+	void *machine; /* first argument of the hooks */
+	struct mmu *mmu;
+	struct memory *mem;
+	struct portmap *ports;
+	struct vcpu_debug debug;
+
+	const struct engine_ops *engine;
+	void *engine_data;
+};
+
+static inline void vcpu_raise(struct vcpu *v, u32 events)
+{
+	__atomic_fetch_or((u32 *)&v->event, events, __ATOMIC_SEQ_CST);
+}
+static inline void vcpu_clear(struct vcpu *v, u32 events)
+{
+	__atomic_fetch_and((u32 *)&v->event, ~events, __ATOMIC_SEQ_CST);
+}
+
+/* Hooks and devices are ordinary C that may use vector registers: put the
+ * guest's away first. Every call out of the general-registers-only layers
+ * goes through one of these. */
+static inline u64 vcpu_tsc(struct vcpu *v)
+{
+	fpu_park(v);
+	return v->hooks->tsc(v->machine) + v->cpu.tsc_offset;
+}
+
+/* Raise a fault: fill v->fault and return FAULT. */
+static inline int fault_raise(struct vcpu *v, enum exception vec, bool has_error, u32 error, u64 addr)
+{
+	v->fault = (struct fault){ .vector = (u8)vec, .has_error = has_error, .error = error, .addr = addr };
+	return FAULT;
+}
+static inline int fault_ud(struct vcpu *v) { return fault_raise(v, EXC_UD, false, 0, 0); }
+static inline int fault_nm(struct vcpu *v) { return fault_raise(v, EXC_NM, false, 0, 0); }
+static inline int fault_gp(struct vcpu *v, u32 error) { return fault_raise(v, EXC_GP, true, error, 0); }
+static inline int fault_ss(struct vcpu *v, u32 error) { return fault_raise(v, EXC_SS, true, error, 0); }
+static inline int fault_np(struct vcpu *v, u32 error) { return fault_raise(v, EXC_NP, true, error, 0); }
+static inline int fault_ts(struct vcpu *v, u32 error) { return fault_raise(v, EXC_TS, true, error, 0); }
+
+#endif

@@ -1,0 +1,73 @@
+/*
+ * The boundary between the machine and the technique that runs its
+ * processors. As wide as KVM's: memory and its changes, run and exit reasons,
+ * the whole processor state in and out, and a kick.
+ */
+#ifndef ECTYPE_ENGINE_ENGINE_H
+#define ECTYPE_ENGINE_ENGINE_H
+
+#include "base/error.h"
+#include "cpu/vcpu.h"
+#include "mem/physmem.h"
+
+enum vcpu_exit {
+	VCPU_EXIT_BUDGET,   /* the instruction budget is spent, to the instruction */
+	VCPU_EXIT_EVENT,    /* v->event holds something the engine does not deal with itself */
+	VCPU_EXIT_HALT,     /* cpu.activity is no longer ACT_RUNNING (HLT, shutdown) */
+	VCPU_EXIT_DEBUG,    /* a debugger's breakpoint or watchpoint, see v->debug */
+	VCPU_EXIT_COUNT,
+};
+
+struct run_budget {
+	u64 insns; /* stop after exactly so many, CLOCK_NEVER for no limit */
+};
+
+enum engine_caps {
+	ENGINE_EXACT_ICOUNT = 1 << 0,
+	ENGINE_SINGLE_STEP = 1 << 1,
+	ENGINE_SMP = 1 << 2,
+};
+
+/* Why an engine is or is not chosen by --engine auto. */
+struct engine_verdict {
+	bool usable, advisable;
+	char reason[160];
+};
+
+/* A named counter of an engine, for --stats. */
+struct engine_counter {
+	const char *name;
+	u64 value;
+};
+
+struct engine_ops {
+	const char *name;
+	const char *summary; /* one line for --help */
+	u32 caps;
+	void (*probe)(struct engine_verdict *out);
+	/* Take over at an instruction boundary; v->cpu is exact. 0 or -1 with *e. */
+	int (*vcpu_attach)(struct vcpu *v, struct error *e);
+	/* Give up; v->cpu is exact and cpu.fpu holds the vector state. */
+	void (*vcpu_detach)(struct vcpu *v);
+	/*
+	 * Run until the budget is spent or something else comes up. Interrupts
+	 * and exceptions are taken inside (cpu/event.h). On return v->cpu,
+	 * v->icount and cpu.fpu are exact. The engine leaves soon after
+	 * EV_KICK, EV_TIMER or EV_RESET is raised (it does not clear those).
+	 */
+	enum vcpu_exit (*run)(struct vcpu *v, const struct run_budget *b);
+	/* v->debug changed. */
+	void (*debug_changed)(struct vcpu *v);
+	/* Fills up to `max` counters, returns how many there are. */
+	unsigned (*counters)(struct vcpu *v, struct engine_counter *out, unsigned max);
+};
+
+extern const struct engine_ops engine_interp;
+
+/* NULL-terminated, in the order --engine auto considers them. */
+extern const struct engine_ops *const engines[];
+/* By name, or for "auto" the first usable and advisable one; the reason goes
+ * to `why`. NULL with *e if there is none. */
+const struct engine_ops *engine_choose(const char *name, struct engine_verdict *why, struct error *e);
+
+#endif

@@ -1,0 +1,106 @@
+/*
+ * A machine: memory, processors, board, clock and the thread that runs them.
+ * Opaque outside src/machine; two machines fit in one process.
+ *
+ * Threads: the vCPU thread (machine_run's caller) owns all state. The I/O
+ * thread moves bytes between host descriptors and the replay door, sleeps
+ * until the next real-time deadline, and kicks the vCPU.
+ */
+#ifndef ECTYPE_MACHINE_MACHINE_H
+#define ECTYPE_MACHINE_MACHINE_H
+
+#include "base/error.h"
+#include "cpu/cpuid.h"
+#include "dev/device.h"
+#include "engine/engine.h"
+
+struct machine;
+struct chr;
+
+enum machine_clock { MACHINE_CLOCK_REAL, MACHINE_CLOCK_VIRTUAL };
+
+struct machine_config {
+	const char *name;
+	u64 memory;                /* bytes, multiple of 1 MiB */
+	unsigned cpus;             /* 1 */
+	const char *engine;        /* "auto" or a name */
+	enum machine_clock clock;
+	u64 seed;                  /* of the virtual clock's random numbers */
+	const char *cpu_model;     /* "host" or x86-64-v2.. */
+	/* what to boot: exactly one of kernel and firmware */
+	const char *kernel, *initrd, *append;
+	const char *firmware;      /* path, or "seabios" */
+	bool debug_exit, test_device, no_reboot;
+	struct chr *serial;        /* COM1; NULL: none. Owned by the caller */
+	u64 insn_limit;            /* stop (as by the debugger) after so many; 0: none. For tests */
+};
+
+enum machine_end {
+	MACHINE_END_POWER_OFF,
+	MACHINE_END_RESET,        /* guest reset under no_reboot */
+	MACHINE_END_DEBUG_EXIT,   /* see exit_code */
+	MACHINE_END_TRIPLE_FAULT, /* under no_reboot */
+	MACHINE_END_STOPPED,      /* machine_stop(): Ctrl-A x, signal, gdb kill */
+	MACHINE_END_LIMIT,        /* insn_limit */
+	MACHINE_END_FAILED,       /* host error, see `text` */
+};
+
+struct machine_result {
+	enum machine_end end;
+	int exit_code; /* (v << 1) | 1 for debug exit */
+	char text[256];
+};
+
+/* Builds everything: checks the configuration and the files first, changes
+ * nothing on failure. NULL with *e (usage error: exit status 2). */
+struct machine *machine_create(const struct machine_config *cfg, struct error *e);
+void machine_destroy(struct machine *m);
+
+/* Run until the guest ends or someone stops it. */
+void machine_run(struct machine *m, struct machine_result *out);
+
+/* From any thread or a signal handler: end machine_run soon. */
+void machine_stop(struct machine *m);
+/* From any thread: run `fn(opaque)` on the vCPU thread at the next instruction
+ * boundary and wait for it. */
+void machine_call(struct machine *m, void (*fn)(void *), void *opaque);
+
+/* Access for gdb, ctl, state, replay: on the vCPU thread. */
+struct vcpu *machine_vcpu(struct machine *m, unsigned n);
+unsigned machine_cpus(const struct machine *m);
+struct memory *machine_memory(struct machine *m);
+struct clock *machine_clock(struct machine *m);
+struct board *machine_board(struct machine *m);
+const struct machine_config *machine_config(const struct machine *m);
+/* Full reset, as the reset button. */
+void machine_reset(struct machine *m);
+
+/*
+ * Debugger. While attached, machine_run calls `wait` on the vCPU thread
+ * whenever the machine stops (first before the first instruction, then on
+ * breakpoints, steps and machine_debug_interrupt); `wait` returns what to do
+ * next.
+ */
+enum debug_stop { DEBUG_STOP_START, DEBUG_STOP_BREAKPOINT, DEBUG_STOP_STEP, DEBUG_STOP_INTERRUPT, DEBUG_STOP_TRIPLE_FAULT, DEBUG_STOP_END };
+enum debug_go { DEBUG_CONTINUE, DEBUG_STEP, DEBUG_DETACH, DEBUG_KILL };
+struct machine_debugger {
+	enum debug_go (*wait)(void *opaque, enum debug_stop why);
+	void *opaque;
+};
+void machine_attach_debugger(struct machine *m, const struct machine_debugger *d);
+void machine_debug_interrupt(struct machine *m); /* any thread */
+
+/* Hash (XXH3, 64 bit) over processors, devices, clock and RAM, in that order. */
+u64 machine_state_hash(struct machine *m);
+
+/* Where the vCPU thread spent its exits. */
+struct machine_stats {
+	u64 instructions, exits[VCPU_EXIT_COUNT], halts;
+	double seconds, halted_seconds;
+};
+void machine_stats(struct machine *m, struct machine_stats *out);
+
+/* Register dump, one line a call, as on a triple fault. */
+void machine_dump_registers(struct machine *m, unsigned cpu, void (*line)(void *, const char *), void *opaque);
+
+#endif

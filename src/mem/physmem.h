@@ -1,0 +1,104 @@
+/*
+ * The guest-physical map: RAM in one memfd, ROM, aliases and MMIO.
+ *
+ * The map is a sorted table of regions; where regions overlap the one with
+ * the higher priority wins. Lookups go through a flat view rebuilt when the
+ * map changes.
+ */
+#ifndef ECTYPE_MEM_PHYSMEM_H
+#define ECTYPE_MEM_PHYSMEM_H
+
+#include "base/error.h"
+#include "base/types.h"
+
+/* Handlers of an MMIO or port region. `off` counts from the region's start.
+ * The dispatcher splits accesses larger than max_size and widens none; an
+ * access outside [min_size, max_size] after splitting, or beyond the region,
+ * reads as all ones and writes nothing. Handlers so never see a bad size. */
+struct io_ops {
+	u64 (*read)(void *opaque, u64 off, unsigned size);
+	void (*write)(void *opaque, u64 off, u64 val, unsigned size);
+	u8 min_size, max_size; /* 1, 2, 4 or 8 */
+};
+
+enum region_kind {
+	REGION_RAM,  /* host memory, readable and writable */
+	REGION_ROM,  /* host memory, writes ignored */
+	REGION_MMIO,
+};
+
+struct region; /* handle */
+struct memory;
+
+/* Flags of a RAM page frame, for software engines. */
+#define PAGE_CODE 1u /* an engine holds decoded code of it: writes take the slow path */
+
+/* Where a guest-physical page leads. */
+struct page_target {
+	u8 *host;            /* host address of the page, NULL for MMIO and holes */
+	bool writable;       /* false: ROM */
+	struct region *mmio; /* NULL for RAM, ROM and holes */
+	u64 mmio_off;        /* offset of the page within the region */
+	u8 *flags;           /* PAGE_* of the frame; NULL for MMIO and holes */
+};
+
+/* RAM of `size` bytes (multiple of 4 KiB) in a memfd, mapped once, linearly.
+ * Nothing is mapped into the guest yet: memory_map_ram() does. */
+struct memory *memory_create(u64 size, struct error *e);
+void memory_destroy(struct memory *m);
+
+u8 *memory_ram(struct memory *m);      /* host address of RAM offset 0 */
+u64 memory_ram_size(const struct memory *m);
+int memory_ram_fd(const struct memory *m);
+
+/* Map `len` bytes of RAM at offset `ram_off` to guest-physical `gpa`. */
+struct region *memory_map_ram(struct memory *m, gpa_t gpa, u64 ram_off, u64 len, int prio, const char *name);
+/* Map host memory the caller owns and keeps alive (ROM images); page-aligned. */
+struct region *memory_map_host(struct memory *m, gpa_t gpa, void *host, u64 len, enum region_kind kind, int prio,
+			       const char *name);
+struct region *memory_map_mmio(struct memory *m, gpa_t gpa, u64 len, const struct io_ops *ops, void *opaque, int prio,
+			       const char *name);
+/* Move, resize, show and hide: PCI BARs, ECAM, APIC base, PAM. */
+void region_set(struct memory *m, struct region *r, gpa_t gpa, bool visible);
+void region_set_len(struct memory *m, struct region *r, u64 len);
+void region_remove(struct memory *m, struct region *r);
+
+/* Told after the map changed or before a code page is written; set by the
+ * engine layer. `page_written`: physical write of [gpa, gpa+len) to a page
+ * with PAGE_CODE, called after the bytes were written. */
+struct memory_listener {
+	void (*map_changed)(void *opaque);
+	void (*page_written)(void *opaque, gpa_t gpa, unsigned len);
+	void *opaque;
+};
+void memory_add_listener(struct memory *m, const struct memory_listener *l);
+void memory_remove_listener(struct memory *m, void *opaque);
+/* For writers that bypass memory_write (the MMU's slow path). */
+void memory_notify_written(struct memory *m, gpa_t gpa, unsigned len);
+
+/* Look up the page of `gpa`. False for a hole (host and mmio NULL). */
+bool memory_page(struct memory *m, gpa_t gpa, struct page_target *t);
+
+/* Access by device and loader: any length, crosses regions. MMIO is
+ * dispatched in naturally aligned pieces of at most 8 bytes; holes read as all
+ * ones. Writes to PAGE_CODE pages notify. Returns 0, or -1 if any part was a
+ * hole or ROM (the rest is done all the same). */
+int memory_read(struct memory *m, gpa_t gpa, void *dst, u64 len);
+int memory_write(struct memory *m, gpa_t gpa, const void *src, u64 len);
+/* Host pointer to [gpa, gpa+len) if it is contiguous RAM (or ROM when
+ * !write), else NULL. Writers must call memory_notify_written afterwards. */
+void *memory_ptr(struct memory *m, gpa_t gpa, u64 len, bool write);
+
+/* Dispatch one MMIO access (size 1 2 4 8; must not cross a page). */
+u64 region_mmio_read(struct region *r, u64 off, unsigned size);
+void region_mmio_write(struct region *r, u64 off, u64 val, unsigned size);
+
+/* Counts for --stats. */
+struct memory_stats {
+	u64 mmio_reads, mmio_writes;
+};
+const struct memory_stats *memory_stats(const struct memory *m);
+/* Write the map, one region a line, for `info mtree`-like output. */
+void memory_dump(struct memory *m, void (*line)(void *, const char *), void *opaque);
+
+#endif
