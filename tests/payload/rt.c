@@ -294,6 +294,7 @@ void rt_init(void)
 #endif
 	tss.iomap = sizeof(tss);
 	load_tss();
+	asm volatile("lldt %w0" ::"r"(0));
 	/* no interrupt but those a test asks for */
 	outb(0x21, 0xff);
 	outb(0xa1, 0xff);
