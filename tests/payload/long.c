@@ -47,14 +47,15 @@ static void canonical(void)
 	FAULTS("ret", GP, 0, asm volatile("push %0; ret" ::"r"(BAD)));
 	FAULTS("iretq", GP, 0, asm volatile("push $0x10; push %%rsp; push $2; push $8; push %0; iretq" ::"r"(BAD)));
 	FAULTS("lretq", GP, 0, asm volatile("push $8; push %0; lretq" ::"r"(BAD)));
-	FAULTS("lidt: base", GP, 0, struct desc_ptr p = { 0xfff, BAD }; lidt(&p));
-	FAULTS("lgdt: base", GP, 0, struct desc_ptr p = { 0xfff, BAD }; lgdt(&p));
 	FAULTS("movs", GP, 0, asm volatile("movsb" ::"S"(BAD), "D"(&far64) : "memory"));
 	FAULTS("stos across the edge", GP, 0, asm volatile("stosl" ::"D"(EDGE), "a"(0) : "memory"));
 	FAULTS("xlat", GP, 0, asm volatile("xlat" ::"b"(BAD), "a"(0)));
 	FAULTS("prefetch of it is nothing", NONE, 0, asm volatile("prefetcht0 (%0)" ::"r"(BAD)));
 	FAULTS("invlpg of it is nothing", NONE, 0, asm volatile("invlpg (%0)" ::"r"(BAD)));
 	FAULTS("lea of it is nothing", NONE, 0, asm volatile("lea (%0),%%rax" ::"r"(BAD) : "rax"));
+	struct desc_ptr bad = { 0xfff, BAD };
+	FAULTS("lgdt: base", GP, 0, asm volatile("lgdt %0; lgdt %1" ::"m"(bad), "m"(gdt_ptr)));
+	FAULTS("lidt: base", GP, 0, asm volatile("lidt %0; lidt %1" ::"m"(bad), "m"(idt_ptr)));
 }
 
 extern u8 f_lretq[], f_lretl[], c_inc[], u_lcallq[], k_gate[], u_far32[];

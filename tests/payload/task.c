@@ -4,7 +4,8 @@
  * (in the old task) and after it (in the new one).
  *
  * TCG 7.2 differs from the manual in: the T bit (ignored), a stack beyond its
- * limit (not noticed), #TS for a task gate that names an LDT selector.
+ * limit (not noticed), #TS for a task gate that names an LDT selector,
+ * #NP for a new SS that is not present, the EIP of a new task that could not start.
  */
 #include "rt.h"
 
@@ -186,10 +187,10 @@ U(call, "lcall *(%ecx)") U(iret, "pushf; orl $0x4000,(%esp); popf; iret")
 extern u8 t_segment[];
 asm("t_segment: pop seen+28; ljmp $0x28,$0; jmp t_segment");
 
-static void new_segment(const char *name, u16 *field, u32 sel, int vec, u32 err)
+static void new_segment(const char *name, void *field, u32 sel, int vec, u32 err)
 {
 	describe(0, task_iret);
-	*field = sel;
+	*(u32 *)field = sel;
 	describe(1, 0);
 	task[1].eip = (u32)t_segment;
 	set_gate(vec, T1, 0, A_TASK, 0);
