@@ -234,12 +234,34 @@ enum decode_status dinsn_decode(struct dinsn *d, const u8 *bytes, unsigned len, 
 	return DECODE_OK;
 }
 
+/* Zydis 4.0 takes REX.B with 67H, mod 0 and SIB base 5 for [r13d + index]; it
+ * is [disp32 + index] whatever REX.B says (SDM vol. 2, table 2-5). */
+static void repair_no_base(const ZydisDecodedInstruction *insn, ZydisDecodedOperand *ops)
+{
+	for (unsigned i = 0; i < insn->operand_count; i++) {
+		ZydisDecodedOperandMem *m = &ops[i].mem;
+
+		if (ops[i].type != ZYDIS_OPERAND_TYPE_MEMORY || m->base != ZYDIS_REGISTER_R13D ||
+		    ops[i].encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM)
+			continue;
+		m->base = ZYDIS_REGISTER_NONE;
+		m->disp.has_displacement = ZYAN_TRUE;
+		m->disp.value = insn->raw.disp.value;
+	}
+}
+
 enum decode_status isa_decode_full(ZydisDecodedInstruction *insn, ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT],
 				   const u8 *bytes, unsigned len, enum code_mode mode)
 {
 	enum decode_status s = status_of(ZydisDecoderDecodeFull(&decoders[mode], bytes, len, insn, ops));
 
-	return s == DECODE_OK && foreign(insn) ? DECODE_INVALID : s;
+	if (s != DECODE_OK)
+		return s;
+	if (foreign(insn))
+		return DECODE_INVALID;
+	if (insn->address_width == 32 && insn->raw.modrm.mod == 0 && insn->raw.sib.base == 5)
+		repair_no_base(insn, ops);
+	return DECODE_OK;
 }
 
 void dinsn_from_zydis(struct dinsn *d, const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops,

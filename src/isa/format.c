@@ -13,7 +13,7 @@ void dinsn_format(const u8 *bytes, unsigned len, enum code_mode mode, u64 addr, 
 		return;
 	if (isa_decode_full(&insn, ops, bytes, len, mode) != DECODE_OK ||
 	    !ZYAN_SUCCESS(ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL)) ||
-	    !ZYAN_SUCCESS(ZydisFormatterFormatInstruction(&f, &insn, ops, insn.operand_count_visible, out, size, addr,
-							  NULL)))
+	    !ZYAN_SUCCESS(
+		ZydisFormatterFormatInstruction(&f, &insn, ops, insn.operand_count_visible, out, size, addr, NULL)))
 		snprintf(out, size, "(bad)");
 }

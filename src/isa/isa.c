@@ -49,7 +49,8 @@ static const struct isa_row pseudo[PSEUDO_COUNT] = {
 #define CHECK_UD(sy) ISA_SYS_##sy == ISA_SYS_ud
 #define I(m, cl, me, sy) _Static_assert(CHECK_##me(sy), "isa_table.h: " #m ": method and sys disagree");
 #define S(m, cl, me, sy, li, no) _Static_assert(CHECK_##me(sy), "isa_table.h: " #m ": method and sys disagree");
-#define P(name, m, cl, me, sy, li, no) _Static_assert(CHECK_##me(sy), "isa_table.h: " #name ": method and sys disagree");
+#define P(name, m, cl, me, sy, li, no)                                                                                 \
+	_Static_assert(CHECK_##me(sy), "isa_table.h: " #name ": method and sys disagree");
 #include "isa/isa_table.h"
 
 static const u16 in_order[ROW_MNEMONICS] = {
