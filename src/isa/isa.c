@@ -139,3 +139,13 @@ const char *isa_method_name(unsigned isa_method)
 	};
 	return isa_method < ARRAY_SIZE(names) ? names[isa_method] : "?";
 }
+
+const char *isa_sys_name(unsigned sys)
+{
+	static const char *const names[] = { [ISA_SYS_none] = "none",
+#define X(name) [ISA_SYS_##name] = #name,
+					     ISA_SYS_LIST(X)
+#undef X
+	};
+	return sys < ARRAY_SIZE(names) ? names[sys] : "?";
+}

@@ -62,6 +62,7 @@ const struct isa_row *isa_row_of(const struct dinsn *d);
 const struct isa_row *isa_row_at(unsigned n);
 const char *isa_class_name(unsigned isa_class);   /* "innocuous" ... */
 const char *isa_method_name(unsigned isa_method); /* "host" ... */
+const char *isa_sys_name(unsigned sys);           /* of enum isa_sys: "none", "iret" ... */
 
 /* Result of dinsn_decode(). */
 enum decode_status {
