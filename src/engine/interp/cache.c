@@ -14,7 +14,7 @@
  * next page depends on two translations, so it is known to the jump cache
  * only, whose entries are keyed by mmu->gen.
  */
-#include "engine/interp/interp.h"
+#include "engine/interp/thunk.h"
 
 static unsigned page_hash(const u8 *host)
 {
@@ -276,8 +276,13 @@ struct block *cache_find(struct vcpu *v, u64 lin)
 	struct block *b = NULL;
 	struct xlat t;
 
-	if (x->arena_size - x->arena_used < 256 * KiB)
+	if (unlikely(x->stale) || x->arena_size - x->arena_used < 256 * KiB || !thunk_room(x->thunks)) {
+		fpu_park(v);
+		if (!thunk_room(x->thunks))
+			thunk_flush(x->thunks);
+		x->stale = false;
 		cache_flush(v);
+	}
 	if (e->tag[MMU_EXEC] == (lin & PAGE_MASK))
 		p = find_page(x, (u8 *)((lin & PAGE_MASK) + e->addend));
 	if (!p) {

@@ -125,6 +125,7 @@ struct interp {
 	struct block *build; /* scratch: BLOCK_MAX instructions */
 	struct block *step;  /* scratch: one instruction for careful execution */
 	struct thunk_cache *thunks;
+	bool stale; /* the physical map changed: drop all code at the next lookup */
 	u64 blocks, decoded, page_drops, arena_flushes, steps, thunk_runs, faults, events;
 	u8 bounce[192] __attribute__((aligned(64)));
 };
@@ -210,6 +211,8 @@ int interp_load(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size);
 int interp_rmw(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size);
 int interp_store(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size);
 int interp_ea(struct vcpu *v, const struct insn *i, unsigned size, unsigned write);
+/* The second half: hot->tmp[6] is the offset in i->seg. */
+int interp_segment(struct vcpu *v, const struct insn *i, unsigned size, unsigned write);
 void sync_icount(struct vcpu *v, const struct insn *i);
 
 /*
@@ -243,6 +246,13 @@ void *cache_alloc(struct interp *x, size_t n); /* NULL: out of room in this bloc
 OP(op_end_of_block);  /* not an instruction: falls into the next block */
 OP(op_end_of_step);   /* leaves to the run loop */
 OP(op_poisoned);      /* see break_after() */
+
+/* INT n and SYSCALL: the trap flag they cleared is not acted upon. */
+bool interp_clears_tf(unsigned sys);
+
+/* ops_host.c: the unit an instruction needs is not enabled. */
+int interp_unit_fault(struct vcpu *v, unsigned need);
+enum vcpu_exit interp_run(struct vcpu *v, const struct run_budget *budget);
 
 /* thunk.c */
 struct thunk_cache *thunk_cache_create(struct error *e);

@@ -64,9 +64,7 @@ int interp_store(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size)
 
 int interp_ea(struct vcpu *v, const struct insn *i, unsigned size, unsigned write)
 {
-	const struct interp_hot *h = hot(v);
 	u64 off = ea_fast(v, i);
-	gva_t lin;
 
 	if (i->fn == op_xlat)
 		off += (u8)v->cpu.gpr[REG_RAX];
@@ -74,6 +72,16 @@ int interp_ea(struct vcpu *v, const struct insn *i, unsigned size, unsigned writ
 		off = (u32)off;
 	else if (i->addrsize == 2)
 		off = (u16)off;
+	hot(v)->tmp[6] = off;
+	return interp_segment(v, i, size, write);
+}
+
+int interp_segment(struct vcpu *v, const struct insn *i, unsigned size, unsigned write)
+{
+	const struct interp_hot *h = hot(v);
+	u64 off = h->tmp[6];
+	gva_t lin;
+
 	if (h->flat & (1u << (i->seg + (write ? 8 : 0)))) {
 		lin = off;
 	} else if (h->mode == BLOCK_64) {

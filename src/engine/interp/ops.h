@@ -50,6 +50,8 @@ bool condition_of(struct vcpu *v, unsigned cc);
 enum string_op { STR_MOVS, STR_STOS, STR_LODS, STR_SCAS, STR_CMPS };
 extern const op_fn string_ops[5];
 
-extern const op_fn op_sys, op_host, op_host_gpr, op_ud, op_cmpxchg16b_m, op_bit_mem, op_gather, op_maskmov, op_movdir64b;
+extern const op_fn op_sys, op_ud, op_too_long;
+/* thunks and what they cannot do */
+extern const op_fn op_host, op_bit_mem;
 
 #endif
