@@ -347,6 +347,30 @@ static void mixed_pages(void **state)
 	memory_destroy(m);
 }
 
+/* A device whose register write is a DMA write to that register. */
+static unsigned echoes;
+
+static void echo_write(void *opaque, u64 off, u64 val, unsigned size)
+{
+	echoes++;
+	memory_write(opaque, 0x1000, &val, 4);
+}
+
+static void dma_to_itself(void **state)
+{
+	static const struct io_ops echo = { rec_read, echo_write, 4, 4 };
+	struct memory *m = mem_16m();
+	u32 val = 1;
+
+	memory_map_mmio(m, 0x1000, 0x1000, &echo, m, 0, "echo");
+	memory_write(m, 0x1000, &val, 4);
+	assert_true(echoes > 0 && echoes < 100);
+	echoes = 0;
+	memory_write(m, 0x1000, &val, 4); /* not stuck */
+	assert_true(echoes > 0);
+	memory_destroy(m);
+}
+
 struct seen {
 	unsigned maps, writes;
 	gpa_t gpa[8];
@@ -432,7 +456,7 @@ int main(void)
 		cmocka_unit_test(create_errors), cmocka_unit_test(plain_ram),	cmocka_unit_test(holes),
 		cmocka_unit_test(priorities),	 cmocka_unit_test(random_maps), cmocka_unit_test(rom_and_alias),
 		cmocka_unit_test(mmio_sizes),	 cmocka_unit_test(mixed_pages), cmocka_unit_test(listeners),
-		cmocka_unit_test(dump),
+		cmocka_unit_test(dma_to_itself), cmocka_unit_test(dump),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
