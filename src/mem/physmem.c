@@ -95,32 +95,50 @@ static void piece_write(struct region *r, u64 off, u64 val, unsigned size)
 	r->ops->write(r->opaque, off, val & size_mask(size), size);
 }
 
+/*
+ * A guest can point a device's DMA at that device's own registers; each write
+ * then starts the next. Real buses refuse sooner or later, and so does this.
+ */
+#define DISPATCH_DEPTH_MAX 8
+
+static bool enter(struct region *r)
+{
+	if (r->kind != REGION_MMIO || r->mem->depth == DISPATCH_DEPTH_MAX)
+		return false;
+	r->mem->depth++;
+	return true;
+}
+
 u64 region_mmio_read(struct region *r, u64 off, unsigned size)
 {
+	struct memory *m = r->mem;
 	unsigned step;
 	u64 val = 0;
 
-	if (r->kind != REGION_MMIO)
+	if (!enter(r))
 		return size_mask(size);
 	step = MIN(size, r->ops->max_size);
-	if (r != &r->mem->mixed)
-		r->mem->stats.mmio_reads++;
+	if (r != &m->mixed)
+		m->stats.mmio_reads++;
 	for (unsigned i = 0; i < size; i += step)
 		val |= piece_read(r, off + i, step) << (8 * i);
+	m->depth--;
 	return val;
 }
 
 void region_mmio_write(struct region *r, u64 off, u64 val, unsigned size)
 {
+	struct memory *m = r->mem;
 	unsigned step;
 
-	if (r->kind != REGION_MMIO)
+	if (!enter(r))
 		return;
 	step = MIN(size, r->ops->max_size);
-	if (r != &r->mem->mixed)
-		r->mem->stats.mmio_writes++;
+	if (r != &m->mixed)
+		m->stats.mmio_writes++;
 	for (unsigned i = 0; i < size; i += step)
 		piece_write(r, off + i, val >> (8 * i), step);
+	m->depth--;
 }
 
 static u64 mixed_read(void *opaque, u64 off, unsigned size)

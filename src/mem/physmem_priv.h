@@ -54,6 +54,7 @@ struct memory {
 	struct memory_listener listener[LISTENER_MAX];
 	u32 listeners;
 	struct memory_stats stats;
+	unsigned depth; /* of dispatches to devices that access memory themselves */
 };
 
 /* First range that ends at or behind `gpa`, or NULL. */

@@ -10,7 +10,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "cpu/event.h"
 #include "state/codec.h"
 
 #include "fakes.h"
@@ -230,9 +229,10 @@ static void logs(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(round_trip),	cmocka_unit_test(large),    cmocka_unit_test(truncated),
-		cmocka_unit_test(short_reads_stick), cmocka_unit_test(bad_bool), cmocka_unit_test(bad_sections),
-		cmocka_unit_test(errors),	cmocka_unit_test(logs),
+		cmocka_unit_test(round_trip), cmocka_unit_test(large),
+		cmocka_unit_test(truncated),  cmocka_unit_test(short_reads_stick),
+		cmocka_unit_test(bad_bool),   cmocka_unit_test(bad_sections),
+		cmocka_unit_test(errors),     cmocka_unit_test(logs),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

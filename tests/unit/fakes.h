@@ -25,6 +25,9 @@ __attribute__((weak)) void cpu_data_breakpoint(struct vcpu *v, gva_t addr, unsig
 	}
 }
 
-__attribute__((weak)) void fpu_park_slow(struct vcpu *v) { v->fpu_live = false; }
+__attribute__((weak)) void fpu_park_slow(struct vcpu *v)
+{
+	v->fpu_live = false;
+}
 
 #endif

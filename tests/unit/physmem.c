@@ -22,7 +22,8 @@ static u64 rec_read(void *opaque, u64 off, unsigned size)
 {
 	struct recorder *r = opaque;
 
-	snprintf(r->text + strlen(r->text), sizeof(r->text) - strlen(r->text), "r%llx.%u ", (unsigned long long)off, size);
+	snprintf(r->text + strlen(r->text), sizeof(r->text) - strlen(r->text), "r%llx.%u ", (unsigned long long)off,
+		 size);
 	return r->value ? r->value : 0x8877665544332211ull + off;
 }
 
@@ -30,8 +31,8 @@ static void rec_write(void *opaque, u64 off, u64 val, unsigned size)
 {
 	struct recorder *r = opaque;
 
-	snprintf(r->text + strlen(r->text), sizeof(r->text) - strlen(r->text), "w%llx.%u=%llx ", (unsigned long long)off, size,
-		 (unsigned long long)val);
+	snprintf(r->text + strlen(r->text), sizeof(r->text) - strlen(r->text), "w%llx.%u=%llx ",
+		 (unsigned long long)off, size, (unsigned long long)val);
 }
 
 static const struct io_ops ops_any = { rec_read, rec_write, 1, 8 };
@@ -177,7 +178,13 @@ static void random_maps(void **state)
 
 	for (unsigned round = 0; round < 200; round++) {
 		struct memory *m = mem_16m();
-		struct { unsigned first, len; int prio; bool visible; struct region *r; struct recorder rec; } reg[N];
+		struct {
+			unsigned first, len;
+			int prio;
+			bool visible;
+			struct region *r;
+			struct recorder rec;
+		} reg[N];
 
 		for (unsigned i = 0; i < N; i++) {
 			memset(&reg[i], 0, sizeof(reg[i]));
@@ -340,6 +347,30 @@ static void mixed_pages(void **state)
 	memory_destroy(m);
 }
 
+/* A device whose register write is a DMA write to that register. */
+static unsigned echoes;
+
+static void echo_write(void *opaque, u64 off, u64 val, unsigned size)
+{
+	echoes++;
+	memory_write(opaque, 0x1000, &val, 4);
+}
+
+static void dma_to_itself(void **state)
+{
+	static const struct io_ops echo = { rec_read, echo_write, 4, 4 };
+	struct memory *m = mem_16m();
+	u32 val = 1;
+
+	memory_map_mmio(m, 0x1000, 0x1000, &echo, m, 0, "echo");
+	memory_write(m, 0x1000, &val, 4);
+	assert_true(echoes > 0 && echoes < 100);
+	echoes = 0;
+	memory_write(m, 0x1000, &val, 4); /* not stuck */
+	assert_true(echoes > 0);
+	memory_destroy(m);
+}
+
 struct seen {
 	unsigned maps, writes;
 	gpa_t gpa[8];
@@ -348,7 +379,10 @@ struct seen {
 	struct memory *m;
 };
 
-static void on_map(void *opaque) { ((struct seen *)opaque)->maps++; }
+static void on_map(void *opaque)
+{
+	((struct seen *)opaque)->maps++;
+}
 
 static void on_write(void *opaque, gpa_t gpa, unsigned len)
 {
@@ -397,7 +431,10 @@ static void listeners(void **state)
 	memory_destroy(m);
 }
 
-static void count_line(void *opaque, const char *line) { (*(unsigned *)opaque)++; }
+static void count_line(void *opaque, const char *line)
+{
+	(*(unsigned *)opaque)++;
+}
 
 static void dump(void **state)
 {
@@ -416,10 +453,10 @@ static void dump(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(create_errors), cmocka_unit_test(plain_ram),	  cmocka_unit_test(holes),
-		cmocka_unit_test(priorities),	 cmocka_unit_test(random_maps),	  cmocka_unit_test(rom_and_alias),
-		cmocka_unit_test(mmio_sizes),	 cmocka_unit_test(mixed_pages),	  cmocka_unit_test(listeners),
-		cmocka_unit_test(dump),
+		cmocka_unit_test(create_errors), cmocka_unit_test(plain_ram),	cmocka_unit_test(holes),
+		cmocka_unit_test(priorities),	 cmocka_unit_test(random_maps), cmocka_unit_test(rom_and_alias),
+		cmocka_unit_test(mmio_sizes),	 cmocka_unit_test(mixed_pages), cmocka_unit_test(listeners),
+		cmocka_unit_test(dma_to_itself), cmocka_unit_test(dump),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
