@@ -48,14 +48,11 @@ int seg_linear(struct vcpu *v, enum seg_reg seg, u64 off, unsigned len, enum seg
 
 u64 dinsn_offset(const struct vcpu *v, const struct dinsn *d)
 {
-	u64 off = (u64)d->disp;
+	const u64 *regs = (const u64 *)&v->cpu; /* REG_RIP and REG_NONE have slots there too */
+	u64 off = regs[d->base] + regs[d->index] * d->scale + (u64)d->disp;
 
 	if (d->base == REG_RIP)
-		off += v->cpu.rip + d->len;
-	else if (d->base < 16)
-		off += v->cpu.gpr[d->base];
-	if (d->index < 16)
-		off += v->cpu.gpr[d->index] * d->scale;
+		off += d->len;
 	return trunc_size(off, d->addrsize);
 }
 
