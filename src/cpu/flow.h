@@ -155,13 +155,14 @@ int must_check tss_rsp(struct vcpu *v, unsigned slot, u32 ext, u64 *rsp);
 enum task_reason { TASK_JMP, TASK_CALL, TASK_IRET, TASK_GATE };
 /*
  * Hardware task switch (SDM vol. 3, 8.3) to the TSS `sel`, whose descriptor
- * was checked for type and presence. `rip` is saved as the old task's. Up to
- * the commit point a fault leaves cpu unchanged; a later one belongs to the
- * new task: FAULT with cpu being the new task's state.
+ * was checked for type and presence. `rip`, and RF if `rf`, are saved as the
+ * old task's. Up to the commit point a fault leaves cpu unchanged; a later one
+ * belongs to the new task: FAULT with cpu being the new task's state.
  */
-int must_check task_switch(struct vcpu *v, u16 sel, const struct descriptor *d, enum task_reason why, u64 rip, u32 ext);
-/* A far transfer or an event through a task gate naming TSS `sel`. */
-int must_check task_gate(struct vcpu *v, u16 sel, enum task_reason why, u64 rip, u32 ext);
+int must_check task_switch(struct vcpu *v, u16 sel, const struct descriptor *d, enum task_reason why, u64 rip, bool rf,
+			   u32 ext);
+/* The same to the TSS that a task gate or a far transfer names, after the checks on its descriptor. */
+int must_check task_gate(struct vcpu *v, u16 sel, enum task_reason why, u64 rip, bool rf, u32 ext);
 
 /* An event as the delivery code sees it. */
 struct delivery {
