@@ -127,8 +127,15 @@ int cpu_soft_interrupt(struct vcpu *v, u8 vector, enum event_kind kind, u64 next
 		c->dr[7] &= ~DR7_GD;
 	c->shadow = SHADOW_NONE;
 	v->window_seen = false;
-	v->step_suppressed = tf;
+	if (tf)
+		flow_suppress_step(v);
 	return 0;
+}
+
+void flow_suppress_step(struct vcpu *v)
+{
+	v->step_suppressed = true;
+	vcpu_raise(v, EV_TRAP); /* so that cpu_take_events() forgets it if the engine does not ask */
 }
 
 void flow_set_shadow(struct vcpu *v, enum shadow s)
@@ -260,6 +267,7 @@ bool cpu_take_events(struct vcpu *v)
 	}
 	if (v->event & EV_TRAP)
 		vcpu_clear(v, EV_TRAP);
+	v->step_suppressed = false;
 	update_window(v);
 	taken = take_debug_trap(v);
 	if (c->nmi_pending || (v->event & EV_NMI))

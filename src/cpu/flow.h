@@ -180,6 +180,8 @@ int must_check deliver_once(struct vcpu *v, const struct delivery *e);
 void flow_flags_loaded(struct vcpu *v, u64 old);
 /* An instruction opened a shadow over the next one. */
 void flow_set_shadow(struct vcpu *v, enum shadow s);
+/* The instruction being executed makes no single-step trap though TF was set. */
+void flow_suppress_step(struct vcpu *v);
 /* NMIs are no longer blocked (IRET). */
 void flow_unblock_nmi(struct vcpu *v);
 /* A return to an outer level: data segments that `cpl` may not use become null. */

@@ -6,8 +6,6 @@
 #include "cpu/flow.h"
 #include "cpu/sys.h"
 
-#define LIN_CHUNK 64u
-
 void stack_current(const struct vcpu *v, u32 ext, struct stack *st)
 {
 	const struct cpu *c = &v->cpu;
@@ -39,22 +37,6 @@ static bool contiguous(const struct stack *st, u64 off, unsigned len)
 	u64 last = off + len - 1;
 
 	return last >= off && last <= st->mask;
-}
-
-static int write_range(struct vcpu *v, gva_t lin, const u8 *p, unsigned len, enum lin_how how)
-{
-	if (len > LIN_CHUNK && lin_probe_write(v, lin, len, how))
-		return FAULT;
-	while (len) {
-		unsigned n = MIN(len, LIN_CHUNK);
-
-		if (lin_write(v, lin, p, n, how))
-			return FAULT;
-		lin += n;
-		p += n;
-		len -= n;
-	}
-	return 0;
 }
 
 /* A frame whose stack pointer wraps: value by value. */
@@ -98,7 +80,7 @@ int stack_push(struct vcpu *v, struct stack *st, const u64 *val, unsigned n, uns
 			((u16 *)(void *)buf)[i] = (u16)val[i];
 		p = buf;
 	}
-	if (write_range(v, stack_addr(st, low), p, total, st->how))
+	if (lin_write(v, stack_addr(st, low), p, total, st->how))
 		return FAULT;
 	st->sp = low;
 	return 0;
@@ -109,7 +91,7 @@ int stack_peek(struct vcpu *v, const struct stack *st, u64 skip, u64 *val, unsig
 	u64 low = (st->sp + skip) & st->mask;
 	unsigned i;
 
-	if (size == 8 && n * size <= LIN_CHUNK && contiguous(st, low, n * size)) {
+	if (size == 8 && contiguous(st, low, n * size)) {
 		if (seg_check(&v->cpu, &st->ss, st->is64, low, n * size, SEG_ACC_READ))
 			return fault_ss(v, st->err);
 		return lin_read(v, stack_addr(st, low), val, n * size, st->how);

@@ -18,36 +18,10 @@ void sys_advance(struct vcpu *v, const struct dinsn *d)
 	v->cpu.rip = rip;
 }
 
-static bool is_legacy_prefix(u8 b)
+/* Byte registers 4..7 mean AH..BH unless any REX prefix is there (SDM vol. 2, 2.2.1.2). */
+static bool high_byte(const struct dinsn *d, unsigned n)
 {
-	switch (b) {
-	case 0x26:
-	case 0x2e:
-	case 0x36:
-	case 0x3e:
-	case 0x64:
-	case 0x65:
-	case 0x66:
-	case 0x67:
-	case 0xf0:
-	case 0xf2:
-	case 0xf3:
-		return true;
-	default:
-		return false;
-	}
-}
-
-/* Byte registers 4..7 mean AH..BH unless any REX prefix is there, even 40H (SDM vol. 2, 2.2.1.2). */
-static bool has_rex(const struct dinsn *d)
-{
-	unsigned i = 0;
-
-	if (d->mode != CODE_64)
-		return false;
-	while (i < d->len && is_legacy_prefix(d->bytes[i]))
-		i++;
-	return i < d->len && (d->bytes[i] & 0xf0) == 0x40;
+	return n >= 4 && n < 8 && !(d->prefixes & DI_REX);
 }
 
 u64 sys_reg_read(const struct vcpu *v, const struct dinsn *d, unsigned n, unsigned size)
@@ -56,7 +30,7 @@ u64 sys_reg_read(const struct vcpu *v, const struct dinsn *d, unsigned n, unsign
 
 	switch (size) {
 	case 1:
-		if (n >= 4 && n < 8 && !has_rex(d))
+		if (high_byte(d, n))
 			return (u8)(gpr[n - 4] >> 8);
 		return (u8)gpr[n & 15];
 	case 2:
@@ -74,7 +48,7 @@ void sys_reg_write(struct vcpu *v, const struct dinsn *d, unsigned n, unsigned s
 
 	switch (size) {
 	case 1:
-		if (n >= 4 && n < 8 && !has_rex(d))
+		if (high_byte(d, n))
 			gpr[n - 4] = (gpr[n - 4] & ~0xff00ull) | (u64)(u8)val << 8;
 		else
 			gpr[n & 15] = (gpr[n & 15] & ~0xffull) | (u8)val;

@@ -28,8 +28,8 @@ int sys_syscall(struct vcpu *v, const struct dinsn *d)
 	c->rflags = (old & ~(c->sfmask | FL_RF)) | FL_FIXED1;
 	load_flat_pair(c, sel, SEG_L, (u16)(sel + 8), 0);
 	/* A TF that the mask takes away makes no trap: the kernel's first instruction is not the user's to step. */
-	if (unlikely(old & FL_TF))
-		v->step_suppressed = !(c->rflags & FL_TF);
+	if (unlikely((old & ~c->rflags) & FL_TF))
+		flow_suppress_step(v);
 	mmu_mode_changed(v);
 	return 0;
 }

@@ -158,7 +158,7 @@ static void load_registers(struct vcpu *v, const struct task_image *t, u16 sel, 
 	if (c->pending_db)
 		vcpu_raise(v, EV_TRAP);
 	if (old & FL_TF)
-		v->step_suppressed = true;
+		flow_suppress_step(v);
 	mmu_mode_changed(v);
 	flow_flags_loaded(v, c->rflags);
 }
