@@ -110,10 +110,30 @@ static void walk_registers(struct walk *w, struct cpu *c)
 static void walk_msrs(struct walk *w, struct cpu *c)
 {
 	u64 *const single[] = {
-		&c->star, &c->lstar, &c->cstar, &c->sfmask, &c->kernel_gs_base, &c->sysenter_cs, &c->sysenter_esp,
-		&c->sysenter_eip, &c->pat, &c->misc_enable, &c->spec_ctrl, &c->tsc_aux, &c->debugctl, &c->xss,
-		&c->pkrs, &c->feature_control, &c->platform_info, &c->tsc_offset, &c->tsc_adjust, &c->mtrr_def_type,
-		&c->mcg_status, &c->mcg_ctl, &c->bios_sign_id, &c->perf_global_ctrl,
+		&c->star,
+		&c->lstar,
+		&c->cstar,
+		&c->sfmask,
+		&c->kernel_gs_base,
+		&c->sysenter_cs,
+		&c->sysenter_esp,
+		&c->sysenter_eip,
+		&c->pat,
+		&c->misc_enable,
+		&c->spec_ctrl,
+		&c->tsc_aux,
+		&c->debugctl,
+		&c->xss,
+		&c->pkrs,
+		&c->feature_control,
+		&c->platform_info,
+		&c->tsc_offset,
+		&c->tsc_adjust,
+		&c->mtrr_def_type,
+		&c->mcg_status,
+		&c->mcg_ctl,
+		&c->bios_sign_id,
+		&c->perf_global_ctrl,
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(single); i++)

@@ -20,7 +20,13 @@ struct isa_rule {
 	u16 need[3]; /* all of them */
 };
 
-#define R(set, a, b, c) { ZYDIS_ISA_SET_##set, { a, b, c } }
+#define R(set, a, b, c)                                                                                                \
+	{                                                                                                              \
+		ZYDIS_ISA_SET_##set,                                                                                   \
+		{                                                                                                      \
+			a, b, c                                                                                        \
+		}                                                                                                      \
+	}
 
 /* clang-format off */
 static const struct isa_rule rules[] = {

@@ -35,12 +35,58 @@
 
 /* x86-64-v1 and what software does for every model. */
 static const u16 base_features[] = {
-	F_HYPERVISOR, F_X2APIC, F_TSC_DEADLINE, F_PCID, F_RDRAND,
-	F_FPU, F_VME, F_DE, F_PSE, F_TSC, F_MSR, F_PAE, F_MCE, F_CX8, F_APIC, F_SEP, F_MTRR, F_PGE, F_MCA, F_CMOV,
-	F_PAT, F_PSE36, F_CLFSH, F_MMX, F_FXSR, F_SSE, F_SSE2, F_SS,
-	F_FSGSBASE, F_TSC_ADJUST, F_FDP_EXCPTN_ONLY, F_SMEP, F_ERMS, F_INVPCID, F_FCS_DEPRECATED, F_RDSEED, F_SMAP,
-	F_UMIP, F_RDPID, F_IBRS, F_STIBP, F_L1D_FLUSH, F_ARCH_CAPABILITIES, F_SSBD, F_MCDT_NO,
-	F_SYSCALL, F_NX, F_GBPAGES, F_RDTSCP, F_LM, F_INVARIANT_TSC, F_ARAT,
+	F_HYPERVISOR,
+	F_X2APIC,
+	F_TSC_DEADLINE,
+	F_PCID,
+	F_RDRAND,
+	F_FPU,
+	F_VME,
+	F_DE,
+	F_PSE,
+	F_TSC,
+	F_MSR,
+	F_PAE,
+	F_MCE,
+	F_CX8,
+	F_APIC,
+	F_SEP,
+	F_MTRR,
+	F_PGE,
+	F_MCA,
+	F_CMOV,
+	F_PAT,
+	F_PSE36,
+	F_CLFSH,
+	F_MMX,
+	F_FXSR,
+	F_SSE,
+	F_SSE2,
+	F_SS,
+	F_FSGSBASE,
+	F_TSC_ADJUST,
+	F_FDP_EXCPTN_ONLY,
+	F_SMEP,
+	F_ERMS,
+	F_INVPCID,
+	F_FCS_DEPRECATED,
+	F_RDSEED,
+	F_SMAP,
+	F_UMIP,
+	F_RDPID,
+	F_IBRS,
+	F_STIBP,
+	F_L1D_FLUSH,
+	F_ARCH_CAPABILITIES,
+	F_SSBD,
+	F_MCDT_NO,
+	F_SYSCALL,
+	F_NX,
+	F_GBPAGES,
+	F_RDTSCP,
+	F_LM,
+	F_INVARIANT_TSC,
+	F_ARAT,
 };
 
 /* Done in software, but only where the guest has the XSAVE family. */
@@ -53,24 +99,60 @@ struct host_feature {
 };
 
 static const struct host_feature host_features[] = {
-	{ F_SSE3, 2, "SSE3" }, { F_SSSE3, 2, "SSSE3" }, { F_CX16, 2, "CMPXCHG16B" }, { F_SSE41, 2, "SSE4.1" },
-	{ F_SSE42, 2, "SSE4.2" }, { F_POPCNT, 2, "POPCNT" }, { F_LAHF, 2, "LAHF in 64-bit mode" },
-	{ F_AVX, 3, "AVX" }, { F_AVX2, 3, "AVX2" }, { F_BMI1, 3, "BMI1" }, { F_BMI2, 3, "BMI2" },
-	{ F_F16C, 3, "F16C" }, { F_FMA, 3, "FMA" }, { F_LZCNT, 3, "LZCNT" }, { F_MOVBE, 3, "MOVBE" },
-	{ F_AVX512F, 4, "AVX512F" }, { F_AVX512BW, 4, "AVX512BW" }, { F_AVX512CD, 4, "AVX512CD" },
-	{ F_AVX512DQ, 4, "AVX512DQ" }, { F_AVX512VL, 4, "AVX512VL" },
-	{ F_PCLMUL, 9, "" }, { F_AES, 9, "" }, { F_ADX, 9, "" }, { F_AVX512IFMA, 9, "" }, { F_CLFLUSHOPT, 9, "" },
-	{ F_CLWB, 9, "" }, { F_SHA, 9, "" }, { F_AVX512VBMI, 9, "" }, { F_AVX512VBMI2, 9, "" }, { F_GFNI, 9, "" },
-	{ F_VAES, 9, "" }, { F_VPCLMUL, 9, "" }, { F_AVX512VNNI, 9, "" }, { F_AVX512BITALG, 9, "" },
-	{ F_AVX512VPOPCNTDQ, 9, "" }, { F_CLDEMOTE, 9, "" }, { F_MOVDIRI, 9, "" }, { F_MOVDIR64B, 9, "" },
-	{ F_FSRM, 9, "" }, { F_AVX512VP2INTERSECT, 9, "" }, { F_SERIALIZE, 9, "" }, { F_AVX512FP16, 9, "" },
-	{ F_AVX_VNNI, 9, "" }, { F_AVX512BF16, 9, "" }, { F_FZRM, 9, "" }, { F_FSRS, 9, "" }, { F_FSRC, 9, "" },
+	{ F_SSE3, 2, "SSE3" },
+	{ F_SSSE3, 2, "SSSE3" },
+	{ F_CX16, 2, "CMPXCHG16B" },
+	{ F_SSE41, 2, "SSE4.1" },
+	{ F_SSE42, 2, "SSE4.2" },
+	{ F_POPCNT, 2, "POPCNT" },
+	{ F_LAHF, 2, "LAHF in 64-bit mode" },
+	{ F_AVX, 3, "AVX" },
+	{ F_AVX2, 3, "AVX2" },
+	{ F_BMI1, 3, "BMI1" },
+	{ F_BMI2, 3, "BMI2" },
+	{ F_F16C, 3, "F16C" },
+	{ F_FMA, 3, "FMA" },
+	{ F_LZCNT, 3, "LZCNT" },
+	{ F_MOVBE, 3, "MOVBE" },
+	{ F_AVX512F, 4, "AVX512F" },
+	{ F_AVX512BW, 4, "AVX512BW" },
+	{ F_AVX512CD, 4, "AVX512CD" },
+	{ F_AVX512DQ, 4, "AVX512DQ" },
+	{ F_AVX512VL, 4, "AVX512VL" },
+	{ F_PCLMUL, 9, "" },
+	{ F_AES, 9, "" },
+	{ F_ADX, 9, "" },
+	{ F_AVX512IFMA, 9, "" },
+	{ F_CLFLUSHOPT, 9, "" },
+	{ F_CLWB, 9, "" },
+	{ F_SHA, 9, "" },
+	{ F_AVX512VBMI, 9, "" },
+	{ F_AVX512VBMI2, 9, "" },
+	{ F_GFNI, 9, "" },
+	{ F_VAES, 9, "" },
+	{ F_VPCLMUL, 9, "" },
+	{ F_AVX512VNNI, 9, "" },
+	{ F_AVX512BITALG, 9, "" },
+	{ F_AVX512VPOPCNTDQ, 9, "" },
+	{ F_CLDEMOTE, 9, "" },
+	{ F_MOVDIRI, 9, "" },
+	{ F_MOVDIR64B, 9, "" },
+	{ F_FSRM, 9, "" },
+	{ F_AVX512VP2INTERSECT, 9, "" },
+	{ F_SERIALIZE, 9, "" },
+	{ F_AVX512FP16, 9, "" },
+	{ F_AVX_VNNI, 9, "" },
+	{ F_AVX512BF16, 9, "" },
+	{ F_FZRM, 9, "" },
+	{ F_FSRS, 9, "" },
+	{ F_FSRC, 9, "" },
 	{ F_PREFETCHW, 9, "" },
 };
 
 static const u16 avx512_features[] = {
-	F_AVX512F, F_AVX512DQ, F_AVX512IFMA, F_AVX512CD, F_AVX512BW, F_AVX512VL, F_AVX512VBMI, F_AVX512VBMI2,
-	F_AVX512VNNI, F_AVX512BITALG, F_AVX512VPOPCNTDQ, F_AVX512VP2INTERSECT, F_AVX512FP16, F_AVX512BF16,
+	F_AVX512F,	   F_AVX512DQ,		 F_AVX512IFMA,	F_AVX512CD,   F_AVX512BW,
+	F_AVX512VL,	   F_AVX512VBMI,	 F_AVX512VBMI2, F_AVX512VNNI, F_AVX512BITALG,
+	F_AVX512VPOPCNTDQ, F_AVX512VP2INTERSECT, F_AVX512FP16,	F_AVX512BF16,
 };
 static const u16 avx_features[] = { F_AVX, F_AVX2, F_F16C, F_FMA, F_VAES, F_VPCLMUL, F_AVX_VNNI };
 
@@ -154,8 +236,9 @@ static int choose_features(struct feature_set *f, unsigned level, const char *na
 		if (feature_get(&host, h->feature))
 			feature_add(f, h->feature);
 		else if (level != 9)
-			return error_set(e, "CPU model %s needs %s, which this host does not have; use --cpu-model host", name,
-					 h->name);
+			return error_set(e,
+					 "CPU model %s needs %s, which this host does not have; use --cpu-model host",
+					 name, h->name);
 	}
 	if (level == 9 ? feature_get(&host, F_XSAVE) : level >= 3)
 		for (unsigned i = 0; i < ARRAY_SIZE(xsave_features); i++)
@@ -171,8 +254,9 @@ static struct cpuid_entry *add(struct cpu_model *m, u32 leaf, int subleaf, struc
 	if (m->entries >= ARRAY_SIZE(m->entry))
 		__builtin_trap();
 	e = &m->entry[m->entries++];
-	*e = (struct cpuid_entry){ .leaf = leaf, .has_subleaf = subleaf >= 0, .eax = r.eax, .ebx = r.ebx, .ecx = r.ecx,
-				   .edx = r.edx };
+	*e = (struct cpuid_entry){
+		.leaf = leaf, .has_subleaf = subleaf >= 0, .eax = r.eax, .ebx = r.ebx, .ecx = r.ecx, .edx = r.edx
+	};
 	if (subleaf > 0)
 		e->subleaf = (u32)subleaf;
 	return e;
@@ -298,8 +382,7 @@ static void add_basic(struct cpu_model *m, const struct feature_set *f, unsigned
 	u32 logical = 1u << log2_up(cpus);
 
 	add(m, 0, -1, (struct regs){ MAX_BASIC, 0x756e6547, 0x6c65746e, 0x49656e69 });
-	add(m, 1, -1,
-	    (struct regs){ signature, 8 << 8 | (logical & 0xff) << 16, f->word[W_1_ECX], f->word[W_1_EDX] });
+	add(m, 1, -1, (struct regs){ signature, 8 << 8 | (logical & 0xff) << 16, f->word[W_1_ECX], f->word[W_1_EDX] });
 	/* leaf 4 has the caches, leaf 18H the TLBs; 64-byte prefetch */
 	add(m, 2, -1, (struct regs){ 0x00feff01, 0xf0, 0, 0 });
 	add_caches(m, level, cpus);

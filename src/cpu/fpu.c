@@ -54,7 +54,10 @@ __attribute__((constructor)) static void fpu_probe_host(void)
 	host.avx = host.mask & XCR0_AVX;
 }
 
-u64 fpu_host_components(void) { return host.mask; }
+u64 fpu_host_components(void)
+{
+	return host.mask;
+}
 
 unsigned fpu_component_offset(unsigned component)
 {

@@ -46,8 +46,14 @@ static bool mtrr_var(u32 msr)
 	return msr >= MSR_MTRR_PHYSBASE0 && msr < MSR_MTRR_PHYSBASE0 + 2 * MTRR_VAR_COUNT;
 }
 
-static bool mtrr_type_valid(u8 type) { return type <= 6 && type != 2 && type != 3; }
-static bool pat_type_valid(u8 type) { return type <= 7 && type != 2 && type != 3; }
+static bool mtrr_type_valid(u8 type)
+{
+	return type <= 6 && type != 2 && type != 3;
+}
+static bool pat_type_valid(u8 type)
+{
+	return type <= 7 && type != 2 && type != 3;
+}
 
 static bool bytes_valid(u64 val, bool (*valid)(u8))
 {
@@ -57,7 +63,10 @@ static bool bytes_valid(u64 val, bool (*valid)(u8))
 	return true;
 }
 
-static bool mc_bank(u32 msr) { return msr >= MSR_MC0_CTL && msr < MSR_MC0_CTL + 4 * MCE_BANKS; }
+static bool mc_bank(u32 msr)
+{
+	return msr >= MSR_MC0_CTL && msr < MSR_MC0_CTL + 4 * MCE_BANKS;
+}
 
 static u64 *mc_reg(struct cpu *c, u32 msr)
 {
@@ -76,7 +85,10 @@ static u64 *mc_reg(struct cpu *c, u32 msr)
 }
 
 /* Maximum non-turbo ratio, in units of BUS_MHZ. */
-static u64 bus_ratio(const struct vcpu *v) { return v->model->tsc_hz / (BUS_MHZ * 1000000ull) & 0xff; }
+static u64 bus_ratio(const struct vcpu *v)
+{
+	return v->model->tsc_hz / (BUS_MHZ * 1000000ull) & 0xff;
+}
 
 /* MSRs that are rarely read, by range. */
 static int rdmsr_ranges(struct vcpu *v, u32 msr, u64 *val)
@@ -87,8 +99,8 @@ static int rdmsr_ranges(struct vcpu *v, u32 msr, u64 *val)
 	if (fixed >= 0)
 		*val = c->mtrr_fixed[fixed];
 	else if (mtrr_var(msr))
-		*val = msr & 1 ? c->mtrr_mask[(msr - MSR_MTRR_PHYSBASE0) / 2] :
-				 c->mtrr_base[(msr - MSR_MTRR_PHYSBASE0) / 2];
+		*val = msr & 1 ? c->mtrr_mask[(msr - MSR_MTRR_PHYSBASE0) / 2]
+			       : c->mtrr_base[(msr - MSR_MTRR_PHYSBASE0) / 2];
 	else if (mc_bank(msr))
 		*val = *mc_reg(c, msr);
 	else if (msr >= MSR_LASTBRANCHFROMIP && msr <= MSR_LASTINTTOIP)

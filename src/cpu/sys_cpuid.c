@@ -33,6 +33,8 @@ static bool apic_enabled(struct vcpu *v)
 {
 	u64 base;
 
+	if (!v->hooks) /* a debugger or a test asks before the machine is wired */
+		return true;
 	fpu_park(v);
 	return v->hooks->apic_msr_read(v->machine, v->index, MSR_APIC_BASE, &base) || (base & APIC_BASE_ENABLE);
 }
@@ -80,8 +82,8 @@ void cpu_cpuid(struct vcpu *v, u32 leaf, u32 subleaf, u32 out[4])
 
 	/* Beyond the last basic or extended leaf Intel processors answer with
 	 * the last basic one. The hypervisor range is ours and reads as zero. */
-	if (leaf >= EXTENDED_BASE ? leaf > highest(m, EXTENDED_BASE) :
-				    leaf > highest(m, 0) && leaf >> 28 != HYPERVISOR_BASE >> 28)
+	if (leaf >= EXTENDED_BASE ? leaf > highest(m, EXTENDED_BASE)
+				  : leaf > highest(m, 0) && leaf >> 28 != HYPERVISOR_BASE >> 28)
 		leaf = highest(m, 0);
 	e = find(m, leaf, subleaf);
 	out[EAX] = e ? e->eax : 0;

@@ -13,8 +13,7 @@
 #include "cpu/linear.h"
 #include "cpu/sys.h"
 
-#define CR0_DEFINED                                                                                                    \
-	(CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
+#define CR0_DEFINED (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
 #define CR3_NO_FLUSH BIT(63)
 #define DR6_FIXED1 0xffff0ff0ull /* includes BLD and RTM: neither is offered */
 #define DR6_WRITABLE 0xe00full
@@ -117,8 +116,7 @@ static int write_cr3(struct vcpu *v, u64 val)
 }
 
 /* Bits whose change makes cached translations or rights wrong (4.10.4.1). */
-#define CR4_FLUSH                                                                                                      \
-	(CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE)
+#define CR4_FLUSH (CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE)
 
 static int write_cr4(struct vcpu *v, u64 val)
 {
@@ -185,7 +183,10 @@ u64 cpu_read_cr(struct vcpu *v, unsigned cr)
 }
 
 /* MOV to and from CR and DR ignore operand-size prefixes. */
-static unsigned native_size(const struct dinsn *d) { return d->mode == CODE_64 ? 8 : 4; }
+static unsigned native_size(const struct dinsn *d)
+{
+	return d->mode == CODE_64 ? 8 : 4;
+}
 
 int sys_mov_cr(struct vcpu *v, const struct dinsn *d)
 {

@@ -49,7 +49,10 @@ int sys_rdtscp(struct vcpu *v, const struct dinsn *d)
 }
 
 /* CPUID leaf 0AH reports no counter: every index is invalid. */
-int sys_rdpmc(struct vcpu *v, const struct dinsn *d) { return fault_gp(v, 0); }
+int sys_rdpmc(struct vcpu *v, const struct dinsn *d)
+{
+	return fault_gp(v, 0);
+}
 
 int sys_rdpid(struct vcpu *v, const struct dinsn *d)
 {
@@ -70,8 +73,14 @@ int sys_hlt(struct vcpu *v, const struct dinsn *d)
 }
 
 /* Guest memory is coherent and has no cache of ours to write back. */
-int sys_invd(struct vcpu *v, const struct dinsn *d) { return privileged_nop(v, d); }
-int sys_wbinvd(struct vcpu *v, const struct dinsn *d) { return privileged_nop(v, d); }
+int sys_invd(struct vcpu *v, const struct dinsn *d)
+{
+	return privileged_nop(v, d);
+}
+int sys_wbinvd(struct vcpu *v, const struct dinsn *d)
+{
+	return privileged_nop(v, d);
+}
 
 int sys_invlpg(struct vcpu *v, const struct dinsn *d)
 {
@@ -194,8 +203,14 @@ static int set_ac(struct vcpu *v, const struct dinsn *d, u64 ac)
 	return 0;
 }
 
-int sys_clac(struct vcpu *v, const struct dinsn *d) { return set_ac(v, d, 0); }
-int sys_stac(struct vcpu *v, const struct dinsn *d) { return set_ac(v, d, FL_AC); }
+int sys_clac(struct vcpu *v, const struct dinsn *d)
+{
+	return set_ac(v, d, 0);
+}
+int sys_stac(struct vcpu *v, const struct dinsn *d)
+{
+	return set_ac(v, d, FL_AC);
+}
 
 int sys_swapgs(struct vcpu *v, const struct dinsn *d)
 {
@@ -240,10 +255,22 @@ static int write_base(struct vcpu *v, const struct dinsn *d, enum seg_reg seg)
 	return 0;
 }
 
-int sys_rdfsbase(struct vcpu *v, const struct dinsn *d) { return read_base(v, d, SEG_FS); }
-int sys_rdgsbase(struct vcpu *v, const struct dinsn *d) { return read_base(v, d, SEG_GS); }
-int sys_wrfsbase(struct vcpu *v, const struct dinsn *d) { return write_base(v, d, SEG_FS); }
-int sys_wrgsbase(struct vcpu *v, const struct dinsn *d) { return write_base(v, d, SEG_GS); }
+int sys_rdfsbase(struct vcpu *v, const struct dinsn *d)
+{
+	return read_base(v, d, SEG_FS);
+}
+int sys_rdgsbase(struct vcpu *v, const struct dinsn *d)
+{
+	return read_base(v, d, SEG_GS);
+}
+int sys_wrfsbase(struct vcpu *v, const struct dinsn *d)
+{
+	return write_base(v, d, SEG_FS);
+}
+int sys_wrgsbase(struct vcpu *v, const struct dinsn *d)
+{
+	return write_base(v, d, SEG_GS);
+}
 
 static int random_value(struct vcpu *v, const struct dinsn *d)
 {
@@ -267,4 +294,7 @@ int sys_rdseed(struct vcpu *v, const struct dinsn *d)
 	return v->model->rdseed ? random_value(v, d) : fault_ud(v);
 }
 
-int sys_ud(struct vcpu *v, const struct dinsn *d) { return fault_ud(v); }
+int sys_ud(struct vcpu *v, const struct dinsn *d)
+{
+	return fault_ud(v);
+}

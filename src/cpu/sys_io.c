@@ -48,7 +48,10 @@ int sys_out(struct vcpu *v, const struct dinsn *d)
 	return 0;
 }
 
-static bool repeated(const struct dinsn *d) { return d->prefixes & (DI_REP | DI_REPNE); }
+static bool repeated(const struct dinsn *d)
+{
+	return d->prefixes & (DI_REP | DI_REPNE);
+}
 
 /* The count of a repeated form is already zero: nothing is done. */
 static bool string_spent(const struct vcpu *v, const struct dinsn *d)

@@ -19,8 +19,14 @@ static u16 get16(const u8 *p)
 	__builtin_memcpy(&v, p, 2);
 	return v;
 }
-static void put16(u8 *p, u16 v) { __builtin_memcpy(p, &v, 2); }
-static void put32(u8 *p, u32 v) { __builtin_memcpy(p, &v, 4); }
+static void put16(u8 *p, u16 v)
+{
+	__builtin_memcpy(p, &v, 2);
+}
+static void put32(u8 *p, u32 v)
+{
+	__builtin_memcpy(p, &v, 4);
+}
 static u32 get32(const u8 *p)
 {
 	u32 v;
@@ -154,10 +160,19 @@ static u8 abridged_tags(u16 tags)
 	return out;
 }
 
-static bool env16(const struct dinsn *d) { return d->opsize == 2; }
-static unsigned env_size(const struct dinsn *d) { return env16(d) ? 14 : 28; }
+static bool env16(const struct dinsn *d)
+{
+	return d->opsize == 2;
+}
+static unsigned env_size(const struct dinsn *d)
+{
+	return env16(d) ? 14 : 28;
+}
 /* Real and virtual-8086 mode split the pointers and keep the opcode beside them. */
-static bool env_real(const struct cpu *c) { return cpu_real(c) || cpu_v86(c); }
+static bool env_real(const struct cpu *c)
+{
+	return cpu_real(c) || cpu_v86(c);
+}
 
 /* Figures 8-9 to 8-12. FCS and FDS read as zero (CPUID.7.EBX[13]). */
 static void env_store(const struct vcpu *v, const struct dinsn *d, u8 out[28])

@@ -68,12 +68,21 @@ static int area_address(struct vcpu *v, const struct dinsn *d, unsigned len, enu
 	return 0;
 }
 
-static bool xsave_enabled(const struct vcpu *v) { return v->model->xsave && (v->cpu.cr4 & CR4_OSXSAVE); }
+static bool xsave_enabled(const struct vcpu *v)
+{
+	return v->model->xsave && (v->cpu.cr4 & CR4_OSXSAVE);
+}
 
-static u64 edx_eax(const struct cpu *c) { return c->gpr[REG_RDX] << 32 | (u32)c->gpr[REG_RAX]; }
+static u64 edx_eax(const struct cpu *c)
+{
+	return c->gpr[REG_RDX] << 32 | (u32)c->gpr[REG_RAX];
+}
 
 /* 64-bit operand size: 64-bit FIP and FDP. */
-static bool wide_form(const struct dinsn *d) { return d->mode == CODE_64 && d->opsize == 8; }
+static bool wide_form(const struct dinsn *d)
+{
+	return d->mode == CODE_64 && d->opsize == 8;
+}
 
 /* Length of component `i` that the current mode moves: the upper registers
  * exist in 64-bit mode only. */
@@ -86,7 +95,10 @@ static unsigned mode_size(unsigned i, bool mode64)
 	return i == 7 ? 0 : size / 2;
 }
 
-static bool image_has(unsigned i) { return fpu_host_components() & BIT(i); }
+static bool image_has(unsigned i)
+{
+	return fpu_host_components() & BIT(i);
+}
 
 enum xsave_kind { KIND_XSAVE, KIND_XSAVEOPT, KIND_COMPACT };
 

@@ -101,7 +101,10 @@ static inline unsigned xstate_compact_offset(u64 mask, unsigned i)
 	return off;
 }
 
-static inline unsigned xstate_compact_size(u64 mask) { return xstate_compact_offset(mask, 63); }
+static inline unsigned xstate_compact_size(u64 mask)
+{
+	return xstate_compact_offset(mask, 63);
+}
 
 /* XINUSE of the parked state: components not in their initial configuration
  * (13.6; `mode64` because the upper registers count in 64-bit mode only).
