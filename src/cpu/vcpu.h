@@ -90,6 +90,7 @@ struct vcpu {
 
 	const struct engine_ops *engine;
 	void *engine_data;
+	_Alignas(64) u64 engine_hot[32]; /* the attached engine's most used private data */
 };
 
 static inline void vcpu_raise(struct vcpu *v, u32 events)
