@@ -133,6 +133,8 @@ static bool wait_events(struct chr_unix *u, struct pollfd p[2])
 	p[1] = (struct pollfd){ .fd = u->client >= 0 ? u->client : u->listen_fd, .events = u->in_len ? 0 : POLLIN };
 	if (output && u->client >= 0)
 		p[1].events |= POLLOUT;
+	if (!p[1].events) /* input waits for the door: a hang-up would end every poll at once */
+		p[1].fd = -1;
 	if (!stop && poll(p, 2, u->in_len ? RETRY_MS : -1) < 0)
 		p[0].revents = p[1].revents = 0;
 	return !stop;

@@ -88,7 +88,7 @@ static void set_bar_masks(struct pci_dev *d, unsigned n, u32 flags)
 void pci_bar_mmio(struct pci_dev *d, unsigned n, u64 size, bool is64, bool prefetch, const struct io_ops *ops,
 		  void *opaque, const char *name)
 {
-	assert(n < PCI_BARS - is64 && size >= 16 && !(size & (size - 1)) && size <= BIT(40));
+	assert(n + is64 < PCI_BARS && size >= 16 && !(size & (size - 1)) && size <= BIT(40));
 	d->bars[n] = (struct pci_bar){ .size = size, .is64 = is64, .prefetch = prefetch };
 	d->bars[n].ops = ops;
 	d->bars[n].opaque = opaque;
