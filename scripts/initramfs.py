@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Build the initramfs: busybox, one init script, nothing else.
+
+initramfs.py [--output F] [--test SCRIPT] [--add PATH=FILE]...
+
+A newc archive written here rather than by cpio, so that it needs neither root
+(device nodes) nor a further package, and the same input gives the same bytes.
+It is left uncompressed: the monitor copies it into memory, where the guest
+would have to unpack it. With --test the guest runs SCRIPT instead of a shell
+and then powers off.
+"""
+import argparse
+import os
+import stat
+import struct
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def cache_dir():
+    if os.environ.get("ECTYPE_CACHE"):
+        return os.environ["ECTYPE_CACHE"]
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "ectype")
+
+
+class Cpio:
+    """The "new ASCII" format: a header of hexadecimal fields, name, data, each padded to 4."""
+
+    def __init__(self):
+        self.out = bytearray()
+        self.inode = 0
+
+    def entry(self, name, mode, data=b"", rdev=(0, 0)):
+        self.inode += 1
+        raw = name.encode() + b"\0"
+        fields = [self.inode, mode, 0, 0, 1, 0, len(data), 0, 0, rdev[0], rdev[1], len(raw), 0]
+        self.out += b"070701" + b"".join(b"%08X" % f for f in fields) + raw
+        self.pad()
+        self.out += data
+        self.pad()
+
+    def pad(self):
+        self.out += b"\0" * (-len(self.out) % 4)
+
+    def dir(self, name):
+        self.entry(name, stat.S_IFDIR | 0o755)
+
+    def file(self, name, data, mode=0o755):
+        self.entry(name, stat.S_IFREG | mode, data)
+
+    def link(self, name, target):
+        self.entry(name, stat.S_IFLNK | 0o777, target.encode())
+
+    def char(self, name, major, minor):
+        self.entry(name, stat.S_IFCHR | 0o600, b"", (major, minor))
+
+    def finish(self):
+        self.inode = -1
+        self.entry("TRAILER!!!", 0)
+        self.out += b"\0" * (-len(self.out) % 512)
+        return bytes(self.out)
+
+
+def is_static(elf):
+    """A 64-bit ELF file without PT_INTERP: it needs no library that the archive lacks."""
+    if elf[:5] != b"\x7fELF\x02":
+        return False
+    phoff, = struct.unpack_from("<Q", elf, 32)
+    size, count = struct.unpack_from("<HH", elf, 54)
+    return all(struct.unpack_from("<I", elf, phoff + i * size)[0] != 3 for i in range(count))
+
+
+def find_busybox():
+    for path in (os.environ.get("BUSYBOX"), "/bin/busybox", "/usr/bin/busybox"):
+        if path and os.path.isfile(path) and is_static(read(path)):
+            return path, read(path)
+    sys.exit("ectype: no static busybox found (Debian: busybox-static)")
+
+
+def applets(path):
+    out = os.popen(f"'{path}' --list").read().split()
+    return [a for a in out if a not in ("busybox", "init", "linuxrc")]
+
+
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def base(archive, busybox):
+    path, data = busybox
+    for d in ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "usr", "var"):
+        archive.dir(d)
+    archive.char("dev/console", 5, 1)
+    archive.char("dev/null", 1, 3)
+    archive.file("bin/busybox", data)
+    for a in applets(path):
+        archive.link("bin/" + a, "busybox")
+    for name in ("sbin", "usr/bin", "usr/sbin"):
+        archive.link(name, "/bin")
+    for name, text in (("passwd", "root:x:0:0:root:/root:/bin/sh\n"), ("group", "root:x:0:\n"), ("hostname", "ectype\n")):
+        archive.file("etc/" + name, text.encode(), 0o644)
+    archive.file("init", read(os.path.join(HERE, "initramfs-init.sh")))
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--output", default=os.path.join(cache_dir(), "initramfs"))
+    p.add_argument("--test", metavar="SCRIPT", help="run this instead of a shell, then power off")
+    p.add_argument("--add", action="append", default=[], metavar="PATH=FILE", help="put a host file into the archive")
+    a = p.parse_args()
+
+    archive = Cpio()
+    base(archive, find_busybox())
+    for spec in a.add:
+        name, _, source = spec.partition("=")
+        archive.file(name.lstrip("/"), read(source))
+    if a.test:
+        archive.file("test.sh", read(a.test))
+    data = archive.finish()
+
+    if os.path.isfile(a.output) and read(a.output) == data:
+        return
+    os.makedirs(os.path.dirname(os.path.abspath(a.output)), exist_ok=True)
+    new = f"{a.output}.new.{os.getpid()}"
+    with open(new, "wb") as f:
+        f.write(data)
+    os.rename(new, a.output)
+
+
+if __name__ == "__main__":
+    main()

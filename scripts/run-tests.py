@@ -1,0 +1,225 @@
+#!/usr/bin/env python3
+"""Run the test suites and close with "N passed, N failed".
+
+run-tests.py [--suites a,b,...] [--jobs N] [--list] [--verbose]
+
+A suite is a list of jobs; a job is a command with a time limit that prints TAP
+lines ("ok 1 - name", "not ok 2 - name"; cmocka does when asked). Each line
+counts as one test; a job without such lines counts as one test by its exit
+status; a job that fails otherwise (signal, time limit) adds one failure. Jobs
+run two at a time, those that measure time alone and last.
+"""
+import argparse
+import concurrent.futures
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BUILD = os.environ.get("BUILD", "build")
+TAP = re.compile(r"^\s*(not )?ok\b(.*)$")
+print_lock = threading.Lock()
+
+
+@dataclass
+class Job:
+    name: str
+    command: list
+    limit: float = 60
+    env: dict = field(default_factory=dict)
+    alone: bool = False
+
+
+@dataclass
+class Tally:
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    failures: list = field(default_factory=list)
+
+
+def say(text):
+    with print_lock:
+        print(text, flush=True)
+
+
+def build(directory, *options):
+    subprocess.run(["scripts/build.sh", directory, *options], cwd=ROOT, check=True)
+
+
+def meson_jobs(directory, env=None):
+    out = subprocess.run(["meson", "introspect", directory, "--tests"], cwd=ROOT, check=True, capture_output=True).stdout
+    jobs = []
+    for t in json.loads(out):
+        jobs.append(Job(f"{directory}: {t['name']}", t["cmd"], t["timeout"] or 60, {**t["env"], **(env or {})}))
+    return jobs
+
+
+def checks():
+    build(BUILD)
+    jobs = [
+        Job("checks: include layers", ["scripts/check-layers.py"]),
+        Job("checks: symbols of the general-register library", ["scripts/check-symbols.py", BUILD]),
+    ]
+    return jobs
+
+
+def unit():
+    build(BUILD)
+    return meson_jobs(BUILD)
+
+
+SANITIZER_ENV = {
+    "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    "ASAN_OPTIONS": "abort_on_error=0:detect_leaks=1",
+}
+
+
+def sanitized(directory, which):
+    # b_lundef: the sanitizers' symbols come with the executable
+    build(directory, f"-Db_sanitize={which}", "-Db_lundef=false", "-Doptimization=1")
+    return meson_jobs(directory, SANITIZER_ENV)
+
+
+def payload():
+    build(BUILD)
+    return [Job("payloads", ["tests/payload/run.py"], 300)]
+
+
+def guest():
+    subprocess.run(["scripts/kernel.sh", "cloud", "generic", "memtest"], cwd=ROOT, check=True)
+    subprocess.run(["scripts/initramfs.py"], cwd=ROOT, check=True)
+    build(BUILD)
+    # file: (seconds, alone); alone where wall-clock or CPU time is judged
+    tests = {
+        "bad_input.py": (120, True),
+        "boot.py": (420, False),
+        "determinism.py": (420, False),
+        "end.py": (240, False),
+        "memtest.py": (240, False),
+        "gdb.py": (180, False),
+        "terminal.py": (240, True),
+        "idle.py": (240, True),
+    }
+    return [Job("guest: " + name, ["tests/guest/" + name], limit, alone=alone) for name, (limit, alone) in tests.items()]
+
+
+def fuzz():
+    build("build-asan", "-Db_sanitize=address,undefined", "-Db_lundef=false", "-Doptimization=1")
+    seconds = "5"
+    directory = os.path.join(ROOT, "build-asan/tests/fuzz")
+    targets = sorted(f for f in os.listdir(directory) if f.startswith("fuzz_") and "." not in f) if os.path.isdir(directory) else []
+    return [Job("fuzz: " + t, [f"build-asan/tests/fuzz/{t}", "--seconds", seconds], 60, SANITIZER_ENV) for t in targets]
+
+
+SUITES = {
+    "checks": checks,
+    "unit": unit,
+    "payload": payload,
+    "guest": guest,
+    "asan": lambda: sanitized("build-asan", "address,undefined"),
+    "ubsan": lambda: sanitized("build-ubsan", "undefined"),
+    "fuzz": fuzz,
+}
+DEFAULT = ["checks", "unit", "payload", "asan", "fuzz", "guest"]
+
+
+def run(job, tally, verbose):
+    start = time.monotonic()
+    env = {**os.environ, "CMOCKA_MESSAGE_OUTPUT": "TAP", "BUILD": BUILD, **job.env}
+    # a session of its own, so that the time limit reaches what the job started
+    p = subprocess.Popen(job.command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        raw, _ = p.communicate(timeout=job.limit)
+        status = p.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(p.pid, signal.SIGKILL)
+        raw, _ = p.communicate()
+        status = None
+    out = raw.decode(errors="replace")
+
+    passed = failed = skipped = 0
+    names = []
+    for line in out.splitlines():
+        m = TAP.match(line)
+        if not m:
+            continue
+        if re.search(r"# *skip", m.group(2), re.I):
+            skipped += 1
+        elif m.group(1):
+            failed += 1
+            names.append(m.group(2).strip(" -"))
+        else:
+            passed += 1
+    if status != 0 and failed == 0:
+        failed += 1
+        names.append("time limit" if status is None else f"signal {-status}" if status < 0 else f"exit status {status}")
+    elif status == 0 and passed + failed + skipped == 0:
+        passed = 1
+
+    with print_lock:
+        tally.passed += passed
+        tally.failed += failed
+        tally.skipped += skipped
+        tally.failures += [f"{job.name}: {n}" for n in names]
+        word = "FAIL" if failed else "ok  "
+        more = f", {failed} failed" if failed else ""
+        more += f", {skipped} skipped" if skipped else ""
+        print(f"{word} {job.name}: {passed} passed{more} ({time.monotonic() - start:.1f} s)", flush=True)
+        if failed or verbose:
+            for line in out.splitlines()[-80:]:
+                print("     | " + line)
+            sys.stdout.flush()
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--suites", default=",".join(DEFAULT), help="comma-separated, of: " + " ".join(SUITES))
+    p.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 4))
+    p.add_argument("--list", action="store_true", help="print the jobs instead of running them")
+    p.add_argument("--verbose", action="store_true", help="show the output of jobs that pass, too")
+    a = p.parse_args()
+
+    tally = Tally()
+    jobs = []
+    start = time.monotonic()
+    for name in a.suites.split(","):
+        if name not in SUITES:
+            p.error(f"unknown suite '{name}'")
+        try:
+            jobs += SUITES[name]()
+        except (subprocess.CalledProcessError, OSError) as e:
+            say(f"FAIL {name}: could not be prepared: {e}")
+            tally.failed += 1
+            tally.failures.append(f"{name}: could not be prepared")
+    if a.list:
+        for j in jobs:
+            print(f"{j.name}: {' '.join(j.command)} (limit {j.limit:.0f} s)")
+        return 0
+
+    # the long ones first, so that two workers finish together
+    together = sorted((j for j in jobs if not j.alone), key=lambda j: -j.limit)
+    with concurrent.futures.ThreadPoolExecutor(max_workers=a.jobs) as pool:
+        list(pool.map(lambda j: run(j, tally, a.verbose), together))
+    for j in jobs:
+        if j.alone:
+            run(j, tally, a.verbose)
+
+    if tally.failures:
+        say("\nfailed:")
+        for f in tally.failures:
+            say("  " + f)
+    say(f"\n{time.monotonic() - start:.0f} s in all")
+    say(f"{tally.passed} passed, {tally.failed} failed" + (f", {tally.skipped} skipped" if tally.skipped else ""))
+    return 1 if tally.failed or not tally.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
