@@ -16,8 +16,8 @@ static int setup64(void **state)
 	descriptor_at(GDT + 0x20, 0, 0xfffff, 0xc0f2);
 	descriptor_at(GDT + 0x28, 0, 0xfffff, 0xa0fa);
 	descriptor_at(GDT + TR, TSS, 0x67, 0x89);
-	put64(TSS + 4, KSTACK);           /* RSP0 */
-	put64(TSS + 36, KSTACK + 0x808);  /* IST1, not aligned */
+	put64(TSS + 4, KSTACK);		 /* RSP0 */
+	put64(TSS + 36, KSTACK + 0x808); /* IST1, not aligned */
 	for (i = 0; i < 256; i++)
 		gate64(i, KCS, HANDLER + i * 16, 14, 0, 0);
 	gate64(EXC_BP, KCS, HANDLER + EXC_BP * 16, 15, 3, 0);

@@ -83,25 +83,43 @@ void mmu_flush_nonglobal(struct vcpu *x) {}
 void mmu_mode_changed(struct vcpu *x) {}
 void fpu_park_slow(struct vcpu *x) {}
 void fpu_reset(struct cpu *x) {}
-void cpu_cpuid(struct vcpu *x, u32 leaf, u32 subleaf, u32 out[4]) { out[0] = leaf == 1 ? 0x000306c3 : 0; }
+void cpu_cpuid(struct vcpu *x, u32 leaf, u32 subleaf, u32 out[4])
+{
+	out[0] = leaf == 1 ? 0x000306c3 : 0;
+}
 
-static bool fake_pending(void *m, unsigned cpu) { return intr_line; }
+static bool fake_pending(void *m, unsigned cpu)
+{
+	return intr_line;
+}
 static int fake_ack(void *m, unsigned cpu)
 {
 	acks++;
 	intr_line = false;
 	return intr_vector;
 }
-static void fake_triple(void *m, unsigned cpu) { triple_faults++; }
+static void fake_triple(void *m, unsigned cpu)
+{
+	triple_faults++;
+}
 static const struct vcpu_hooks fake_hooks = {
 	.intr_pending = fake_pending,
 	.intr_ack = fake_ack,
 	.triple_fault = fake_triple,
 };
 
-static inline void put16(u32 a, u16 x) { memcpy(mem + a, &x, 2); }
-static inline void put32(u32 a, u32 x) { memcpy(mem + a, &x, 4); }
-static inline void put64(u32 a, u64 x) { memcpy(mem + a, &x, 8); }
+static inline void put16(u32 a, u16 x)
+{
+	memcpy(mem + a, &x, 2);
+}
+static inline void put32(u32 a, u32 x)
+{
+	memcpy(mem + a, &x, 4);
+}
+static inline void put64(u32 a, u64 x)
+{
+	memcpy(mem + a, &x, 8);
+}
 static inline u16 get16(u64 a)
 {
 	u16 x;
