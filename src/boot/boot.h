@@ -14,34 +14,70 @@ struct boot_image;
 
 struct boot_request {
 	const char *kernel, *initrd, *append; /* kernel set: bzImage, PVH ELF or multiboot 1, by content */
-	const char *firmware;                 /* or a ROM image; "seabios" names Debian's */
-	u64 memory;                           /* RAM size the guest will have */
+	const char *firmware;		      /* or a ROM image; "seabios" and "ovmf" name Debian's */
+	u64 memory;			      /* RAM size the guest will have */
 };
 
-/* Reads and validates every file; nothing else is touched. NULL with *e. */
+/* Reads and validates every file; nothing else is touched. NULL with *e.
+ * For a multiboot kernel `initrd` is "FILE ARGS,FILE ARGS" (",," is a comma). */
 struct boot_image *boot_load(const struct boot_request *r, struct error *e);
+/* The same for bytes already in memory, which are copied. `initrd` (may be
+ * NULL) becomes the initial RAM disk or the only module. */
+struct boot_image *boot_load_bytes(const void *kernel, size_t kernel_len, const void *initrd, size_t initrd_len,
+				   const char *append, u64 memory, struct error *e);
+struct boot_image *boot_load_firmware_bytes(const void *rom, size_t len, struct error *e);
 void boot_free(struct boot_image *b);
 
-/* Guest-physical layout, filled by the board (see machine/layout.h). */
+/*
+ * Guest-physical layout, that of a q35 board: RAM from 0 up to the PCI hole,
+ * the rest from 4 GiB. The last BOOT_ACPI_SIZE bytes of low RAM hold the ACPI
+ * tables of a direct boot, the F segment their root pointer and SMBIOS.
+ */
+#define BOOT_LOW_RAM_MAX 0xb0000000ull	 /* more RAM than fits below here ... */
+#define BOOT_LOW_RAM_SPLIT 0x80000000ull /* ... is split at 2 GiB */
+#define BOOT_ECAM_BASE 0xb0000000ull
+#define BOOT_ECAM_SIZE 0x10000000ull
+#define BOOT_EBDA 0x9fc00ull
+#define BOOT_BIOS_AREA 0xf0000ull
+#define BOOT_ACPI_SIZE (64 * KiB)
+
 struct e820_entry {
 	u64 addr, len;
-	u32 type; /* 1 RAM, 2 reserved, 3 ACPI reclaimable, 4 ACPI NVS */
+	u32 type; /* enum e820_type */
 };
+enum e820_type { E820_RAM = 1, E820_RESERVED, E820_ACPI, E820_NVS };
 struct boot_layout {
 	struct e820_entry e820[32];
 	unsigned e820_count;
 	gpa_t acpi_rsdp; /* 0: none */
 };
 
-/* Maps a firmware image (top of 4 GiB and its last 128 KiB below 1 MiB, subject
- * to `low_prio`); call once at construction. 0 for images that are no firmware. */
+/* Bytes of `ram` that lie below 4 GiB; the others start at 4 GiB. */
+u64 boot_low_ram(u64 ram);
+/* Where the ACPI tables of a direct boot go: the top of low RAM. */
+gpa_t boot_acpi_area(u64 ram);
+/* The memory map of a machine with `ram` bytes (at least 2 MiB); acpi_rsdp stays as it is.
+ * boot_load() relies on RAM being where this map says. */
+void boot_default_e820(struct boot_layout *l, u64 ram);
+
+/*
+ * Maps a firmware image read-only at the top of 4 GiB, and its last 128 KiB
+ * (or all of a smaller one) so that it ends at 1 MiB, both with priority
+ * `prio`: RAM below must have a lower one, PAM windows a higher one. Call once
+ * at construction; the image must outlive `m`. 0 also for images that are no
+ * firmware.
+ */
 int boot_map_firmware(struct boot_image *b, struct memory *m, int prio, struct error *e);
 bool boot_is_firmware(const struct boot_image *b);
-/* For fw_cfg: kernel, setup, initrd, command line as QEMU hands them to firmware. */
 
-/* Copies kernel, initrd, command line and boot structures into RAM and sets
- * the processor's registers for the entry (after cpu_reset()). For firmware:
- * leaves the processor at the reset vector. */
+/*
+ * Copies kernel, initrd, command line and boot structures into RAM and sets
+ * the processor's registers for the entry (after cpu_reset()); also what
+ * firmware would have left behind: the MTRRs, the BIOS data area, interrupt
+ * vectors that refuse every BIOS call. The F segment must be RAM then. For
+ * firmware: leaves the processor at the reset vector. The caller tells the
+ * MMU and the engine that the processor's mode changed.
+ */
 void boot_place(struct boot_image *b, struct memory *m, const struct boot_layout *l, struct vcpu *v);
 
 /* One line: "Linux 6.1.0-13-cloud-amd64, bzImage, 64-bit entry". */

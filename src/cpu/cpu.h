@@ -133,8 +133,9 @@ enum shadow { SHADOW_NONE, SHADOW_STI, SHADOW_MOV_SS };
 #define MTRR_VAR_COUNT 8
 
 struct cpu {
-	u64 gpr[16];
+	u64 gpr[16]; /* with rip and zero behind: indexed by dinsn's base and index, REG_RIP and REG_NONE included */
 	u64 rip;
+	u64 zero; /* always 0: what an absent base or index register reads as */
 	u64 rflags; /* bit 1 always set */
 	struct segment seg[SEG_COUNT];
 	struct segment ldtr, tr;
@@ -161,6 +162,9 @@ struct cpu {
 
 	_Alignas(64) u8 fpu[FPU_IMAGE_SIZE];
 };
+
+_Static_assert(offsetof(struct cpu, rip) == REG_RIP * 8 && offsetof(struct cpu, zero) == REG_NONE * 8,
+	       "rip and zero follow the general registers");
 
 static inline unsigned cpu_cpl(const struct cpu *c)
 {

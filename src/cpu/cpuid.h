@@ -18,7 +18,11 @@ struct cpu_model {
 	unsigned phys_bits, lin_bits;
 	bool nx, gbpages, pcid, invpcid, smep, smap, umip, pku, la57, rdtscp, fsgsbase, xsave,
 		xsaveopt, xsavec, xsaves, rdpid, rdrand, rdseed, sse42, avx, avx2, avx512, x2apic,
-		tsc_deadline, sysenter, syscall, monitor;
+		tsc_deadline, sysenter, syscall, monitor, xgetbv1, tsc_adjust;
+	u32 mxcsr_mask;            /* MXCSR bits that exist */
+	u64 arch_capabilities;     /* IA32_ARCH_CAPABILITIES */
+	u64 spec_ctrl_supported;   /* bits of IA32_SPEC_CTRL; others #GP */
+	u8 isa_sets[32];           /* bitmap by ZydisISASet: what the model offers */
 	u64 tsc_hz; /* what CPUID leaf 15H and the hypervisor leaf report */
 	struct cpuid_entry {
 		u32 leaf, subleaf;

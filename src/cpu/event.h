@@ -32,19 +32,53 @@ void cpu_deliver(struct vcpu *v, u8 vector, enum event_kind kind, bool has_error
 int must_check cpu_soft_interrupt(struct vcpu *v, u8 vector, enum event_kind kind, u64 next_rip);
 
 /*
- * Called at an instruction boundary when v->event is not zero or cpu.activity
- * is not ACT_RUNNING. Takes, in the order of SDM vol. 3 table 6-2, pending
- * debug traps, NMI and maskable interrupts (IF, shadow, NMI blocking
- * respected), waking the processor from HLT. Clears shadow when it expires.
- * Returns true if state changed (rip may be elsewhere). Clears EV_INTR and
- * EV_NMI and EV_TRAP as they are dealt with; EV_INTR stays clear while
- * interrupts are blocked: whatever unblocks them (STI, POPF, IRET, CR8 ...)
- * must call cpu_recheck_events().
+ * Instruction boundaries: what engines do.
+ *
+ *  - After any sys_ function, and wherever they look at v->event: if one of
+ *    EV_INTR, EV_NMI, EV_TRAP is set, or cpu.activity is not ACT_RUNNING, make
+ *    v->icount exact and call cpu_take_events().
+ *  - If EV_TRAP is set when it returns, execute exactly one instruction, then
+ *    call it again. (All iterations of a REP string instruction count as one;
+ *    so v->icount moves on by one.)
+ *  - If TF was set when an instruction began and it retired (no fault), call
+ *    cpu_single_step_done() before that.
+ *  - A fault is delivered with cpu_deliver_fault(), then the same applies.
+ *  - Where DR7 enables breakpoints, cpu_insn_breakpoint() before each instruction.
+ *
+ * Shadows (SDM vol. 3, 6.8.3): STI with IF clear, MOV SS and POP SS set
+ * cpu.shadow and raise EV_TRAP. The call at the boundary that follows delivers
+ * no interrupt and leaves shadow and EV_TRAP (and EV_INTR) set; the call one
+ * instruction later, which is told by v->icount, clears the shadow and takes
+ * what waits. A shadow of STI holds back maskable interrupts; one of MOV SS
+ * NMIs and debug traps as well, which stay in pending_db. The shadow is so
+ * part of the state at the boundary it covers, and saving, restoring or
+ * changing the engine there keeps it. A second call at one boundary changes
+ * nothing.
+ *
+ * RFLAGS.RF loaded by IRET or a task switch lasts one instruction in the same
+ * way; engines need not clear it. (IRET loads it only while DR7 enables a
+ * breakpoint: RF has no other effect.)
+ */
+
+/*
+ * Takes, in the order of SDM vol. 3 table 6-2, pending debug traps, NMI and
+ * maskable interrupts (IF, shadow, NMI blocking respected), waking the
+ * processor from HLT. Returns true if an event was delivered (rip is
+ * elsewhere). Clears EV_INTR, EV_NMI and EV_TRAP as they are dealt with;
+ * EV_INTR stays clear while interrupts are blocked: whatever unblocks them
+ * raises it again. The functions in src/cpu that load IF do so cheaply by
+ * themselves; others call cpu_recheck_events().
  */
 bool cpu_take_events(struct vcpu *v);
 /* Raise EV_INTR if an interrupt is pending and IF is set, EV_NMI if an NMI is
- * deliverable, EV_TRAP if TF, a shadow or pending_db needs attention. */
+ * deliverable, EV_TRAP if TF, RF, a shadow or pending_db needs attention. To be
+ * called when an engine is attached, after a restore or a debugger's change of
+ * the registers, and by what lowers CR8. */
 void cpu_recheck_events(struct vcpu *v);
+/* An instruction that began with TF set has retired: a single-step trap (DR6.BS)
+ * becomes pending, unless the instruction was one that makes none (INT n and
+ * relatives, SYSCALL that masks TF, a task switch). */
+void cpu_single_step_done(struct vcpu *v);
 /* Would an interrupt or NMI end HLT now? */
 bool cpu_wakeup_pending(struct vcpu *v);
 

@@ -35,9 +35,12 @@ static inline int must_check lin_read64(struct vcpu *v, gva_t lin, u64 *val, enu
 }
 
 /* Invalidation of cached translations (SDM vol. 3, 4.10.4). Engines with
- * further caches are told through mmu->gen (see mem/mmu.h). */
+ * further caches are told through mmu->gen (see mem/mmu.h). Entries are not
+ * tagged with a PCID: every write of CR3 that changes it must flush, whatever
+ * its bit 63 says. Writes of DR0-3 and DR7 that change which data accesses
+ * are watched must mmu_flush_all(). */
 void mmu_flush_all(struct vcpu *v);        /* global ones too, every PCID */
-void mmu_flush_nonglobal(struct vcpu *v);  /* current address space */
+void mmu_flush_nonglobal(struct vcpu *v);
 void mmu_flush_page(struct vcpu *v, gva_t lin);
 /* CR0, CR4, EFER, CPL, PKRU or EFLAGS.AC may have changed: choose the table
  * for the new mode. Cheap; called by everything that changes one of them. */

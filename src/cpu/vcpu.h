@@ -46,7 +46,9 @@ struct vcpu_hooks {
 	/* Guest TSC of the machine before tsc_offset is added. */
 	u64 (*tsc)(void *m);
 	/* Local APIC. */
-	bool (*intr_pending)(void *m, unsigned cpu);          /* an interrupt above PPR waits (ExtINT included) */
+	/* An interrupt above PPR waits (ExtINT included). Whenever the answer turns from no to
+	 * yes (arrival, EOI, unmasking, a lower TPR) the controller raises EV_INTR. */
+	bool (*intr_pending)(void *m, unsigned cpu);
 	int (*intr_ack)(void *m, unsigned cpu);               /* acknowledge: vector, or -1 if it went away */
 	u64 (*cr8_read)(void *m, unsigned cpu);
 	void (*cr8_write)(void *m, unsigned cpu, u64 v);      /* v in 0..15 */
@@ -80,6 +82,12 @@ struct vcpu {
 	unsigned index;
 	bool fpu_live;     /* guest vector state is in the host's registers, not in cpu.fpu */
 
+	/* Owned by cpu/event.c; see "Instruction boundaries" there. Not architectural: zero is always sound. */
+	bool intr_held;       /* EV_INTR was seen while interrupts were blocked */
+	bool window_seen;     /* cpu_take_events() met the shadow or RF at the boundary window_icount */
+	bool step_suppressed; /* the instruction just executed makes no single-step trap */
+	u64 window_icount;
+
 	const struct cpu_model *model;
 	const struct vcpu_hooks *hooks;
 	void *machine; /* first argument of the hooks */
@@ -90,6 +98,7 @@ struct vcpu {
 
 	const struct engine_ops *engine;
 	void *engine_data;
+	_Alignas(64) u64 engine_hot[32]; /* the attached engine's most used private data */
 };
 
 static inline void vcpu_raise(struct vcpu *v, u32 events)

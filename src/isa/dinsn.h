@@ -18,8 +18,9 @@ enum seg_reg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_COUNT };
 
 enum dinsn_prefix {
 	DI_LOCK = 1 << 0,
-	DI_REP = 1 << 1,   /* F3 as REP/REPE */
-	DI_REPNE = 1 << 2, /* F2 */
+	DI_REP = 1 << 1,   /* F3 before a string instruction */
+	DI_REPNE = 1 << 2, /* F2 before a string instruction; repeats those without a condition like F3 */
+	DI_REX = 1 << 3,   /* a REX prefix is in effect: byte registers 4..7 are SPL BPL SIL DIL */
 };
 
 enum code_mode { CODE_16, CODE_32, CODE_64 }; /* CODE_16 also for real and virtual-8086 mode */
@@ -36,9 +37,9 @@ struct dinsn {
 	u8 mod, reg, rm; /* ModRM fields; reg and rm with REX bits, 0..15 */
 	bool has_modrm;
 	bool is_mem;   /* ModRM names memory (or the instruction has an address-size moffs) */
-	u8 seg;        /* effective segment of the memory operand, enum seg_reg */
+	u8 seg;        /* effective segment of the memory operand (string source, XLAT too), enum seg_reg */
 	u8 base;       /* 0..15, REG_RIP, REG_NONE */
-	u8 index;      /* 0..15, REG_NONE */
+	u8 index;      /* 0..15, REG_NONE; a vector index (VSIB) is not shown */
 	u8 scale;      /* 1 2 4 8 */
 	s64 disp;
 	u64 imm;       /* first immediate, sign-extended where the instruction does so;

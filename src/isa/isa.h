@@ -11,6 +11,7 @@
 #define ECTYPE_ISA_ISA_H
 
 #include "isa/dinsn.h"
+#include "isa/isa_sys.h"
 
 enum isa_class {
 	CLASS_INNOCUOUS,
@@ -26,18 +27,42 @@ enum isa_method {
 	METHOD_UD,   /* not in any CPU model we offer: #UD */
 };
 
+/* The instructions that Robin and Irvine (2000) found sensitive yet
+ * unprivileged on IA-32. POP, PUSH and MOV mean the segment register forms,
+ * CALL, JMP and RET the far ones; RET covers IRET, the D and Q forms count
+ * with their first. */
+#define ISA_CLASSICAL(X)                                                                                               \
+	X(SGDT) X(SIDT) X(SLDT) X(SMSW) X(PUSHF) X(POPF) X(LAR) X(LSL) X(VERR) X(VERW)                                 \
+	X(POP) X(PUSH) X(CALL) X(JMP) X(INT_n) X(RET) X(STR) X(MOV)
+enum isa_list {
+	ISA_LIST_none, /* innocuous or privileged */
+#define X(name) ISA_LIST_##name,
+	ISA_CLASSICAL(X)
+#undef X
+	ISA_LIST_modern, /* sensitive and unprivileged, but not in the classical list */
+};
+
 struct isa_row {
 	u16 mnemonic; /* ZydisMnemonic */
 	u8 class;     /* enum isa_class */
 	u8 method;    /* enum isa_method */
+	u8 sys;       /* enum isa_sys: index of cpu/sys_table.h, ISA_SYS_none unless METHOD_SYS or METHOD_UD */
+	u8 list;      /* enum isa_list */
 	bool sensitive_unprivileged; /* one of the instructions that break the theorem on x86 */
-	const char *note;            /* why, for the sensitive ones */
+	const char *name;            /* of the row: the mnemonic, or a form of it such as MOV_CR */
+	const char *note;            /* why, for the sensitive unprivileged ones, else "" */
 };
 
 /* The row of a ZydisMnemonic; never NULL for a valid mnemonic. */
 const struct isa_row *isa_row(unsigned mnemonic);
-
-struct isa_decoded; /* Zydis' full record, see isa/decode.h */
+/* The row of an instruction: tells MOV to CR from MOV, far CALL from near ...
+ * The one engines dispatch on. Never NULL. */
+const struct isa_row *isa_row_of(const struct dinsn *d);
+/* Row `n` in the order of the table, pseudo rows last; NULL beyond the end. */
+const struct isa_row *isa_row_at(unsigned n);
+const char *isa_class_name(unsigned isa_class);   /* "innocuous" ... */
+const char *isa_method_name(unsigned isa_method); /* "host" ... */
+const char *isa_sys_name(unsigned sys);           /* of enum isa_sys: "none", "iret" ... */
 
 /* Result of dinsn_decode(). */
 enum decode_status {

@@ -61,6 +61,10 @@ void machine_run(struct machine *m, struct machine_result *out);
 
 /* From any thread or a signal handler: end machine_run soon. */
 void machine_stop(struct machine *m);
+/* From any thread: machine_stop() was called and machine_run has not returned
+ * yet. A debugger's wait polls it, so that Ctrl-A x ends a machine that waits
+ * for gdb. */
+bool machine_stopping(const struct machine *m);
 /* From any thread: run `fn(opaque)` on the vCPU thread at the next instruction
  * boundary and wait for it. */
 void machine_call(struct machine *m, void (*fn)(void *), void *opaque);

@@ -51,7 +51,8 @@ u8 *memory_ram(struct memory *m);      /* host address of RAM offset 0 */
 u64 memory_ram_size(const struct memory *m);
 int memory_ram_fd(const struct memory *m);
 
-/* Map `len` bytes of RAM at offset `ram_off` to guest-physical `gpa`. */
+/* Map `len` bytes of RAM at offset `ram_off` to guest-physical `gpa`. All three map functions return NULL on
+ * lack of memory. Of equal priorities the region mapped later wins. */
 struct region *memory_map_ram(struct memory *m, gpa_t gpa, u64 ram_off, u64 len, int prio, const char *name);
 /* Map host memory the caller owns and keeps alive (ROM images); page-aligned. */
 struct region *memory_map_host(struct memory *m, gpa_t gpa, void *host, u64 len, enum region_kind kind, int prio,
@@ -65,7 +66,10 @@ void region_remove(struct memory *m, struct region *r);
 
 /* Told after the map changed or before a code page is written; set by the
  * engine layer. `page_written`: physical write of [gpa, gpa+len) to a page
- * with PAGE_CODE, called after the bytes were written. */
+ * with PAGE_CODE, called after the bytes were written; it may run while guest
+ * vector state is live (general registers only), and one frame can be written
+ * under another address than it was decoded at (aliases): page_target.flags
+ * and .host identify it. */
 struct memory_listener {
 	void (*map_changed)(void *opaque);
 	void (*page_written)(void *opaque, gpa_t gpa, unsigned len);
@@ -89,7 +93,7 @@ int memory_write(struct memory *m, gpa_t gpa, const void *src, u64 len);
  * !write), else NULL. Writers must call memory_notify_written afterwards. */
 void *memory_ptr(struct memory *m, gpa_t gpa, u64 len, bool write);
 
-/* Dispatch one MMIO access (size 1 2 4 8; must not cross a page). */
+/* Dispatch one MMIO access (size 1 2 4 8; must not cross a page). The caller has parked the vector state. */
 u64 region_mmio_read(struct region *r, u64 off, unsigned size);
 void region_mmio_write(struct region *r, u64 off, u64 val, unsigned size);
 

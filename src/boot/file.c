@@ -1,0 +1,99 @@
+/* Host files into memory: regular files only, with a size limit, read once. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "boot/image.h"
+
+static int blob_alloc(struct boot_blob *f, const char *name, size_t len, struct error *e)
+{
+	/* whole pages, so that a ROM can be mapped straight from here */
+	size_t size = (len + PAGE_SIZE - 1) & PAGE_MASK;
+
+	f->name = strdup(name);
+	f->data = aligned_alloc(PAGE_SIZE, size ? size : PAGE_SIZE);
+	f->len = len;
+	if (!f->name || !f->data) {
+		blob_free(f);
+		return error_set(e, "not enough host memory to read %s (%zu bytes)", name, len);
+	}
+	memset(f->data + len, 0, (size ? size : PAGE_SIZE) - len);
+	return 0;
+}
+
+static int blob_fill(struct boot_blob *f, int fd, const char *what, struct error *e)
+{
+	size_t pos = 0;
+
+	while (pos < f->len) {
+		ssize_t n = read(fd, f->data + pos, f->len - pos);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return error_errno(e, errno, "cannot read %s %s", what, f->name);
+		if (n == 0)
+			return error_set(e, "%s %s became shorter while it was read: try again", what, f->name);
+		pos += (size_t)n;
+	}
+	return 0;
+}
+
+/* The checks that need no byte of the file. */
+static int blob_stat(int fd, const char *path, const char *what, u64 max, const char *limit, u64 *size, struct error *e)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return error_errno(e, errno, "cannot stat %s %s", what, path);
+	if (!S_ISREG(st.st_mode))
+		return error_set(e, "%s %s is %s, not a regular file: give a file", what, path,
+				 S_ISDIR(st.st_mode) ? "a directory" : "a device or pipe");
+	if (st.st_size == 0)
+		return error_set(e, "%s %s is empty: get the file again", what, path);
+	if ((u64)st.st_size > max)
+		return error_set(e, "%s %s has %llu KiB, more than %s (%llu KiB)", what, path,
+				 (unsigned long long)(((u64)st.st_size + 1023) / KiB), limit,
+				 (unsigned long long)(max / KiB));
+	*size = (u64)st.st_size;
+	return 0;
+}
+
+int blob_read(struct boot_blob *f, const char *path, const char *what, u64 max, const char *limit, struct error *e)
+{
+	u64 size = 0;
+	int ret = -1;
+	/* O_NONBLOCK: opening a FIFO must not wait for its writer */
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	if (fd < 0)
+		return error_errno(e, errno, "cannot open %s %s", what, path);
+	if (blob_stat(fd, path, what, max, limit, &size, e) < 0)
+		goto out;
+	if (blob_alloc(f, path, size, e) < 0)
+		goto out;
+	ret = blob_fill(f, fd, what, e);
+	if (ret < 0)
+		blob_free(f);
+out:
+	close(fd);
+	return ret;
+}
+
+int blob_copy(struct boot_blob *f, const char *name, const void *data, size_t len, struct error *e)
+{
+	if (!len)
+		return error_set(e, "%s is empty", name);
+	if (blob_alloc(f, name, len, e) < 0)
+		return -1;
+	memcpy(f->data, data, len);
+	return 0;
+}
+
+void blob_free(struct boot_blob *f)
+{
+	free(f->name);
+	free(f->data);
+	*f = (struct boot_blob){ 0 };
+}

@@ -1,0 +1,63 @@
+/*
+ * A thunk runs a guest's instruction on the host; where that instruction
+ * faults (#DE, #MF, #XM, #GP of a misaligned operand, #UD of an encoding the
+ * host refuses) the host's kernel sends a signal. The handler recognises the
+ * code view of the running thread's engine and resumes behind thunk_call with
+ * the trap number; a signal from anywhere else gets the default action.
+ *
+ * Apart from the other files because <ucontext.h> has its own REG_RAX.
+ */
+#include "engine/interp/host_fault.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <ucontext.h>
+
+/* What runs on this thread. Signal handlers have no other way to know. */
+static __thread struct {
+	const struct thunk_cache *cache;
+	const u64 *sp;
+} running __attribute__((tls_model("initial-exec")));
+
+extern const char thunk_fault_exit[];
+
+static void on_host_fault(int sig, siginfo_t *info, void *context)
+{
+	mcontext_t *mc = &((ucontext_t *)context)->uc_mcontext;
+
+	if (!running.cache || !thunk_holds(running.cache, (const void *)(uintptr_t)mc->gregs[REG_RIP])) {
+		signal(sig, SIG_DFL); /* a bug of ours: die of it, with a core */
+		return;
+	}
+	mc->gregs[REG_RSP] = (greg_t)*running.sp;
+	mc->gregs[REG_RIP] = (greg_t)(uintptr_t)thunk_fault_exit;
+	mc->gregs[REG_RAX] = mc->gregs[REG_TRAPNO] + 1;
+}
+
+static void install(void)
+{
+	static const int signals[] = { SIGFPE, SIGSEGV, SIGBUS, SIGILL };
+	struct sigaction sa = { .sa_sigaction = on_host_fault, .sa_flags = SA_SIGINFO | SA_NODEFER };
+
+	sigemptyset(&sa.sa_mask);
+	for (unsigned k = 0; k < ARRAY_SIZE(signals); k++)
+		sigaction(signals[k], &sa, NULL);
+}
+
+void host_fault_install(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, install);
+}
+
+void host_fault_enter(const struct thunk_cache *c, const u64 *sp)
+{
+	running.sp = sp;
+	running.cache = c;
+}
+
+void host_fault_leave(void)
+{
+	running.cache = NULL;
+}

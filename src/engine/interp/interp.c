@@ -1,0 +1,133 @@
+/*
+ * Engine `interp`: attach, detach, counters.
+ */
+#include "engine/interp/interp.h"
+#include "engine/interp/host_fault.h"
+#include "engine/interp/thunk.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define ARENA_SIZE (64 * MiB)
+
+static void map_changed(void *vcpu)
+{
+	struct vcpu *v = vcpu;
+
+	mmu_invalidate(v);
+	interp_of(v)->stale = true;
+	vcpu_raise(v, EV_FLUSH);
+}
+
+static void free_engine(struct interp *x)
+{
+	if (!x)
+		return;
+	thunk_cache_destroy(x->thunks);
+	if (x->arena)
+		munmap(x->arena, x->arena_size);
+	free(x->build);
+	free(x->step);
+	free(x);
+}
+
+static int interp_attach(struct vcpu *v, struct error *e)
+{
+	struct interp *x = aligned_alloc(64, (sizeof(*x) + 63) & ~63ull);
+	size_t scratch = sizeof(struct block) + (BLOCK_MAX + 1) * sizeof(struct insn);
+	struct memory_listener l = { map_changed, cache_page_written, v };
+
+	if (!x)
+		return error_set(e, "engine interp: out of memory");
+	memset(x, 0, sizeof(*x));
+	x->v = v;
+	x->arena_size = ARENA_SIZE;
+	x->arena = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (x->arena == MAP_FAILED)
+		x->arena = NULL;
+	x->build = calloc(1, scratch);
+	x->step = calloc(1, scratch);
+	x->thunks = thunk_cache_create(e);
+	if (!x->thunks || !x->arena || !x->build || !x->step) {
+		free_engine(x);
+		return e && e->text[0] ? -1 : error_set(e, "engine interp: out of memory");
+	}
+	host_fault_install();
+	memset(v->engine_hot, 0, sizeof(v->engine_hot));
+	v->engine_data = x;
+	memory_add_listener(v->mem, &l);
+	mmu_invalidate(v);
+	mmu_mode_changed(v);
+	return 0;
+}
+
+static void interp_detach(struct vcpu *v)
+{
+	struct interp *x = interp_of(v);
+
+	fpu_park(v);
+	cache_flush(v);
+	memory_remove_listener(v->mem, v);
+	v->engine_data = NULL;
+	free_engine(x);
+}
+
+static enum vcpu_exit interp_enter(struct vcpu *v, const struct run_budget *b)
+{
+	const struct interp *x = interp_of(v);
+	enum vcpu_exit why;
+
+	host_fault_enter(x->thunks, &hot(v)->thunk_sp);
+	why = interp_run(v, b);
+	host_fault_leave();
+	return why;
+}
+
+static void interp_debug_changed(struct vcpu *v)
+{
+	mmu_invalidate(v);
+}
+
+static void interp_probe(struct engine_verdict *out)
+{
+	out->usable = out->advisable = true;
+	snprintf(out->reason, sizeof(out->reason), "runs everywhere; every instruction is simulated");
+}
+
+static unsigned interp_counters(struct vcpu *v, struct engine_counter *out, unsigned max)
+{
+	const struct interp *x = interp_of(v);
+	const struct engine_counter all[] = {
+		{ "blocks", x->blocks },
+		{ "decoded_instructions", x->decoded },
+		{ "thunks", thunk_count(x->thunks) },
+		{ "thunk_runs", x->thunk_runs },
+		{ "faults", x->faults },
+		{ "events", x->events },
+		{ "single_steps", x->steps },
+		{ "code_page_drops", x->page_drops },
+		{ "code_cache_flushes", x->arena_flushes },
+		{ "code_cache_bytes", x->arena_used },
+		{ "tlb_fills", v->mmu->fills },
+		{ "tlb_flushes", v->mmu->flushes },
+		{ "tlb_page_flushes", v->mmu->page_flushes },
+	};
+	unsigned n = MIN(max, (unsigned)ARRAY_SIZE(all));
+
+	memcpy(out, all, n * sizeof(*out));
+	return ARRAY_SIZE(all);
+}
+
+const struct engine_ops engine_interp = {
+	.name = "interp",
+	.summary = "simulation: every instruction in software, the reference",
+	.caps = ENGINE_EXACT_ICOUNT | ENGINE_SINGLE_STEP,
+	.probe = interp_probe,
+	.vcpu_attach = interp_attach,
+	.vcpu_detach = interp_detach,
+	.run = interp_enter,
+	.debug_changed = interp_debug_changed,
+	.counters = interp_counters,
+};

@@ -1,0 +1,308 @@
+/*
+ * The few vector instructions whose memory access is not one operand: gathers
+ * and scatters, VMASKMOV and MASKMOVDQU, MOVDIR64B. The vector state is parked
+ * for them and worked on in the image; what moves is bytes, nothing is
+ * computed.
+ */
+#include "engine/interp/ops.h"
+#include "engine/interp/thunk.h"
+#include "engine/interp/vector.h"
+
+/* All that the handlers need of the Zydis record. */
+struct special {
+	struct dinsn d;
+	u8 value_reg, mask_reg, index_reg; /* vector (or opmask) register numbers */
+	u8 element, index_size;            /* bytes */
+	u8 count;                          /* elements */
+	u8 vlen;                           /* bytes of the value register cleared above: VEX or EVEX length */
+	bool opmask;                       /* mask_reg is an opmask register, else the sign bits of a vector */
+	bool store;
+	bool mmx;
+	bool evex;
+	bool clears; /* masked-off elements of the destination become zero (VMASKMOV loads) */
+};
+
+static const struct special *special_of(const struct insn *i)
+{
+	return (const struct special *)(const void *)i->d;
+}
+
+static bool enabled(struct vcpu *v, const struct insn *i)
+{
+	return hot(v)->fpu_ok >> i->fpu & 1;
+}
+
+static bool element_active(struct vcpu *v, const struct special *s, unsigned n)
+{
+	if (s->opmask)
+		return vector_opmask(&v->cpu, s->mask_reg) >> n & 1;
+	return *vector_byte(&v->cpu, s->mask_reg, (n + 1) * s->element - 1) & 0x80;
+}
+
+static void element_done(struct vcpu *v, const struct special *s, unsigned n)
+{
+	if (s->opmask)
+		vector_set_opmask(&v->cpu, s->mask_reg, vector_opmask(&v->cpu, s->mask_reg) & ~BIT(n));
+	else
+		for (unsigned b = 0; b < s->element; b++)
+			*vector_byte(&v->cpu, s->mask_reg, n * s->element + b) = 0;
+}
+
+static s64 index_value(struct vcpu *v, const struct special *s, unsigned n)
+{
+	u64 x = 0;
+
+	for (unsigned b = 0; b < s->index_size; b++)
+		x |= (u64)*vector_byte(&v->cpu, s->index_reg, n * s->index_size + b) << (8 * b);
+	return s->index_size == 4 ? (s32)x : (s64)x;
+}
+
+static int element_lin(struct vcpu *v, const struct insn *i, const struct special *s, u64 ea, bool write, gva_t *lin)
+{
+	hot(v)->tmp[6] = i->addrsize == 8 ? ea : i->addrsize == 4 ? (u32)ea : (u16)ea;
+	if (interp_segment(v, i, s->element, write))
+		return FAULT;
+	*lin = hot(v)->tmp[7];
+	return 0;
+}
+
+/* Elements in order, each done for good before the next: a fault leaves the
+ * mask saying what remains (SDM vol. 2, VPGATHERDD). */
+static int gather(struct vcpu *v, const struct insn *i)
+{
+	const struct special *s = special_of(i);
+
+	if (!enabled(v, i))
+		return interp_unit_fault(v, i->fpu);
+	fpu_park(v);
+	sync_icount(v, i);
+	for (unsigned n = 0; n < s->count; n++) {
+		u8 buf[8];
+		u64 ea = R64(i->base) + ((u64)index_value(v, s, n) << i->shift) + (u64)i->disp;
+		gva_t lin;
+
+		if (!element_active(v, s, n))
+			continue;
+		if (element_lin(v, i, s, ea, s->store, &lin))
+			return FAULT;
+		if (s->store) {
+			for (unsigned b = 0; b < s->element; b++)
+				buf[b] = *vector_byte(&v->cpu, s->value_reg, n * s->element + b);
+			if (mmu_write(v, lin, buf, s->element))
+				return FAULT;
+		} else {
+			if (mmu_read(v, lin, buf, s->element))
+				return FAULT;
+			for (unsigned b = 0; b < s->element; b++)
+				*vector_byte(&v->cpu, s->value_reg, n * s->element + b) = buf[b];
+		}
+		element_done(v, s, n);
+	}
+	if (s->opmask)
+		vector_set_opmask(&v->cpu, s->mask_reg, 0);
+	else
+		vector_clear_from(&v->cpu, s->mask_reg, 0);
+	if (!s->store)
+		vector_clear_from(&v->cpu, s->value_reg, s->vlen);
+	vector_touched(&v->cpu);
+	return 0;
+}
+
+/* VMASKMOVPS/PD, VPMASKMOVD/Q: masked-off elements are neither read nor checked. */
+static int masked_move(struct vcpu *v, const struct insn *i)
+{
+	const struct special *s = special_of(i);
+	u8 buf[32] = { 0 };
+	gva_t lin, base;
+
+	if (!enabled(v, i))
+		return interp_unit_fault(v, i->fpu);
+	fpu_park(v);
+	sync_icount(v, i);
+	if (interp_ea(v, i, s->element, s->store))
+		return FAULT;
+	base = hot(v)->tmp[7];
+	for (unsigned n = 0; n < s->count; n++) {
+		lin = base + n * s->element;
+		if (!element_active(v, s, n))
+			continue;
+		if (s->store ? lin_probe_write(v, lin, s->element, LIN_CPL) :
+			       mmu_read(v, lin, buf + n * s->element, s->element))
+			return FAULT;
+	}
+	for (unsigned n = 0; n < s->count && s->store; n++) {
+		if (!element_active(v, s, n))
+			continue;
+		for (unsigned b = 0; b < s->element; b++)
+			buf[b] = *vector_byte(&v->cpu, s->value_reg, n * s->element + b);
+		if (mmu_write(v, base + n * s->element, buf, s->element))
+			return FAULT;
+	}
+	if (!s->store) {
+		for (unsigned b = 0; b < s->count * s->element; b++)
+			*vector_byte(&v->cpu, s->value_reg, b) = buf[b];
+		vector_clear_from(&v->cpu, s->value_reg, s->vlen);
+		vector_touched(&v->cpu);
+	}
+	return 0;
+}
+
+/* MASKMOVQ, MASKMOVDQU: bytes of the source whose mask byte has its sign set go to DS:rDI. */
+static int masked_bytes(struct vcpu *v, const struct insn *i)
+{
+	const struct special *s = special_of(i);
+	gva_t base;
+
+	if (!enabled(v, i))
+		return interp_unit_fault(v, i->fpu);
+	fpu_park(v);
+	sync_icount(v, i);
+	if (element_lin(v, i, s, v->cpu.gpr[REG_RDI], true, &base))
+		return FAULT;
+	for (unsigned pass = 0; pass < 2; pass++) {
+		for (unsigned n = 0; n < s->count; n++) {
+			const u8 *src = s->mmx ? vector_mmx(&v->cpu, s->value_reg) + n :
+						 vector_byte(&v->cpu, s->value_reg, n);
+			const u8 *mask = s->mmx ? vector_mmx(&v->cpu, s->mask_reg) + n :
+						  vector_byte(&v->cpu, s->mask_reg, n);
+
+			if (!(*mask & 0x80))
+				continue;
+			if (pass ? mmu_write(v, base + n, src, 1) : lin_probe_write(v, base + n, 1, LIN_CPL))
+				return FAULT;
+		}
+	}
+	if (s->mmx)
+		vector_enter_mmx(&v->cpu);
+	return 0;
+}
+
+/* MOVDIR64B: 64 bytes from the ModRM operand to ES:[reg], which must be aligned. */
+static int movdir64b(struct vcpu *v, const struct insn *i)
+{
+	const struct special *s = special_of(i);
+	u64 to = v->cpu.gpr[s->d.reg];
+	u8 *buf = interp_of(v)->bounce;
+	gva_t lin;
+
+	sync_icount(v, i);
+	to = i->addrsize == 8 ? to : i->addrsize == 4 ? (u32)to : (u16)to;
+	if (interp_ea(v, i, 64, false) || mmu_read(v, hot(v)->tmp[7], buf, 64))
+		return FAULT;
+	if (hot(v)->mode == BLOCK_64)
+		lin = to;
+	else if (seg_linear(v, SEG_ES, to, 64, SEG_ACC_WRITE, &lin))
+		return FAULT;
+	if (lin & 63)
+		return fault_gp(v, 0);
+	return mmu_write(v, lin, buf, 64);
+}
+
+#define SPECIAL(name)                                                                                                  \
+	static OP(name##_op)                                                                                           \
+	{                                                                                                              \
+		if (name(v, i))                                                                                        \
+			return interp_fault(v, i);                                                                     \
+		if (v->event)                                                                                          \
+			break_after(v, i);                                                                             \
+		NEXT;                                                                                                  \
+	}
+SPECIAL(gather)
+SPECIAL(masked_move)
+SPECIAL(masked_bytes)
+SPECIAL(movdir64b)
+
+static u8 reg_id(const ZydisDecodedOperand *o)
+{
+	return (u8)ZydisRegisterGetId(o->reg.value);
+}
+
+static struct special *keep(struct vcpu *v, struct insn *i, const struct dinsn *d)
+{
+	struct special *s = cache_alloc(interp_of(v), sizeof(*s));
+
+	*s = (struct special){ .d = *d };
+	i->d = &s->d;
+	return s;
+}
+_Static_assert(offsetof(struct special, d) == 0, "insn->d points at the whole record");
+
+static bool gather_or_scatter(const ZydisDecodedInstruction *z)
+{
+	return z->meta.category == ZYDIS_CATEGORY_AVX2GATHER || z->meta.category == ZYDIS_CATEGORY_GATHER ||
+	       z->meta.category == ZYDIS_CATEGORY_SCATTER;
+}
+
+static bool select_gather(struct vcpu *v, struct insn *i, const struct dinsn *d, const ZydisDecodedInstruction *z,
+			  const ZydisDecodedOperand *ops)
+{
+	bool evex = z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX;
+	struct special *s = keep(v, i, d);
+	const ZydisDecodedOperand *m = NULL;
+	unsigned index_bytes, n;
+
+	for (unsigned k = 0; k < z->operand_count; k++)
+		if (ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			m = &ops[k];
+	if (!m)
+		return false;
+	s->evex = evex;
+	s->opmask = evex;
+	s->store = z->meta.category == ZYDIS_CATEGORY_SCATTER;
+	s->index_reg = (u8)ZydisRegisterGetId(m->mem.index);
+	s->value_reg = reg_id(&ops[s->store ? (evex ? 2 : 1) : 0]);
+	s->mask_reg = evex ? (u8)ZydisRegisterGetId(z->avx.mask.reg) : reg_id(&ops[2]);
+	s->element = (evex ? z->raw.evex.W : z->raw.vex.W) ? 8 : 4;
+	/* opcodes 90H 92H A0H A2H: dword indices; the odd ones: qword */
+	s->index_size = z->opcode & 1 ? 8 : 4;
+	n = z->avx.vector_length / 8u;
+	index_bytes = ZydisRegisterGetWidth(ZYDIS_MACHINE_MODE_LONG_64, m->mem.index) / 8u;
+	s->count = (u8)MIN(n / MAX(s->element, s->index_size), index_bytes / s->index_size);
+	s->vlen = (u8)(s->count * s->element);
+	i->shift = d->scale == 8 ? 3 : d->scale == 4 ? 2 : d->scale == 2 ? 1 : 0;
+	i->index = REG_NONE * 8;
+	i->fn = gather_op;
+	return true;
+}
+
+bool select_special(struct vcpu *v, struct insn *i, const struct dinsn *d, const ZydisDecodedInstruction *z,
+		    const ZydisDecodedOperand *ops)
+{
+	struct special *s;
+
+	if (gather_or_scatter(z))
+		return select_gather(v, i, d, z, ops);
+	switch (z->mnemonic) {
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ:
+		s = keep(v, i, d);
+		s->store = ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY;
+		s->value_reg = reg_id(&ops[s->store ? 2 : 0]);
+		s->mask_reg = reg_id(&ops[1]);
+		s->element = z->mnemonic == ZYDIS_MNEMONIC_VMASKMOVPD || z->mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ ? 8 : 4;
+		s->vlen = (u8)(z->avx.vector_length / 8u);
+		s->count = s->vlen / s->element;
+		i->fn = masked_move_op;
+		return true;
+	case ZYDIS_MNEMONIC_MASKMOVQ:
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVDQU:
+		s = keep(v, i, d);
+		s->mmx = z->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
+		s->element = 1;
+		s->count = s->mmx ? 8 : 16;
+		s->value_reg = d->reg & (s->mmx ? 7 : 15);
+		s->mask_reg = d->rm & (s->mmx ? 7 : 15);
+		i->seg = d->seg;
+		i->fn = masked_bytes_op;
+		return true;
+	case ZYDIS_MNEMONIC_MOVDIR64B:
+		keep(v, i, d);
+		i->fn = movdir64b_op;
+		return true;
+	default:
+		return false;
+	}
+}

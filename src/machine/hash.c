@@ -1,0 +1,73 @@
+/*
+ * The state hash: XXH3 (64 bit) over the state stream of processors, clock and
+ * devices, then over RAM. Pages the host never had to provide are zeros; they
+ * are hashed from a page of zeros, so that hashing does not make the host
+ * provide them.
+ */
+#include "machine/internal.h"
+
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "cpu/save.h"
+
+static void hash_zeros(XXH3_state_t *x, u64 len)
+{
+	static const u8 zeros[64 * KiB];
+
+	while (len) {
+		size_t n = MIN(len, sizeof(zeros));
+
+		XXH3_64bits_update(x, zeros, n);
+		len -= n;
+	}
+}
+
+static void hash_ram(XXH3_state_t *x, struct memory *mem)
+{
+	const u8 *ram = memory_ram(mem);
+	u64 size = memory_ram_size(mem), pos = 0;
+	int fd = memory_ram_fd(mem);
+
+	while (pos < size) {
+		off_t data = lseek(fd, (off_t)pos, SEEK_DATA);
+
+		if (data < 0 || (u64)data > size)
+			data = (off_t)size;
+		hash_zeros(x, (u64)data - pos);
+		pos = (u64)data;
+		if (pos == size)
+			break;
+		off_t hole = lseek(fd, data, SEEK_HOLE);
+
+		if (hole <= data || (u64)hole > size)
+			hole = (off_t)size;
+		XXH3_64bits_update(x, ram + pos, (u64)hole - pos);
+		pos = (u64)hole;
+	}
+}
+
+u64 machine_state_hash(struct machine *m)
+{
+	XXH3_state_t *x = XXH3_createState();
+	struct encoder e;
+	u64 hash = 0;
+
+	if (!x)
+		return 0;
+	enc_init(&e);
+	fpu_park(m->vcpu);
+	cpu_save(&m->vcpu->cpu, &e);
+	clock_save(m->clock, &e);
+	for (const struct device *d = m->board.first; d; d = d->next)
+		d->ops->save(d, &e);
+	XXH3_64bits_reset(x);
+	if (!e.failed) {
+		XXH3_64bits_update(x, e.data, e.len);
+		hash_ram(x, m->mem);
+		hash = XXH3_64bits_digest(x);
+	}
+	enc_free(&e);
+	XXH3_freeState(x);
+	return hash;
+}

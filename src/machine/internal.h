@@ -1,0 +1,101 @@
+/* What the files of src/machine share. */
+#ifndef ECTYPE_MACHINE_INTERNAL_H
+#define ECTYPE_MACHINE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "boot/acpi.h"
+#include "boot/boot.h"
+#include "boot/smbios.h"
+#include "dev/chipset/ioapic.h"
+#include "dev/chipset/lapic.h"
+#include "machine/machine.h"
+
+struct call;
+
+/* What a device or the processor asked for, taken at the next boundary. */
+enum machine_request {
+	REQUEST_RESET = 1 << 0,
+	REQUEST_INIT = 1 << 1,
+	REQUEST_POWER_OFF = 1 << 2,
+	REQUEST_DEBUG_EXIT = 1 << 3,
+	REQUEST_TRIPLE_FAULT = 1 << 4,
+};
+
+struct machine {
+	struct machine_config cfg;
+	struct cpu_model model;
+	const struct engine_ops *engine;
+
+	struct vcpu *vcpu;
+	struct memory *mem;
+	struct portmap *ports;
+	struct door *door;
+	struct clock *clock;
+
+	struct board board;
+	struct lapic_bus *lapics;
+	struct device *pic, *ioapic, *uart;
+
+	struct boot_image *image;
+	struct boot_layout layout;
+	struct acpi_blobs acpi;
+	struct smbios_blobs smbios;
+
+	/* vCPU thread only */
+	u32 requests; /* enum machine_request */
+	int debug_exit_value;
+	u64 seen_tsc_offset;
+	bool ended, stepping, attached;
+	struct machine_result result;
+	struct machine_debugger debugger;
+	bool has_debugger;
+
+	/* any thread */
+	atomic_bool stop, debug_interrupt;
+	_Atomic u32 sleeping; /* the vCPU thread waits, or is about to, on vcpu->event */
+
+	/* machine_call(): queue of what other threads want done */
+	pthread_mutex_t call_lock;
+	pthread_cond_t call_done;
+	struct call *calls;
+	atomic_bool have_calls;
+	bool running; /* under call_lock: machine_run() will serve the queue */
+	pthread_t thread; /* valid while running */
+
+	/* the host timer (wake.c) */
+	int timer_fd; /* -1: virtual clock */
+	pthread_t timer_thread;
+	atomic_bool timer_quit;
+	_Atomic u64 armed; /* guest time the host timer is set to, CLOCK_NEVER */
+
+	/* statistics */
+	u64 exits[VCPU_EXIT_COUNT], halts;
+	u64 run_ns, halted_ns; /* host time */
+};
+
+/* board.c: the wiring. 0 or -1 with *e; board_destroy() frees what was made. */
+int machine_board_create(struct machine *m, struct error *e);
+void machine_board_destroy(struct machine *m);
+extern const struct vcpu_hooks machine_hooks;
+
+/* loop.c */
+void machine_loop(struct machine *m);
+void machine_request(struct machine *m, u32 request);
+
+/* call.c */
+void machine_serve_calls(struct machine *m);
+
+/* wake.c */
+int wake_start(struct machine *m, struct error *e);
+void wake_stop(struct machine *m);
+/* The earliest deadline may have moved: set the host timer if it is late. */
+void wake_arm(struct machine *m);
+/* Any thread, signal handlers too: brings the vCPU thread to a boundary. */
+void wake_kick(struct machine *m, u32 events);
+/* Sleeps until an event is raised or, with a real clock, guest time `deadline`. */
+void wake_sleep(struct machine *m, u64 deadline);
+u64 host_ns(void); /* for statistics alone */
+
+#endif

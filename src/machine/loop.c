@@ -1,0 +1,216 @@
+/*
+ * The vCPU loop: between two runs of the engine, at an instruction boundary,
+ * everything that waits is served in a fixed order (requests of the guest,
+ * calls of other threads, debugger, input, timers), so that with the virtual
+ * clock the order depends on instruction counts alone.
+ *
+ * With the virtual clock the engine's budget ends exactly at the next
+ * deadline, and a halted processor jumps there; with the real clock the budget
+ * is unlimited and EV_TIMER ends the run.
+ */
+#include "machine/internal.h"
+
+#include <assert.h>
+#include <stdio.h>
+
+#include "cpu/event.h"
+#include "cpu/linear.h"
+#include "replay/door.h"
+
+static void end(struct machine *m, enum machine_end how, int exit_code, const char *text)
+{
+	m->ended = true;
+	m->result.end = how;
+	m->result.exit_code = exit_code;
+	snprintf(m->result.text, sizeof(m->result.text), "%s", text);
+}
+
+void machine_request(struct machine *m, u32 request)
+{
+	m->requests |= request;
+	vcpu_raise(m->vcpu, EV_RESET);
+}
+
+static enum debug_go ask_debugger(struct machine *m, enum debug_stop why)
+{
+	/* Guest time stands still while a human thinks. */
+	clock_stop(m->clock);
+	enum debug_go go = m->debugger.wait(m->debugger.opaque, why);
+
+	clock_start(m->clock);
+	return go;
+}
+
+static void debug_stop(struct machine *m, enum debug_stop why)
+{
+	m->stepping = false;
+	switch (ask_debugger(m, why)) {
+	case DEBUG_CONTINUE:
+		break;
+	case DEBUG_STEP:
+		m->stepping = true;
+		break;
+	case DEBUG_DETACH:
+		m->has_debugger = false;
+		break;
+	case DEBUG_KILL:
+		end(m, MACHINE_END_STOPPED, 0, "killed by the debugger");
+		break;
+	}
+	/* It may have changed registers, memory or breakpoints. */
+	mmu_mode_changed(m->vcpu);
+	cpu_recheck_events(m->vcpu);
+}
+
+static void triple_fault(struct machine *m)
+{
+	if (m->has_debugger)
+		debug_stop(m, DEBUG_STOP_TRIPLE_FAULT);
+	if (m->ended)
+		return;
+	if (m->cfg.no_reboot)
+		end(m, MACHINE_END_TRIPLE_FAULT, 0, "triple fault");
+	else
+		machine_reset(m);
+}
+
+/* INIT: the processor alone, APIC included; memory and devices stay. */
+static void init_cpu(struct machine *m)
+{
+	lapic_reset(lapic_of(m->lapics, 0), true);
+	cpu_reset(m->vcpu, true);
+	mmu_flush_all(m->vcpu);
+	mmu_mode_changed(m->vcpu);
+	cpu_recheck_events(m->vcpu);
+}
+
+static void serve_requests(struct machine *m)
+{
+	u32 requests = m->requests;
+
+	m->requests = 0;
+	if (requests & REQUEST_DEBUG_EXIT)
+		end(m, MACHINE_END_DEBUG_EXIT, m->debug_exit_value << 1 | 1, "debug exit");
+	else if (requests & REQUEST_POWER_OFF)
+		end(m, MACHINE_END_POWER_OFF, 0, "the guest powered off");
+	else if ((requests & REQUEST_RESET) && m->cfg.no_reboot)
+		end(m, MACHINE_END_RESET, 0, "the guest reset the machine");
+	else if (requests & REQUEST_RESET)
+		machine_reset(m);
+	else if (requests & REQUEST_TRIPLE_FAULT)
+		triple_fault(m);
+	else if (requests & REQUEST_INIT)
+		init_cpu(m);
+}
+
+static void serve_timers(struct machine *m)
+{
+	u64 next = clock_next_deadline(m->clock);
+
+	if (next != CLOCK_NEVER && next <= clock_now(m->clock))
+		clock_run(m->clock);
+	if (m->vcpu->cpu.tsc_offset != m->seen_tsc_offset) {
+		m->seen_tsc_offset = m->vcpu->cpu.tsc_offset;
+		lapic_tsc_changed(lapic_of(m->lapics, 0));
+	}
+	wake_arm(m);
+}
+
+static bool limit_reached(const struct machine *m)
+{
+	return m->cfg.insn_limit && m->vcpu->icount >= m->cfg.insn_limit;
+}
+
+static void serve(struct machine *m)
+{
+	machine_serve_calls(m);
+	if (atomic_load(&m->stop)) {
+		end(m, MACHINE_END_STOPPED, 0, "stopped");
+		return;
+	}
+	if (m->requests)
+		serve_requests(m);
+	if (m->ended)
+		return;
+	if (atomic_exchange(&m->debug_interrupt, false) && m->has_debugger)
+		debug_stop(m, DEBUG_STOP_INTERRUPT);
+	if (door_pending(m->door))
+		door_deliver(m->door, m->vcpu->icount);
+	serve_timers(m);
+	if (!m->ended && limit_reached(m))
+		end(m, MACHINE_END_LIMIT, 0, "instruction limit");
+}
+
+static void idle(struct machine *m)
+{
+	u64 next = clock_next_deadline(m->clock);
+
+	m->halts++;
+	if (m->cfg.serial && m->cfg.serial->ops->flush)
+		m->cfg.serial->ops->flush(m->cfg.serial);
+	if (m->cfg.clock == MACHINE_CLOCK_VIRTUAL && next != CLOCK_NEVER) {
+		clock_warp(m->clock, next);
+		return;
+	}
+	u64 start = host_ns();
+
+	wake_sleep(m, next);
+	m->halted_ns += host_ns() - start;
+}
+
+static u64 budget(struct machine *m)
+{
+	u64 insns = CLOCK_NEVER;
+
+	if (m->stepping)
+		return 1;
+	if (m->cfg.insn_limit)
+		insns = m->cfg.insn_limit - m->vcpu->icount;
+	if (m->cfg.clock == MACHINE_CLOCK_VIRTUAL) {
+		u64 next = clock_next_deadline(m->clock);
+
+		if (next != CLOCK_NEVER) {
+			u64 now = clock_now(m->clock);
+
+			/* A device that armed in the past still lets the guest go on. */
+			insns = MIN(insns, next > now ? next - now : 1);
+		}
+	}
+	return insns;
+}
+
+static void run_engine(struct machine *m)
+{
+	struct run_budget b = { .insns = budget(m) };
+	enum vcpu_exit why = m->engine->run(m->vcpu, &b);
+
+	assert(why < VCPU_EXIT_COUNT);
+	m->exits[why]++;
+	if (why == VCPU_EXIT_DEBUG && m->has_debugger)
+		debug_stop(m, DEBUG_STOP_BREAKPOINT);
+	else if (m->stepping && (why == VCPU_EXIT_BUDGET || why == VCPU_EXIT_HALT))
+		debug_stop(m, DEBUG_STOP_STEP);
+}
+
+void machine_loop(struct machine *m)
+{
+	struct vcpu *v = m->vcpu;
+
+	if (m->has_debugger)
+		debug_stop(m, DEBUG_STOP_START);
+	while (!m->ended) {
+		/* Before looking at what they announce. */
+		vcpu_clear(v, EV_KICK | EV_TIMER | EV_RESET);
+		serve(m);
+		if (m->ended)
+			break;
+		if (v->cpu.activity == ACT_RUNNING || cpu_wakeup_pending(v))
+			run_engine(m);
+		else if (m->stepping)
+			debug_stop(m, DEBUG_STOP_STEP);
+		else if (!m->requests)
+			idle(m);
+	}
+	if (m->has_debugger)
+		m->debugger.wait(m->debugger.opaque, DEBUG_STOP_END);
+}

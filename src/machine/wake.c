@@ -1,0 +1,134 @@
+/*
+ * Waking the vCPU thread.
+ *
+ * Events are bits of vcpu->event; a running engine polls them, and a halted
+ * processor's thread sleeps in a futex on that very word. `sleeping` saves the
+ * wake-up call while it runs: the sleeper sets it and then looks at the word,
+ * the waker raises a bit and then looks at it, both sequentially consistent,
+ * so at least one sees the other.
+ *
+ * With the real clock a timerfd and a thread that reads it raise EV_TIMER at
+ * the next deadline. A guest arms its timer thousands of times a second,
+ * nearly always later than what is armed already: the timerfd is set only when
+ * the new deadline is earlier, and one that fires for a deadline since moved
+ * costs one look at the clock.
+ */
+#include <errno.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "machine/internal.h"
+
+/* Statistics of the host, not guest time: guest time is the clock's. */
+u64 host_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (u64)t.tv_sec * NSEC_PER_SEC + (u64)t.tv_nsec;
+}
+
+void wake_kick(struct machine *m, u32 events)
+{
+	vcpu_raise(m->vcpu, events);
+	if (atomic_load(&m->sleeping))
+		syscall(SYS_futex, &m->vcpu->event, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+#define WAKING (EV_KICK | EV_INTR | EV_NMI | EV_TIMER | EV_RESET)
+
+void wake_sleep(struct machine *m, u64 deadline)
+{
+	struct timespec timeout, *limit = NULL;
+
+	if (deadline != CLOCK_NEVER) {
+		u64 now = clock_now(m->clock);
+
+		if (deadline <= now)
+			return;
+		timeout.tv_sec = (time_t)((deadline - now) / NSEC_PER_SEC);
+		timeout.tv_nsec = (long)((deadline - now) % NSEC_PER_SEC);
+		limit = &timeout;
+	}
+	atomic_store(&m->sleeping, 1);
+	u32 seen = atomic_load(&m->vcpu->event);
+
+	if (!(seen & WAKING))
+		syscall(SYS_futex, &m->vcpu->event, FUTEX_WAIT_PRIVATE, seen, limit, NULL, 0);
+	atomic_store(&m->sleeping, 0);
+}
+
+void wake_arm(struct machine *m)
+{
+	u64 next = clock_next_deadline(m->clock);
+
+	if (m->timer_fd < 0 || next >= atomic_load(&m->armed))
+		return;
+	u64 now = clock_now(m->clock);
+
+	if (next <= now) {
+		vcpu_raise(m->vcpu, EV_TIMER);
+		return;
+	}
+	struct itimerspec t = {
+		.it_value = { .tv_sec = (time_t)((next - now) / NSEC_PER_SEC),
+			      .tv_nsec = (long)((next - now) % NSEC_PER_SEC) },
+	};
+
+	atomic_store(&m->armed, next);
+	timerfd_settime(m->timer_fd, 0, &t, NULL);
+}
+
+static void *timer_main(void *opaque)
+{
+	struct machine *m = opaque;
+	u64 expirations;
+
+	while (!atomic_load(&m->timer_quit)) {
+		if (read(m->timer_fd, &expirations, sizeof(expirations)) < 0 && errno != EINTR)
+			break;
+		/* Before the event: whoever sees it arms anew. */
+		atomic_store(&m->armed, CLOCK_NEVER);
+		wake_kick(m, EV_TIMER);
+	}
+	return NULL;
+}
+
+int wake_start(struct machine *m, struct error *e)
+{
+	sigset_t all, old;
+	int err;
+
+	atomic_store(&m->armed, CLOCK_NEVER);
+	m->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+	if (m->timer_fd < 0)
+		return error_errno(e, errno, "cannot create a timer");
+	/* Signals belong to the thread that called machine_run(). */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	err = pthread_create(&m->timer_thread, NULL, timer_main, m);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (err) {
+		close(m->timer_fd);
+		m->timer_fd = -1;
+		return error_errno(e, err, "cannot start the timer thread");
+	}
+	return 0;
+}
+
+void wake_stop(struct machine *m)
+{
+	const struct itimerspec now = { .it_value.tv_nsec = 1 };
+
+	if (m->timer_fd < 0)
+		return;
+	atomic_store(&m->timer_quit, true);
+	timerfd_settime(m->timer_fd, 0, &now, NULL);
+	pthread_join(m->timer_thread, NULL);
+	close(m->timer_fd);
+	m->timer_fd = -1;
+}
