@@ -2,7 +2,7 @@
 """How a machine ends: poweroff, the shell's exit, reboot, debug-exit; 3.5 GiB of memory; run without arguments."""
 import os
 import tempfile
-from guest import linux, ok, finish, make_initramfs, multiboot, Guest, Timeout, cache, IS_QEMU, skip
+from guest import linux, ok, finish, make_initramfs, multiboot, Guest, Timeout, cache, IS_QEMU, skip, PROMPT
 
 REBOOT = "reboot -f\n"
 # out %al,$0xf4 in 32-bit protected mode, then the "halted for good" that follows if nothing happens
@@ -28,7 +28,7 @@ def debug_exit():
 def memory():
     with linux(memory="3.5G" if not IS_QEMU else "3584M") as g:
         try:
-            g.expect(r"# ", 170)
+            g.expect(PROMPT, 170)
             kib = int(g.shell("sed -n 's/MemTotal: *//p' /proc/meminfo").split()[0])
             ok("3.5 GiB: the guest has it", 3400000 < kib < 3680000, kib)
             out = g.shell("grep 'System RAM' /proc/iomem")
@@ -48,7 +48,7 @@ def without_arguments():
         return
     with Guest(engine=None) as g:
         try:
-            g.expect(r"# ", 170)
+            g.expect(PROMPT, 170)
             g.send("poweroff\n")
             ok("run without arguments", g.wait(30) == 0, g.errors())
         except Timeout as e:

@@ -152,8 +152,9 @@ class Guest:
 
 
 def linux(*more, kernel="vmlinuz", append="console=ttyS0", memory="512M", initrd=None, **kw):
-    return Guest("--kernel", cache(kernel), "--initrd", initrd or cache("initramfs"), "--append", append, "--memory", memory,
-                 *more, **kw)
+    # a wide terminal, so that the shell's line editor does not break what is typed
+    return Guest("--kernel", cache(kernel), "--initrd", initrd or cache("initramfs"), "--append",
+                 append + " ectype.rows=24 ectype.cols=400", "--memory", memory, *more, **kw)
 
 
 def make_initramfs(path, script, *add):

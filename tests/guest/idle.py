@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """A guest at its prompt uses under 2 % of a host core."""
 import time
-from guest import linux, ok, finish, Timeout
+from guest import linux, ok, finish, Timeout, PROMPT
 
 SECONDS = 10
 
 if __name__ == "__main__":
     with linux(append="console=ttyS0 quiet") as g:
         try:
-            g.expect(r"# ", 170)
+            g.expect(PROMPT, 170)
             time.sleep(4)  # what the kernel still does after boot
             before = g.cpu_seconds()
             time.sleep(SECONDS)

@@ -3,20 +3,25 @@
 import os
 import signal
 import termios
-from guest import linux, ok, finish, Timeout, IS_QEMU
+import time
+from guest import Guest, linux, ok, finish, Timeout, IS_QEMU, PROMPT
 
 
 def settings(fd):
     return termios.tcgetattr(fd)
 
 
+def start(**kw):
+    return linux(**kw) if IS_QEMU else Guest(engine=None, **kw)
+
+
 def main():
-    with linux(terminal=True, size=(37, 101)) as g:
+    with start(terminal=True, size=(37, 101)) as g:
         # what the terminal was before cannot be seen from inside: a fresh pty has fixed settings
         other_master, other = os.openpty()
         before = settings(other)
         try:
-            g.expect(r"# ", 170)
+            g.expect(PROMPT, 170)
         except Timeout as e:
             ok("boots on a terminal", False, e)
             return
@@ -27,9 +32,10 @@ def main():
             ok("the guest has the window's size", g.shell("stty size").strip() == "37 101", g.text[-300:])
         g.send("sleep 100\n")
         g.expect("sleep 100", 10)
+        time.sleep(3)  # the shell has started it
         g.send("\x03")
         try:
-            g.expect(r"# ", 20)
+            g.expect(PROMPT, 20)
             ok("Ctrl-C goes to the guest", True)
         except Timeout as e:
             ok("Ctrl-C goes to the guest", False, e)
@@ -39,10 +45,13 @@ def main():
             ok("Ctrl-A h helps", True)
         except Timeout as e:
             ok("Ctrl-A h helps", False, e)
-        g.send("echo \x01\x01 | od -An -tx1 | tr -d ' '\n" if not IS_QEMU else "\n")
-        if not IS_QEMU:
-            # the shell's line editor takes a lone Ctrl-A as "to the start of the line"
-            g.send("\n")
+        # Ctrl-A Ctrl-A sends one: the shell's line editor goes to the start of the line
+        g.send("hello\x01\x01echo \n")
+        try:
+            g.expect(r"\nhello\r", 10)
+            ok("Ctrl-A Ctrl-A sends one", True)
+        except Timeout as e:
+            ok("Ctrl-A Ctrl-A sends one", False, e)
         g.send("\x01x")
         status = g.wait(10)
         ok("Ctrl-A x ends the machine", status is not None, "still running")
