@@ -13,6 +13,7 @@
 #include <assert.h>
 #include <stdio.h>
 
+#include "backend/chr/chr.h"
 #include "cpu/event.h"
 #include "cpu/linear.h"
 #include "replay/door.h"
