@@ -25,6 +25,7 @@ struct machine {
 	struct machine_config cfg;
 	struct cpu_model model;
 	const struct engine_ops *engine;
+	struct engine_verdict verdict; /* why this one */
 
 	struct vcpu *vcpu;
 	struct memory *mem;

@@ -22,7 +22,7 @@
  * with the virtual clock the TSC counts instructions. */
 #define TSC_HZ 1000000000ull
 
-static int check_config(struct machine *m, struct engine_verdict *why, struct error *e)
+static int check_config(struct machine *m, struct error *e)
 {
 	const struct machine_config *c = &m->cfg;
 	u64 host = (u64)sysconf(_SC_PHYS_PAGES) * (u64)sysconf(_SC_PAGESIZE);
@@ -40,7 +40,7 @@ static int check_config(struct machine *m, struct engine_verdict *why, struct er
 		return error_set(e, "give one of a kernel and a firmware image");
 	if (c->firmware && (c->initrd || c->append))
 		return error_set(e, "an initrd or a command line needs a kernel");
-	m->engine = engine_choose(c->engine ? c->engine : "auto", why, e);
+	m->engine = engine_choose(c->engine ? c->engine : "auto", &m->verdict, e);
 	if (!m->engine)
 		return -1;
 	return cpu_model_init(&m->model, c->cpu_model ? c->cpu_model : "host", c->cpus, TSC_HZ, e);
@@ -121,7 +121,6 @@ static int create_parts(struct machine *m, struct error *e)
 struct machine *machine_create(const struct machine_config *cfg, struct error *e)
 {
 	struct machine *m = calloc(1, sizeof(*m));
-	struct engine_verdict why;
 
 	if (!m) {
 		error_set(e, "not enough host memory");
@@ -132,7 +131,7 @@ struct machine *machine_create(const struct machine_config *cfg, struct error *e
 	atomic_init(&m->armed, CLOCK_NEVER);
 	pthread_mutex_init(&m->call_lock, NULL);
 	pthread_cond_init(&m->call_done, NULL);
-	if (check_config(m, &why, e) || load_files(m, e) || machine_tables_create(m, e) || create_parts(m, e))
+	if (check_config(m, e) || load_files(m, e) || machine_tables_create(m, e) || create_parts(m, e))
 		goto fail;
 	machine_reset(m);
 	if (m->engine->vcpu_attach(m->vcpu, e))
@@ -146,6 +145,21 @@ struct machine *machine_create(const struct machine_config *cfg, struct error *e
 fail:
 	machine_destroy(m);
 	return NULL;
+}
+
+int machine_check(const struct machine_config *cfg, struct error *e)
+{
+	struct machine *m = calloc(1, sizeof(*m));
+	int ret;
+
+	if (!m)
+		return error_set(e, "not enough host memory");
+	m->cfg = *cfg;
+	ret = check_config(m, e) || load_files(m, e) ? -1 : 0;
+	if (m->image)
+		boot_free(m->image);
+	free(m);
+	return ret;
 }
 
 void machine_destroy(struct machine *m)
@@ -222,11 +236,8 @@ void machine_run(struct machine *m, struct machine_result *out)
 	machine_loop(m);
 	clock_stop(m->clock);
 	fpu_park(m->vcpu);
-	if (m->uart) {
-		if (m->cfg.serial->ops->flush)
-			m->cfg.serial->ops->flush(m->cfg.serial);
+	if (m->uart)
 		m->cfg.serial->ops->stop(m->cfg.serial);
-	}
 	set_running(m, false);
 	machine_serve_calls(m); /* those that came too late for the loop */
 	wake_stop(m);
@@ -260,6 +271,16 @@ void machine_debug_interrupt(struct machine *m)
 }
 
 /* ---- access ---- */
+
+const struct engine_verdict *machine_verdict(const struct machine *m)
+{
+	return &m->verdict;
+}
+
+const char *machine_guest(const struct machine *m)
+{
+	return boot_describe(m->image);
+}
 
 struct vcpu *machine_vcpu(struct machine *m, unsigned n)
 {

@@ -15,9 +15,6 @@ struct chr_ops {
 	const char *name;
 	/* vCPU thread: the guest wrote bytes. Never blocks for long. */
 	void (*write)(struct chr *c, const u8 *bytes, size_t n);
-	/* vCPU thread, may be NULL: what write() still holds back goes out now.
-	 * Called whenever the guest goes idle. */
-	void (*flush)(struct chr *c);
 	/* Start taking input: bytes go to door_post(door, sink, ...). */
 	void (*start)(struct chr *c, struct door *door, int sink);
 	void (*stop)(struct chr *c);    /* restores the terminal */
