@@ -37,15 +37,16 @@ static const char *firmware_path(const char *name, struct error *e)
 	return name;
 }
 
-int firmware_check(const struct boot_image *b, struct error *e)
+int firmware_check(struct boot_image *b, struct error *e)
 {
 	const struct boot_blob *f = &b->kernel;
-	const u8 *vector = f->data + f->len - 16;
+	const u8 *vector;
 	bool blank = true;
 
 	if (f->len < ROM_MIN || f->len > ROM_MAX || f->len % PAGE_SIZE)
 		return error_set(e, "firmware %s has %zu bytes: a ROM image has 64 KiB to 16 MiB, a multiple of 4 KiB",
 				 f->name, f->len);
+	vector = f->data + f->len - 16;
 	for (unsigned i = 1; i < 16; i++)
 		blank = blank && vector[i] == vector[0];
 	if (blank && (vector[0] == 0 || vector[0] == 0xff))
@@ -53,6 +54,7 @@ int firmware_check(const struct boot_image *b, struct error *e)
 		    e,
 		    "firmware %s has no code at its reset vector (its last 16 bytes): it is not a ROM image, or truncated",
 		    f->name);
+	snprintf(b->describe, sizeof(b->describe), "firmware %.100s, %zu KiB", f->name, f->len / 1024);
 	return 0;
 }
 
@@ -63,10 +65,9 @@ int firmware_load(struct boot_image *b, const char *name, struct error *e)
 	if (!path)
 		return -1;
 	b->kind = BOOT_FIRMWARE;
-	if (blob_read(&b->kernel, path, "firmware", ROM_MAX, "a ROM may have", e) < 0 || firmware_check(b, e) < 0)
+	if (blob_read(&b->kernel, path, "firmware", ROM_MAX, "a ROM may have", e) < 0)
 		return -1;
-	snprintf(b->describe, sizeof(b->describe), "firmware %.100s, %zu KiB", path, b->kernel.len / 1024);
-	return 0;
+	return firmware_check(b, e);
 }
 
 int boot_map_firmware(struct boot_image *b, struct memory *m, int prio, struct error *e)

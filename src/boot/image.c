@@ -233,12 +233,31 @@ static void place_chunk(const struct boot_chunk *c, struct memory *m)
 	}
 }
 
-/* BIOS data area: EBDA segment and the size of base memory in KiB, where
- * kernels look for the end of conventional memory. */
-static void place_bda(struct memory *m)
+/*
+ * What a kernel may still ask of a BIOS that is not there. Each interrupt
+ * vector leads to a handler in the F segment: software interrupts return with
+ * carry set ("function not supported"), exceptions and hardware interrupts
+ * just return. The BIOS data area holds the EBDA's segment and the size of
+ * base memory in KiB, where kernels look for the end of conventional memory.
+ */
+#define STUB_OFFSET 0x100u
+static void place_legacy(struct memory *m)
 {
-	u8 word[2];
+	static const u8 stub[] = {
+		0xcf,			/* +0 iret */
+		0x55, 0x89, 0xe5,	/* +1 push bp; mov bp, sp */
+		0x80, 0x4e, 0x06, 0x01, /* or byte [bp+6], 1: CF of the caller's FLAGS */
+		0x5d, 0xcf,		/* pop bp; iret */
+	};
+	u8 ivt[256 * 4], word[2];
 
+	for (unsigned n = 0; n < 256; n++) {
+		bool hardware = n < 0x10 || (n >= 0x70 && n < 0x78);
+		put16(ivt + 4 * n, (u16)(STUB_OFFSET + (hardware ? 0 : 1)));
+		put16(ivt + 4 * n + 2, BOOT_BIOS_AREA >> 4);
+	}
+	memory_write(m, 0, ivt, sizeof(ivt));
+	memory_write(m, BOOT_BIOS_AREA + STUB_OFFSET, stub, sizeof(stub));
 	put16(word, BOOT_EBDA >> 4);
 	memory_write(m, 0x40e, word, 2);
 	put16(word, BOOT_EBDA / KiB);
@@ -272,7 +291,7 @@ void boot_place(struct boot_image *b, struct memory *m, const struct boot_layout
 {
 	if (b->kind == BOOT_FIRMWARE)
 		return; /* mapped as ROM; cpu_reset() left CS:IP at it */
-	place_bda(m);
+	place_legacy(m);
 	for (unsigned i = 0; i < b->chunks; i++)
 		place_chunk(&b->chunk[i], m);
 	place_mtrr(&v->cpu, boot_low_ram(b->memory), v->model->phys_bits);

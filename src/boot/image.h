@@ -146,7 +146,7 @@ extern const struct boot_protocol boot_bzimage, boot_pvh, boot_multiboot;
 
 /* firmware.c */
 int firmware_load(struct boot_image *b, const char *name, struct error *e);
-int firmware_check(const struct boot_image *b, struct error *e);
+int firmware_check(struct boot_image *b, struct error *e);
 
 /* place.c: flat segments with a GDT at `gdt` (5 descriptors) in guest memory; interrupts
  * off, general registers zero. */

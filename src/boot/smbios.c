@@ -36,7 +36,7 @@ static void add(struct tables *t, u8 *s, u8 type, u8 len, u16 handle, const char
 static void add_system(struct tables *t, const struct smbios_config *c)
 {
 	const char *const bios[] = { "Ectype", ECTYPE_VERSION, "01/01/2026", NULL };
-	const char *const system[] = { "Ectype", "Ectype Virtual Machine", ECTYPE_VERSION, NULL };
+	const char *const system[] = { "Ectype", "Virtual Machine", ECTYPE_VERSION, NULL };
 	const char *const chassis[] = { "Ectype", NULL };
 	u8 s0[0x18] = { [4] = 1, [5] = 2, [8] = 3 };
 	u8 s1[0x1b] = { [4] = 1, [5] = 2, [6] = 3, [24] = 6 };			   /* woken by the power switch */

@@ -35,7 +35,7 @@ enum isa_sys {
 #define X(name) ISA_SYS_##name,
 	ISA_SYS_LIST(X)
 #undef X
-	ISA_SYS_COUNT
+	    ISA_SYS_COUNT
 };
 
 #endif

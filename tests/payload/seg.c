@@ -133,6 +133,13 @@ static void limits(void)
 	check("base and offset wrap", a, 0xabcd1234);
 }
 
+extern u8 u_lcall[], u_lret0[], u_iret0[], f_conf[], u_segs[];
+asm("u_lcall: lcall *(%ecx); int $0x30\n"
+    "u_lret0: push $8; push $f_lret; lret\n"
+    "u_iret0: push $2; push $8; push $f_lret; iret\n"
+    "f_conf: mov %cs,%ebx; cli; lret\n"
+    "u_segs: mov %es,%ebx; mov %fs,%edx; mov %gs,%esi; int $0x30\n");
+
 static void transfers(void)
 {
 	set_desc(SEL(0), desc(0, 0xfffff, A_P | A_DPL(3) | A_CODE, F_4G));
@@ -164,19 +171,12 @@ static void transfers(void)
 	set_desc(SEL(5), desc((u32)f_lret, 0xffff, A_P | A_CODE, 0));
 	set_desc(SEL(6), desc((u32)f_lret, 0xffff, A_P | A_CODE, F_32));
 
-	extern u8 u_lcall[], u_lret0[], u_iret0[];
-	asm(".globl u_lcall, u_lret0, u_iret0\n"
-	    "u_lcall: lcall *(%ecx); int $0x30\n"
-	    "u_lret0: push $8; push $f_lret; lret\n"
-	    "u_iret0: push $2; push $8; push $f_lret; iret\n");
 	far.off = (u32)f_lret;
 	far.sel = KCS;
 	FAULTS("ring 3: far call to ring 0 code", GP, KCS, user(u_lcall, (u32)&far));
 	far.sel = SEL(1);
 	RUNS_IN_USER("ring 3: far call to conforming ring 0 code", user(u_lcall, (u32)&far));
 	check("  and back in ring 3", last.f.cs, UCS);
-	extern u8 f_conf[];
-	asm(".globl f_conf; f_conf: mov %cs,%ebx; cli; lret");
 	far.off = (u32)f_conf;
 	FAULTS("conforming code keeps ring 3", GP, 0, user(u_lcall, (u32)&far));
 	check("  CS has RPL 3", last.f.bx, SEL(1) | 3);
@@ -184,7 +184,6 @@ static void transfers(void)
 	FAULTS("ring 3: iret to ring 0", GP, KCS, user(u_iret0, 0));
 	/* returning to ring 3 voids data segments it may not have */
 	asm volatile("mov %0,%%es; mov %0,%%fs" ::"r"(KDS));
-	asm("u_segs: mov %es,%ebx; mov %fs,%edx; mov %gs,%esi; int $0x30");
 	asm volatile("mov %0,%%gs" ::"r"(SEL(1)));
 	int v = TRY(asm volatile("push $0x23; push %0; push $2; push $0x1b; push $u_segs; iret" ::"r"(USER_SP)));
 	check("iret to ring 3", v, DONE);

@@ -9,14 +9,14 @@
 
 static _Alignas(4096) u8 low_rom[256 * KiB];
 
-/* Lines 0-15: PIC, 16-19: I/O APIC, 20: SCI. */
+/* Lines 0-15: PIC, 16-23: I/O APIC, 24: SCI. */
 static struct device *make(struct rig *r)
 {
 	struct q35_config cfg = { .ecam_base = ECAM, .pam = true, .pam_prio = 10, .low_rom = low_rom };
-	struct irq sci = rig_irq(r, 20);
+	struct irq sci = rig_irq(r, 24);
 	struct device *d;
 
-	for (unsigned i = 0; i < 4; i++)
+	for (unsigned i = 0; i < PCI_LINES; i++)
 		cfg.gsi[i] = rig_irq(r, 16 + i);
 	for (unsigned i = 0; i < 16; i++)
 		cfg.pic[i] = rig_irq(r, i);

@@ -51,7 +51,7 @@ struct acpi_pm {
 
 static u64 ticks(struct acpi_pm *p)
 {
-	return clock_ns_to_ticks(clock_now(p->clock), ACPI_TIMER_HZ);
+	return clock_ns_to_ticks(clock_now(p->clock), ICH9_PM_TIMER_HZ);
 }
 
 static void sync(struct acpi_pm *p)
@@ -70,7 +70,7 @@ static void update(struct acpi_pm *p)
 	s->sci = (s->cnt & CNT_SCI_EN) && ((s->sts & s->en & EN_ALL) || (s->gpe_sts & s->gpe_en));
 	irq_set(&p->sci, s->sci);
 	if ((s->cnt & CNT_SCI_EN) && (s->en & STS_TMR) && !(s->sts & STS_TMR))
-		timer_arm(p->timer, clock_ticks_to_ns((s->half + 1) << (p->bits - 1), ACPI_TIMER_HZ));
+		timer_arm(p->timer, clock_ticks_to_ns((s->half + 1) << (p->bits - 1), ICH9_PM_TIMER_HZ));
 	else
 		timer_cancel(p->timer);
 }
@@ -105,10 +105,10 @@ static u8 read_byte(struct acpi_pm *p, unsigned off)
 		return s->en >> 8 * (off - 2);
 	case 0x04 ... 0x05:
 		return s->cnt >> 8 * (off - 4);
-	case ACPI_GPE0 ... ACPI_GPE0 + 7:
-		return s->gpe_sts >> 8 * (off - ACPI_GPE0);
-	case ACPI_GPE0 + 8 ... ACPI_GPE0 + 15:
-		return s->gpe_en >> 8 * (off - ACPI_GPE0 - 8);
+	case ICH9_GPE0 ... ICH9_GPE0 + 7:
+		return s->gpe_sts >> 8 * (off - ICH9_GPE0);
+	case ICH9_GPE0 + 8 ... ICH9_GPE0 + 15:
+		return s->gpe_en >> 8 * (off - ICH9_GPE0 - 8);
 	case OFF_SMI_EN ... OFF_SMI_EN + 3:
 		return s->smi_en >> 8 * (off - OFF_SMI_EN);
 	default:
@@ -122,10 +122,10 @@ static u64 pm_read(void *opaque, u64 off, unsigned size)
 	u64 v = 0;
 
 	sync(p);
-	if (off >= ACPI_PM_TMR && off < ACPI_PM_TMR + 4) {
+	if (off >= ICH9_PM_TMR && off < ICH9_PM_TMR + 4) {
 		u64 t = ticks(p) & (BIT(p->bits) - 1);
 
-		return t >> 8 * (off - ACPI_PM_TMR) & (BIT(8 * size) - 1);
+		return t >> 8 * (off - ICH9_PM_TMR) & (BIT(8 * size) - 1);
 	}
 	for (unsigned i = 0; i < size; i++)
 		v |= (u64)read_byte(p, off + i) << 8 * i;
@@ -156,11 +156,11 @@ static void write_byte(struct acpi_pm *p, unsigned off, u8 v)
 			sleep_request(p);
 		s->cnt &= CNT_STORED;
 		break;
-	case ACPI_GPE0 ... ACPI_GPE0 + 7:
-		s->gpe_sts &= ~((u64)v << 8 * (off - ACPI_GPE0));
+	case ICH9_GPE0 ... ICH9_GPE0 + 7:
+		s->gpe_sts &= ~((u64)v << 8 * (off - ICH9_GPE0));
 		break;
-	case ACPI_GPE0 + 8 ... ACPI_GPE0 + 15:
-		sh = 8 * (off - ACPI_GPE0 - 8);
+	case ICH9_GPE0 + 8 ... ICH9_GPE0 + 15:
+		sh = 8 * (off - ICH9_GPE0 - 8);
 		s->gpe_en = (s->gpe_en & ~(0xffull << sh)) | (u64)v << sh;
 		break;
 	case OFF_SMI_EN ... OFF_SMI_EN + 3:
@@ -200,9 +200,9 @@ static void apm_write(void *opaque, u64 off, u64 val, unsigned size)
 	}
 	p->s.apm_cnt = val;
 	sync(p);
-	if (val == ACPI_ENABLE)
+	if (val == ICH9_ACPI_ENABLE)
 		p->s.cnt |= CNT_SCI_EN;
-	else if (val == ACPI_DISABLE)
+	else if (val == ICH9_ACPI_DISABLE)
 		p->s.cnt &= ~CNT_SCI_EN;
 	update(p);
 }
@@ -213,7 +213,7 @@ void acpi_pm_set_base(struct device *d, u16 base, bool enabled)
 {
 	struct acpi_pm *p = (struct acpi_pm *)d;
 
-	base &= ~(ACPI_PM_LEN - 1);
+	base &= ~(ICH9_PM_LEN - 1);
 	if (base == 0)
 		enabled = false;
 	if (base == p->s.base && enabled == p->s.enabled)
@@ -222,7 +222,7 @@ void acpi_pm_set_base(struct device *d, u16 base, bool enabled)
 		portmap_remove(p->ports, p->s.base, p);
 	p->s.base = base;
 	p->s.enabled = enabled;
-	if (enabled && portmap_add(p->ports, base, ACPI_PM_LEN, &pm_io, p, "acpi-pm") < 0)
+	if (enabled && portmap_add(p->ports, base, ICH9_PM_LEN, &pm_io, p, "acpi-pm") < 0)
 		p->s.enabled = false;
 }
 
@@ -249,7 +249,7 @@ static void acpi_pm_reset(struct device *d)
 	struct acpi_pm *p = (struct acpi_pm *)d;
 	struct state *s = &p->s;
 
-	acpi_pm_set_base(d, ACPI_PM_BASE, true);
+	acpi_pm_set_base(d, ICH9_PM_BASE, true);
 	s->sts = s->en = s->cnt = 0;
 	s->gpe_sts = s->gpe_en = 0;
 	s->smi_en = 0;
@@ -296,7 +296,7 @@ static bool decode(const struct device *d, struct decoder *in, struct state *s)
 	s->apm_sts = dec_u8(&i);
 	s->half = dec_u64(&i);
 	s->sci = dec_bool(&i);
-	return dec_done(&i) && !(s->base & (ACPI_PM_LEN - 1)) && (!s->enabled || s->base) && !(s->sts & ~STS_ALL) &&
+	return dec_done(&i) && !(s->base & (ICH9_PM_LEN - 1)) && (!s->enabled || s->base) && !(s->sts & ~STS_ALL) &&
 	       !(s->en & ~EN_ALL) && !(s->cnt & ~CNT_STORED) && s->half < 1ull << 40;
 }
 
@@ -325,7 +325,7 @@ static void acpi_pm_destroy(struct device *d)
 	struct acpi_pm *p = (struct acpi_pm *)d;
 
 	acpi_pm_set_base(d, 0, false);
-	portmap_remove(p->ports, ACPI_SMI_CMD, p);
+	portmap_remove(p->ports, ICH9_SMI_CMD, p);
 	timer_free(p->timer);
 	free(p);
 }
@@ -357,7 +357,7 @@ struct device *acpi_pm_create(struct board *b, const struct irq *sci, bool timer
 		free(p);
 		return NULL;
 	}
-	portmap_add(b->ports, ACPI_SMI_CMD, 2, &apm_io, p, "acpi-smi");
+	portmap_add(b->ports, ICH9_SMI_CMD, 2, &apm_io, p, "acpi-smi");
 	board_attach(b, &p->dev);
 	acpi_pm_reset(&p->dev);
 	return &p->dev;

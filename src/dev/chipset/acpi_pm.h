@@ -4,17 +4,18 @@
 
 #include "dev/device.h"
 
-#define ACPI_PM_BASE 0x600 /* at reset */
-#define ACPI_PM_LEN 0x80
-#define ACPI_PM1_EVT 0x00
-#define ACPI_PM1_CNT 0x04
-#define ACPI_PM_TMR 0x08
-#define ACPI_GPE0 0x20 /* 16 bytes: 8 of status, 8 of enable */
-#define ACPI_GPE0_LEN 16
-#define ACPI_SMI_CMD 0xb2
-#define ACPI_ENABLE 0x02
-#define ACPI_DISABLE 0x03
-#define ACPI_TIMER_HZ 3579545u
+#define ICH9_PM_BASE 0x600 /* at reset */
+#define ICH9_PM_LEN 0x80
+/* offsets from the base */
+#define ICH9_PM1_EVT 0x00
+#define ICH9_PM1_CNT 0x04
+#define ICH9_PM_TMR 0x08
+#define ICH9_GPE0 0x20 /* 16 bytes: 8 of status, 8 of enable */
+#define ICH9_GPE0_LEN 16
+#define ICH9_SMI_CMD 0xb2
+#define ICH9_ACPI_ENABLE 0x02
+#define ICH9_ACPI_DISABLE 0x03
+#define ICH9_PM_TIMER_HZ 3579545u
 
 /*
  * `sci` (copied) is level-triggered, active high. `timer_32bit`: width of the

@@ -28,7 +28,7 @@ struct pci_bus {
 	pci_intx_fn intx;
 	void *opaque;
 	struct pci_dev *devs[256];
-	u32 asserted[4]; /* how many pins hold each line */
+	u32 asserted[PCI_LINES]; /* how many pins hold each line */
 	u32 address;
 	u8 reset_control;
 	struct region *ecam;
@@ -153,11 +153,16 @@ static void map_bars(struct pci_dev *d)
 			map_bar(d, n);
 }
 
-/* INTx of slot s, pin p (1: INTA#) is wired to line (s + p - 1) mod 4; the pins of a line are ORed. */
+/* INTx of slot s, pin p (1: INTA#) is wired to line (s + p - 1) mod 8; the pins of a line are ORed. */
+static unsigned line(const struct pci_dev *d)
+{
+	return ((d->devfn >> 3) + d->config[PCI_INTERRUPT_PIN] - 1) & (PCI_LINES - 1);
+}
+
 static void drive_line(struct pci_dev *d, bool level)
 {
 	struct pci_bus *bus = d->bus;
-	unsigned pirq = ((d->devfn >> 3) + d->config[PCI_INTERRUPT_PIN] - 1) & 3;
+	unsigned pirq = line(d);
 
 	if (level ? bus->asserted[pirq]++ == 0 : --bus->asserted[pirq] == 0)
 		bus->intx(bus->opaque, pirq, level);
@@ -385,11 +390,8 @@ void pci_dev_load(struct pci_dev *d, struct decoder *in)
 	dec_bytes(in, d->config, sizeof(d->config));
 	d->intx = dec_bool(in);
 	/* Lines are counted here, but whoever listens loads its own view of them. */
-	if (before != intx_visible(d)) {
-		unsigned pirq = ((d->devfn >> 3) + d->config[PCI_INTERRUPT_PIN] - 1) & 3;
-
-		d->bus->asserted[pirq] += before ? -1 : 1;
-	}
+	if (before != intx_visible(d))
+		d->bus->asserted[line(d)] += before ? -1 : 1;
 	map_bars(d);
 	if (d->config_written)
 		d->config_written(d, 0, PCI_CONFIG_SIZE);

@@ -9,6 +9,7 @@
 
 #define PCI_CONFIG_SIZE 4096
 #define PCI_BARS 6
+#define PCI_LINES 8 /* PIRQA# to PIRQH# */
 #define PCI_DEVFN(slot, fn) ((slot) << 3 | (fn))
 
 /* Type 0 header (PCI Local Bus 3.0, 6.1) */
@@ -63,7 +64,7 @@ struct pci_dev {
 	void *opaque;
 };
 
-/* Line `pirq` (0-3, PIRQA# to PIRQD#) of the bus changed. */
+/* Line `pirq` (0-7, PIRQA# to PIRQH#) of the bus changed. */
 typedef void (*pci_intx_fn)(void *opaque, unsigned pirq, bool level);
 
 /*

@@ -46,7 +46,7 @@ struct q35 {
 	struct pci_bus *bus;
 	struct pci_dev mch, lpc;
 	struct pam pam[PAM_SEGMENTS];
-	bool pirq[4];
+	bool pirq[PCI_LINES];
 };
 
 static u64 shadow_read(void *opaque, u64 off, unsigned size)
@@ -139,8 +139,8 @@ static void mch_written(struct pci_dev *d, unsigned off, unsigned size)
 
 static bool pic_level(const struct q35 *q, unsigned n)
 {
-	for (unsigned i = 0; i < 4; i++)
-		if (q->pirq[i] && q->lpc.config[LPC_PIRQA + i] == n)
+	for (unsigned i = 0; i < PCI_LINES; i++)
+		if (q->pirq[i] && q->lpc.config[i < 4 ? LPC_PIRQA + i : LPC_PIRQE + i - 4] == n)
 			return true;
 	return false;
 }
@@ -168,7 +168,7 @@ static void lpc_written(struct pci_dev *d, unsigned off, unsigned size)
 
 	if (q->cfg.pm && touches(off, size, LPC_PMBASE, 5))
 		acpi_pm_set_base(q->cfg.pm, pci_get16(d, LPC_PMBASE) & 0xff80, d->config[LPC_ACPI_CNTL] & LPC_ACPI_EN);
-	if (touches(off, size, LPC_PIRQA, 4))
+	if (touches(off, size, LPC_PIRQA, 4) || touches(off, size, LPC_PIRQE, 4))
 		route_pic(q);
 }
 
@@ -213,7 +213,7 @@ static void lpc_init(struct q35 *q)
 	pci_put16(d, PCI_STATUS, 0x0200);
 	/* hardwired: the bridge always decodes */
 	memset(d->wmask + PCI_COMMAND, 0, 2);
-	pci_put32(d, LPC_PMBASE, ACPI_PM_BASE | 1);
+	pci_put32(d, LPC_PMBASE, ICH9_PM_BASE | 1);
 	d->wmask[LPC_PMBASE] = 0x80;
 	d->wmask[LPC_PMBASE + 1] = 0xff;
 	d->config[LPC_ACPI_CNTL] = LPC_ACPI_EN;
@@ -247,7 +247,7 @@ static void q35_save(const struct device *d, struct encoder *e)
 	pci_bus_save(q->bus, e);
 	pci_dev_save(&q->mch, e);
 	pci_dev_save(&q->lpc, e);
-	for (unsigned i = 0; i < 4; i++) {
+	for (unsigned i = 0; i < PCI_LINES; i++) {
 		enc_bool(e, q->pirq[i]);
 		enc_bool(e, q->cfg.gsi[i].level);
 	}
@@ -265,7 +265,7 @@ static int q35_check(const struct device *d, struct decoder *in)
 		return -1;
 	if (!pci_bus_check(&i) || !pci_dev_check(&q->mch, &i) || !pci_dev_check(&q->lpc, &i))
 		return -1;
-	for (unsigned n = 0; n < 8 + 16; n++)
+	for (unsigned n = 0; n < 2 * PCI_LINES + 16; n++)
 		dec_bool(&i);
 	return dec_done(&i) ? 0 : -1;
 }
@@ -280,7 +280,7 @@ static void q35_load(struct device *d, struct decoder *in)
 	pci_bus_load(q->bus, &i);
 	pci_dev_load(&q->mch, &i);
 	pci_dev_load(&q->lpc, &i);
-	for (unsigned n = 0; n < 4; n++) {
+	for (unsigned n = 0; n < PCI_LINES; n++) {
 		q->pirq[n] = dec_bool(&i);
 		q->cfg.gsi[n].level = dec_bool(&i);
 	}

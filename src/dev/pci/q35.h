@@ -6,10 +6,11 @@
 
 struct q35_config {
 	struct device *pm; /* from acpi_pm_create(); PMBASE moves it. May be NULL */
-	/* Where PIRQA#-PIRQD# go (copied): always the I/O APIC's 16-19, and the PIC
-	 * input that the route registers 60h-63h name. A PIC input also driven by
+	/* Where PIRQA#-PIRQH# go (copied): always the I/O APIC's 16-23, and the PIC
+	 * input that the route registers 60h-63h and 68h-6Bh name. Pin p (0: INTA#) of
+	 * slot s is line (s + p) mod 8. A PIC input also driven by
 	 * others is ORed by the board. */
-	struct irq gsi[4];
+	struct irq gsi[PCI_LINES];
 	struct irq pic[16];
 	gpa_t ecam_base; /* PCIEXBAR after reset: enabled with 256 MiB here; 0: disabled */
 	/*

@@ -459,6 +459,30 @@ static bool select_two_byte(struct select *s)
 	}
 }
 
+static void select_host(struct select *s, bool check_model);
+
+/* A model without LZCNT or BMI1 ignores the F3 of LZCNT and TZCNT: they are BSR and BSF. */
+static bool select_without_f3(struct select *s, unsigned mnemonic)
+{
+	struct dinsn plain;
+	u8 bytes[15];
+	unsigned n = 0;
+
+	if (mnemonic != ZYDIS_MNEMONIC_LZCNT && mnemonic != ZYDIS_MNEMONIC_TZCNT)
+		return false;
+	for (unsigned k = 0; k < s->d->len; k++) {
+		bool prefix = k < s->d->len - 2u && n == k; /* up to the first F3 everything was kept */
+
+		if (!prefix || s->d->bytes[k] != 0xf3)
+			bytes[n++] = s->d->bytes[k];
+	}
+	if (dinsn_decode(&plain, bytes, n, s->d->mode) != DECODE_OK)
+		return false;
+	s->d = &plain;
+	select_host(s, false);
+	return true;
+}
+
 /* The host does it: vector and x87 arithmetic, and what has no handler. */
 static void select_host(struct select *s, bool check_model)
 {
@@ -467,9 +491,13 @@ static void select_host(struct select *s, bool check_model)
 	ZydisDecodedInstruction z;
 	enum fpu_need need;
 
-	if (isa_decode_full(&z, ops, d->bytes, d->len, d->mode) != DECODE_OK ||
-	    (check_model && !cpu_model_has_isa_set(s->v->model, z.meta.isa_set))) {
+	if (isa_decode_full(&z, ops, d->bytes, d->len, d->mode) != DECODE_OK) {
 		set_ud(s);
+		return;
+	}
+	if (check_model && !cpu_model_has_isa_set(s->v->model, z.meta.isa_set)) {
+		if (!select_without_f3(s, z.mnemonic))
+			set_ud(s);
 		return;
 	}
 	need = thunk_need(&z, ops);

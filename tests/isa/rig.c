@@ -1,0 +1,215 @@
+/*
+ * The rig catches exceptions by letting the guest's IDT lead to a HLT in ring
+ * 0 with one stub a vector: what was delivered is read off the stack and CR2.
+ */
+#include "rig.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* RAM offsets of the rig's own tables, above what tests map. */
+#define AT_PML4 (32 * MiB)
+#define AT_TABLES (AT_PML4 + PAGE_SIZE)
+#define AT_IDT (40 * MiB)
+#define AT_GDT (AT_IDT + PAGE_SIZE)
+#define AT_TSS (AT_GDT + PAGE_SIZE)
+#define AT_STUBS (AT_TSS + PAGE_SIZE)
+#define AT_STACK (AT_STUBS + PAGE_SIZE)
+#define SUPER 0xffff800000000000ull /* where they are mapped, supervisor only */
+
+static u64 fake_tsc(void *m) { return 0; }
+static bool fake_pending(void *m, unsigned cpu) { return false; }
+static int fake_ack(void *m, unsigned cpu) { return -1; }
+static u64 fake_cr8(void *m, unsigned cpu) { return 0; }
+static void fake_set_cr8(void *m, unsigned cpu, u64 v) {}
+static int fake_msr(void *m, unsigned cpu, u32 msr, u64 *v) { return -1; }
+static int fake_set_msr(void *m, unsigned cpu, u32 msr, u64 v) { return -1; }
+static void fake_random(void *m, void *p, size_t n) { memset(p, 0x5a, n); }
+static void fake_triple(void *m, unsigned cpu) {}
+
+static const struct vcpu_hooks hooks = { fake_tsc, fake_pending, fake_ack,    fake_cr8,	   fake_set_cr8,
+					 fake_msr, fake_set_msr, fake_random, fake_triple };
+
+static void die(const char *what)
+{
+	fprintf(stderr, "rig: %s\n", what);
+	exit(1);
+}
+
+u8 *rig_ram(struct rig *r, u64 off)
+{
+	return memory_ram(r->mem) + off;
+}
+
+static u64 *entry(struct rig *r, gva_t lin, bool make)
+{
+	u64 *next_free = (u64 *)rig_ram(r, AT_TABLES), table = AT_PML4;
+
+	for (int level = 3; level > 0; level--) {
+		u64 *e = (u64 *)rig_ram(r, table) + (lin >> (12 + 9 * level) & 511);
+
+		if (!*e) {
+			if (!make)
+				return NULL;
+			if (!next_free[0])
+				next_free[0] = AT_TABLES + PAGE_SIZE;
+			if (next_free[0] >= AT_IDT)
+				die("out of page tables");
+			*e = next_free[0] | 7;
+			next_free[0] += PAGE_SIZE;
+		}
+		table = *e & ~0xfffull;
+	}
+	return (u64 *)rig_ram(r, table) + (lin >> 12 & 511);
+}
+
+static void map(struct rig *r, gva_t lin, u64 off, u64 bits)
+{
+	*entry(r, lin, true) = off | bits;
+	mmu_flush_all(r->v);
+}
+
+void rig_map(struct rig *r, gva_t lin, u64 off, bool writable)
+{
+	map(r, lin, off, 5 | (writable ? 2 : 0));
+}
+
+void rig_unmap(struct rig *r, gva_t lin)
+{
+	u64 *e = entry(r, lin, false);
+
+	if (e)
+		*e = 0;
+	mmu_flush_all(r->v);
+}
+
+static void set_segment(struct segment *s, u16 sel, u32 attr)
+{
+	*s = (struct segment){ .sel = sel, .attr = attr, .limit = 0xffffffff };
+}
+
+static void make_tables(struct rig *r)
+{
+	u64 *gdt = (u64 *)rig_ram(r, AT_GDT);
+	u8 *stubs = rig_ram(r, AT_STUBS), *tss = rig_ram(r, AT_TSS);
+	u64 rsp0 = SUPER + AT_STACK + PAGE_SIZE;
+
+	gdt[1] = 0x00af9b000000ffffull; /* 08 kernel code */
+	gdt[2] = 0x00cf93000000ffffull; /* 10 kernel data */
+	gdt[3] = 0x00cff3000000ffffull; /* 1b user data */
+	gdt[4] = 0x00affb000000ffffull; /* 23 user code */
+	memcpy(tss + 4, &rsp0, 8);
+	for (unsigned n = 0; n < 32; n++) {
+		u64 at = SUPER + AT_STUBS + 16 * n;
+		u64 *gate = (u64 *)rig_ram(r, AT_IDT + 16 * n);
+
+		gate[0] = (at & 0xffff) | 8 << 16 | 0x8e00ull << 32 | (at >> 16 & 0xffff) << 48;
+		gate[1] = at >> 32;
+		stubs[16 * n] = 0xf4; /* HLT */
+	}
+	for (u64 p = AT_IDT; p <= AT_STACK; p += PAGE_SIZE)
+		map(r, SUPER + p, p, 3);
+}
+
+static void make_cpu(struct rig *r)
+{
+	struct cpu *c = &r->v->cpu;
+
+	c->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
+	c->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_FSGSBASE;
+	if (r->model.xsave)
+		c->cr4 |= CR4_OSXSAVE;
+	c->xcr0 = r->model.xcr0_supported & ~XCR0_PKRU;
+	c->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
+	c->cr3 = AT_PML4;
+	c->rflags = FL_FIXED1;
+	set_segment(&c->seg[SEG_CS], 0x23, 0xa0fb);
+	for (unsigned s = 0; s < SEG_COUNT; s++)
+		if (s != SEG_CS)
+			set_segment(&c->seg[s], 0x1b, 0xc0f3);
+	c->gdtr = (struct table_reg){ SUPER + AT_GDT, 39 };
+	c->idtr = (struct table_reg){ SUPER + AT_IDT, 511 };
+	c->tr = (struct segment){ .sel = 0x28, .attr = 0x8b, .limit = 0x67, .base = SUPER + AT_TSS };
+	c->ldtr.attr = SEG_UNUSABLE;
+	c->activity = ACT_RUNNING;
+	fpu_reset(c);
+	mmu_mode_changed(r->v);
+	mmu_flush_all(r->v);
+}
+
+void rig_create(struct rig *r, const struct engine_ops *engine)
+{
+	struct error e = { "" };
+
+	memset(r, 0, sizeof(*r));
+	r->mem = memory_create(RIG_RAM, &e);
+	r->v = aligned_alloc(64, (sizeof(*r->v) + 63) & ~63ull);
+	if (!r->mem || !r->v || cpu_model_init(&r->model, "host", 1, 1000000000, &e))
+		die(e.text);
+	memset(r->v, 0, sizeof(*r->v));
+	if (!memory_map_ram(r->mem, 0, 0, RIG_RAM, 0, "ram"))
+		die("no memory");
+	r->v->model = &r->model;
+	r->v->hooks = &hooks;
+	r->v->mem = r->mem;
+	r->v->mmu = mmu_create();
+	make_cpu(r);
+	make_tables(r);
+	if (engine->vcpu_attach(r->v, &e))
+		die(e.text);
+	r->v->engine = engine;
+}
+
+void rig_destroy(struct rig *r)
+{
+	r->v->engine->vcpu_detach(r->v);
+	mmu_destroy(r->v->mmu);
+	free(r->v);
+	memory_destroy(r->mem);
+}
+
+/* Undo the delivery: what the frame says is the state at the fault. */
+static int undo_exception(struct rig *r)
+{
+	struct cpu *c = &r->v->cpu;
+	u64 at = c->rip - 1 - (SUPER + AT_STUBS), frame[6], *sp;
+	bool has_error;
+	int vector = (int)(at / 16);
+
+	if (at / 16 >= 32)
+		die("halted somewhere else");
+	sp = (u64 *)rig_ram(r, c->gpr[REG_RSP] - SUPER);
+	has_error = vector == EXC_DF || (vector >= EXC_TS && vector <= EXC_PF) || vector == EXC_AC;
+	memset(frame, 0, sizeof(frame));
+	memcpy(frame, sp, has_error ? 48 : 40);
+	if (!has_error)
+		memmove(frame + 1, frame, 40);
+	r->v->fault = (struct fault){ (u8)vector, has_error, has_error ? (u32)frame[0] : 0, c->cr2 };
+	c->rip = frame[1];
+	c->rflags = frame[3] & ~FL_RF;
+	c->gpr[REG_RSP] = frame[4];
+	set_segment(&c->seg[SEG_CS], 0x23, 0xa0fb);
+	set_segment(&c->seg[SEG_SS], 0x1b, 0xc0f3);
+	c->activity = ACT_RUNNING;
+	mmu_mode_changed(r->v);
+	return vector;
+}
+
+int rig_run(struct rig *r, u64 insns)
+{
+	struct run_budget b = { insns };
+	enum vcpu_exit why;
+
+	r->v->event = 0;
+	why = r->v->engine->run(r->v, &b);
+	if (why == VCPU_EXIT_BUDGET) {
+		if (cpu_cpl(&r->v->cpu) == 3)
+			return -1;
+		b.insns = 1; /* delivered with the last instruction of the budget: on to the HLT */
+		why = r->v->engine->run(r->v, &b);
+	}
+	if (why != VCPU_EXIT_HALT || r->v->cpu.activity != ACT_HALTED)
+		die("unexpected exit");
+	return undo_exception(r);
+}

@@ -1,0 +1,37 @@
+/*
+ * One processor with an engine and a little memory, without a machine: runs a
+ * few instructions in 64-bit mode with identity-mapped pages and tells what
+ * became of them. Shared by the engine's unit tests and the host-as-oracle
+ * test.
+ */
+#ifndef ECTYPE_TESTS_ISA_RIG_H
+#define ECTYPE_TESTS_ISA_RIG_H
+
+#include "cpu/cpuid.h"
+#include "engine/engine.h"
+#include "mem/mmu.h"
+
+struct rig {
+	struct memory *mem;
+	struct vcpu *v;
+	struct cpu_model model;
+};
+
+#define RIG_RAM (64 * MiB)
+
+/* Exits with a message if anything fails. The processor is in 64-bit mode at
+ * CPL 3 with every extension enabled; no page is mapped but those rig_map()
+ * adds. Exceptions end rig_run(). */
+void rig_create(struct rig *r, const struct engine_ops *engine);
+void rig_destroy(struct rig *r);
+/* Map the page of `lin` to RAM offset `off`. */
+void rig_map(struct rig *r, gva_t lin, u64 off, bool writable);
+void rig_unmap(struct rig *r, gva_t lin);
+u8 *rig_ram(struct rig *r, u64 off);
+
+/* Run `insns` instructions from cpu.rip. Returns -1 if all retired, else the
+ * vector of the exception that came up; v->fault has the details and the
+ * processor's state is as at the instruction. */
+int rig_run(struct rig *r, u64 insns);
+
+#endif
