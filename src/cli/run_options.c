@@ -177,7 +177,7 @@ static const struct option_row rows[] = {
 void run_options_help(void)
 {
 	printf("usage: ectype run [OPTIONS]\n"
-	       "Runs a machine. Without --kernel and --firmware: vmlinuz and initrd of the cache,\n"
+	       "Runs a machine. Without --kernel and --firmware: vmlinuz and initramfs of the cache,\n"
 	       "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills.\n\n");
 	for (unsigned i = 0; i < ARRAY_SIZE(rows) && rows[i].help; i++) {
 		char left[40];
@@ -260,7 +260,7 @@ static int use_cache(struct run_options *o)
 	int ret = cache_file(o->kernel, sizeof(o->kernel), "vmlinuz");
 
 	if (!ret && !o->machine.initrd)
-		ret = cache_file(o->initrd, sizeof(o->initrd), "initrd");
+		ret = cache_file(o->initrd, sizeof(o->initrd), "initramfs");
 	if (ret)
 		return ret;
 	o->machine.kernel = o->kernel;
