@@ -184,12 +184,12 @@ void run_options_help(void)
 		const char *v = rows[i].value_name;
 
 		snprintf(left, sizeof(left), "--%s%s%s", rows[i].name,
-			 rows[i].argument == ARG_OPTIONAL ? "[=" :
-			 v				  ? " " :
-							    "",
+			 rows[i].argument == ARG_OPTIONAL ? "[="
+			 : v				  ? " "
+							  : "",
 			 v ? v : "");
-		printf("  %s%-*s %s\n", left, (int)(20 - strlen(left)),
-		       rows[i].argument == ARG_OPTIONAL ? "]" : "", rows[i].help);
+		printf("  %s%-*s %s\n", left, (int)(20 - strlen(left)), rows[i].argument == ARG_OPTIONAL ? "]" : "",
+		       rows[i].help);
 	}
 	printf("\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
 	       "Exit status: 0 the guest powered off, (v << 1) | 1 it wrote v to the debug-exit port,\n"
@@ -299,7 +299,10 @@ int run_options_parse(struct run_options *o, int argc, char **argv)
 
 	_Static_assert(ARRAY_SIZE(rows) <= 64, "`seen` has a bit for each option");
 	*o = (struct run_options){
-		.machine = { .name = "ectype", .memory = DEFAULT_MEMORY, .cpus = 1, .engine = "auto",
+		.machine = { .name = "ectype",
+			     .memory = DEFAULT_MEMORY,
+			     .cpus = 1,
+			     .engine = "auto",
 			     .cpu_model = "host" },
 	};
 	while (i < argc && !ret)

@@ -2,12 +2,13 @@
  * The board: the one place where devices are made and wired to each other.
  *
  *   ISA IRQ n  -> 8259 input n and IOAPIC pin n (IRQ 0: pin 2)
- *   PIRQ A..D  -> IOAPIC pins 16..19, and the 8259 input that the LPC bridge routes to
+ *   PIRQ A..H  -> IOAPIC pins 16..23, and the 8259 inputs that the LPC bridge routes A..D to
  *   8259 INTR  -> LINT0 of the bootstrap processor
  *   IOAPIC     -> messages to the local APICs; their EOIs come back
  *
  * A line may have several drivers, so each is the OR of one bit a source.
  */
+#include <assert.h>
 #include <stdlib.h>
 
 #include "dev/chipset/acpi_pm.h"
@@ -85,6 +86,64 @@ static struct irq isa(struct machine *m, unsigned n)
 	return (struct irq){ .fn = isa_irq, .opaque = m, .n = n };
 }
 
+/* The lines are state too: a device of their own. Section "lines", version 1:
+ * 16 and 24 bytes of source bits. */
+
+static struct machine *of_lines(const struct device *d)
+{
+	return container_of((struct device *)(uintptr_t)d, struct machine, lines);
+}
+
+/* Devices keep their levels over a reset, or drop them themselves. */
+static void lines_reset(struct device *d) {}
+
+static void lines_save(const struct device *d, struct encoder *e)
+{
+	const struct machine *m = of_lines(d);
+
+	enc_begin(e, d->ops->name, 1);
+	enc_bytes(e, m->isa_level, sizeof(m->isa_level));
+	enc_bytes(e, m->gsi_level, sizeof(m->gsi_level));
+	enc_end(e);
+}
+
+static int lines_decode(const struct device *d, struct decoder *in, u8 *isa_level, u8 *gsi_level)
+{
+	struct decoder s;
+
+	if (!dec_begin(in, d->ops->name, &s) || s.version != 1)
+		return -1;
+	dec_bytes(&s, isa_level, 16);
+	dec_bytes(&s, gsi_level, IOAPIC_PINS);
+	return dec_done(&s) ? 0 : -1;
+}
+
+static int lines_check(const struct device *d, struct decoder *in)
+{
+	u8 isa_level[16], gsi_level[IOAPIC_PINS];
+
+	return lines_decode(d, in, isa_level, gsi_level);
+}
+
+static void lines_load(struct device *d, struct decoder *in)
+{
+	struct machine *m = of_lines(d);
+
+	if (lines_decode(d, in, m->isa_level, m->gsi_level) < 0)
+		assert(!"checked before");
+}
+
+static void lines_destroy(struct device *d) {}
+
+static const struct device_ops lines_ops = {
+	.name = "lines",
+	.reset = lines_reset,
+	.save = lines_save,
+	.check = lines_check,
+	.load = lines_load,
+	.destroy = lines_destroy,
+};
+
 /* ---- local APICs ---- */
 
 static void apic_intr(void *opaque, unsigned cpu)
@@ -106,9 +165,7 @@ static void apic_init(void *opaque, unsigned cpu)
 }
 
 /* The bootstrap processor never waits for a SIPI (SDM vol. 3, 8.4.3). */
-static void apic_sipi(void *opaque, unsigned cpu, u8 vector)
-{
-}
+static void apic_sipi(void *opaque, unsigned cpu, u8 vector) {}
 
 static int apic_pic_ack(void *opaque)
 {
@@ -321,7 +378,7 @@ static bool create_chipset(struct machine *m)
 	cfg.pm = acpi_pm_create(&m->board, &sci, false);
 	if (!cfg.pm)
 		return false;
-	for (unsigned i = 0; i < 4; i++)
+	for (unsigned i = 0; i < PCI_LINES; i++)
 		cfg.gsi[i] = (struct irq){ .fn = pirq_gsi, .opaque = m, .n = LAYOUT_GSI_PIRQ + i };
 	for (unsigned i = 0; i < 16; i++)
 		cfg.pic[i] = (struct irq){ .fn = pirq_pic, .opaque = m, .n = i };
@@ -342,6 +399,8 @@ int machine_board_create(struct machine *m, struct error *e)
 		return error_set(e, "not enough host memory for the memory map");
 	if (map_firmware(m, e) < 0)
 		return -1;
+	m->lines.ops = &lines_ops;
+	board_attach(&m->board, &m->lines);
 	if (!create_apics(m) || !create_legacy(m) || !create_testdev(m) || !create_chipset(m))
 		return error_set(e, "not enough host memory for the devices");
 	struct device *cfg = fw_cfg_create(&m->board);

@@ -37,12 +37,13 @@ struct machine {
 	struct lapic_bus *lapics;
 	struct device *pic, *ioapic, *uart;
 	/* Interrupt inputs: who drives each high, a bit a source (board.c). */
+	struct device lines;
 	u8 isa_level[16], gsi_level[IOAPIC_PINS];
 	u8 *low_rom; /* firmware: what is beneath the PAM segments */
 
 	struct boot_image *image;
 	struct boot_layout layout; /* e820 as the board has it */
-	struct tables *tables; /* tables.c */
+	struct tables *tables;	   /* tables.c */
 
 	/* vCPU thread only */
 	u32 requests; /* enum machine_request */
@@ -62,7 +63,7 @@ struct machine {
 	pthread_cond_t call_done;
 	struct call *calls;
 	atomic_bool have_calls;
-	bool running; /* under call_lock: machine_run() will serve the queue */
+	bool running;	  /* under call_lock: machine_run() will serve the queue */
 	pthread_t thread; /* valid while running */
 
 	/* the host timer (wake.c) */

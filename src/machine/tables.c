@@ -27,8 +27,8 @@ int machine_tables_create(struct machine *m, struct error *e)
 		return error_set(e, "not enough host memory");
 	boot_default_e820(&m->layout, m->cfg.memory);
 	m->layout.acpi_rsdp = firmware ? 0 : ACPI_RSDP_GPA;
-	if (firmware ? acpi_build_fw_cfg(&m->tables->acpi, &acpi, e) :
-		       acpi_build(&m->tables->acpi, &acpi, boot_acpi_area(m->cfg.memory), e))
+	if (firmware ? acpi_build_fw_cfg(&m->tables->acpi, &acpi, e)
+		     : acpi_build(&m->tables->acpi, &acpi, boot_acpi_area(m->cfg.memory), e))
 		return -1;
 	return smbios_build(&m->tables->smbios, &smbios, e);
 }

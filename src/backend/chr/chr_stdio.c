@@ -37,8 +37,8 @@
 #define OUT_SIZE (64 * KiB)
 #define GATHER_NS 300000     /* output waits so long for company */
 #define STALL_NS 1000000000l /* a full buffer holds the guest back so long */
-#define DRAIN_S 2            /* at the end */
-#define RETRY_MS 5           /* the door's queue is full */
+#define DRAIN_S 2	     /* at the end */
+#define RETRY_MS 5	     /* the door's queue is full */
 #define CTRL_A 1
 
 struct chr_stdio {
