@@ -1,6 +1,10 @@
 /*
  * CPUID agrees with itself and with what the control registers and MSRs take:
  * a feature that is reported works, one that is not cannot be switched on.
+ *
+ * TCG 7.2 differs from the manual in: CR4.VME without the feature, invalid
+ * combinations of CR0, clearing PG or PAE in 64-bit mode (all taken),
+ * CR4.VMXE (hangs).
  */
 #include "rt.h"
 
@@ -13,7 +17,7 @@ static const struct {
 	{ "VME", 1, 3, 1, 0 },	    { "DE", 1, 3, 2, 3 },	 { "PSE", 1, 3, 3, 4 },	    { "TSC", 1, 3, 4, 2 },
 	{ "MCE", 1, 3, 7, 6 },	    { "PGE", 1, 3, 13, 7 },	 { "FXSR", 1, 3, 24, 9 },   { "UMIP", 7, 2, 2, 11 },
 	{ "FSGSBASE", 7, 1, 0, 16 }, { "OSXSAVE", 1, 2, 26, 18 }, { "SMEP", 7, 1, 7, 20 }, { "SMAP", 7, 1, 20, 21 },
-	{ "PKU", 7, 2, 3, 22 },	    { "VMX", 1, 2, 5, 13 },	 { "SMX", 1, 2, 6, 14 },
+	{ "PKU", 7, 2, 3, 22 },
 #ifdef __x86_64__
 	{ "PCID", 1, 2, 17, 17 },
 #endif
@@ -34,7 +38,6 @@ static void control_registers(void)
 	FAULTS("CR4: reserved bit 15", GP, 0, set_cr4(old | 0x8000));
 	FAULTS("CR4: reserved bit 31", GP, 0, set_cr4(old | 0x80000000));
 	FAULTS("CR0: NW without CD", GP, 0, set_cr0((old0 | 0x20000000) & ~0x40000000ul));
-	FAULTS("CR0: PG without PE", GP, 0, set_cr0((old0 | 0x80000000) & ~1ul));
 	RUNS("CR0: CD", set_cr0(old0 | 0x40000000); set_cr0(old0));
 	set_cr0(old0 & ~0x10ul);
 	check("CR0: ET is always set", cr0() & 0x10, 0x10);
@@ -47,8 +50,6 @@ static void control_registers(void)
 	asm volatile("smsw %0" : "=r"(msw));
 	check("smsw", msw & 0xffff, cr0() & 0xffff);
 #ifdef __x86_64__
-	FAULTS("CR4: PAE cleared in long mode", GP, 0, set_cr4(old & ~0x20ul));
-	FAULTS("CR0: PG cleared in 64-bit mode", GP, 0, set_cr0(old0 & ~0x80000000ul));
 	FAULTS("CR0: upper half", GP, 0, set_cr0(old0 | 1ul << 32));
 	FAULTS("CR4: upper half", GP, 0, set_cr4(old | 1ul << 40));
 	unsigned phys = cpuid_reg(0x80000008, 0, 0) & 0xff;
@@ -195,11 +196,34 @@ static void leaves(void)
 	check("EFLAGS.ID can be changed", (flags() ^ id) & FL_ID, FL_ID);
 }
 
+/* Last: a processor that takes these does not come back. */
+static void deadly(void)
+{
+#ifdef __x86_64__
+	ulong old = cr4(), old0 = cr0();
+
+	FAULTS("CR4: PAE cleared in long mode", GP, 0, set_cr4(old & ~0x20ul));
+	FAULTS("CR0: PG cleared in 64-bit mode", GP, 0, set_cr0(old0 & ~0x80000000ul));
+#endif
+	if (!(cpuid_reg(1, 0, 2) >> 5 & 1))
+		FAULTS("VMX is not reported: CR4 refuses it", GP, 0, set_cr4(cr4() | 0x2000));
+	if (!(cpuid_reg(1, 0, 2) >> 6 & 1))
+		FAULTS("SMX is not reported: CR4 refuses it", GP, 0, set_cr4(cr4() | 0x4000));
+	FAULTS("CR0: PE cleared while paging, or PG without PE", GP, 0, set_cr0((cr0() | 0x80000000) & ~1ul));
+}
+
 int main(void)
 {
+#ifdef __x86_64__
+	/* supervisor pages only, or SMEP and SMAP would be felt */
+	extern u64 pml4[];
+	pml4[0] &= ~4ull;
+	set_cr3(cr3());
+#endif
 	leaves();
 	control_registers();
 	xsave();
 	msrs();
+	deadly();
 	return 0;
 }

@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""Run the bare-metal payloads and report their checks as TAP.
+
+run.py [NAME...]
+
+Environment: ECTYPE (the program, build/ectype), ECTYPE_ENGINE (interp), BUILD.
+Each payload prints "PASS name", "FAIL name: ..." and "SKIP name" lines on the
+serial port, then "DONE", and leaves through the debug-exit port.
+"""
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.path.join(ROOT, os.environ.get("BUILD", "build"))
+ECTYPE = os.environ.get("ECTYPE", os.path.join(BUILD, "ectype"))
+ENGINE = os.environ.get("ECTYPE_ENGINE", "interp")
+LIMIT = 90
+failed = 0
+
+
+def ok(name, good, detail=""):
+    global failed
+    failed += not good
+    print(("ok - " if good else "not ok - ") + name + (f": {detail}" if detail and not good else ""), flush=True)
+
+
+def run(image, *more):
+    command = [ECTYPE, "run", "--engine", ENGINE, "--kernel", image, "--memory", "64M", "--serial", "stdio",
+               "--debug-exit", "--no-reboot", *more]
+    try:
+        p = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT)
+        return p.returncode, p.stdout.decode(errors="replace"), p.stderr.decode(errors="replace")
+    except subprocess.TimeoutExpired as e:
+        return None, (e.stdout or b"").decode(errors="replace"), (e.stderr or b"").decode(errors="replace")
+
+
+def report(name, image, *more):
+    status, out, err = run(image, *more)
+    done = False
+    seen = {}
+    for line in out.splitlines():
+        m = re.match(r"(PASS|FAIL|SKIP|DONE) (.*)", line.strip())
+        if not m:
+            if line.strip():
+                print("#", line.strip())
+            continue
+        word, text = m.groups()
+        # "  and so on" continues the check above
+        text = text.strip()
+        if word == "DONE":
+            done = True
+        elif word == "SKIP":
+            print(f"ok - {name}: {text} # SKIP not offered by this CPU model")
+        else:
+            ok(f"{name}: {text.replace('#', '')}", word == "PASS")
+    how = "time limit" if status is None else f"exit status {status}"
+    ok(f"{name}: ran to its end", done and status in (1, 3), f"{how}; {err.strip()[-400:]}")
+
+
+def patched(path, old, new, folder):
+    """A copy of the image with one constant replaced: takes a boot protocol's mark away."""
+    with open(path, "rb") as f:
+        data = f.read()
+    assert data.count(old) == 1, path
+    out = os.path.join(folder, "image")
+    with open(out, "wb") as f:
+        f.write(data.replace(old, new))
+    return out
+
+
+def boot(name, image):
+    with tempfile.TemporaryDirectory() as tmp:
+        module = os.path.join(tmp, "module")
+        with open(module, "wb") as f:
+            f.write(b"MODULE")
+        note = b"".join(n.to_bytes(4, "little") for n in (4, 4, 18))
+        other = b"".join(n.to_bytes(4, "little") for n in (4, 4, 99))
+        report("multiboot", patched(image, note, other, tmp), "--initrd", module + " args here", "--append", "hello world")
+        magic = (0x1BADB002).to_bytes(4, "little") + (3).to_bytes(4, "little")
+        report("pvh", patched(image, magic, b"\0" * 8, tmp), "--initrd", module, "--append", "hello world")
+
+
+def triple(name, image):
+    status, out, err = run(image)
+    ok("triple fault: status 1", status == 1, str(status))
+    ok("triple fault: nothing ran behind it", "FAIL" not in out)
+    ok("triple fault: named on stderr", "triple fault" in err.lower(), err[-200:])
+    ok("triple fault: register dump", re.search(r"\bR?IP\b|\bEIP\b", err, re.I) and re.search(r"CR3", err, re.I), err[-200:])
+
+
+SPECIAL = {"boot32": boot, "triple32": triple}
+
+
+def main():
+    folder = os.path.join(BUILD, "tests/payload")
+    names = sys.argv[1:] or sorted(f for f in os.listdir(folder) if re.fullmatch(r"[a-z0-9]+(32|64)", f)
+                                   and os.path.isfile(os.path.join(folder, f)))
+    for name in names:
+        SPECIAL.get(name, report)(name, os.path.join(folder, name))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
