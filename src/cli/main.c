@@ -1,4 +1,70 @@
-int main(void)
+/* The program: picks the command. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/cmd_isa.h"
+
+static int cmd_help(int argc, char **argv);
+
+static const struct command {
+	const char *name, *summary;
+	int (*run)(int argc, char **argv);
+} commands[] = {
+	{ "run", "run a machine; without options, a small Linux from the cache", cmd_run },
+	{ "isa", "print the instruction table with its Popek-Goldberg classes", cmd_isa },
+	{ "version", "print the version", cmd_version },
+	{ "help", "print this, or the help of a command", cmd_help },
+};
+
+static const struct command *find(const char *name)
 {
-	return 2;
+	for (unsigned i = 0; i < ARRAY_SIZE(commands); i++) {
+		if (!strcmp(commands[i].name, name))
+			return &commands[i];
+	}
+	return NULL;
+}
+
+static int cmd_help(int argc, char **argv)
+{
+	if (argc > 1) {
+		const struct command *c = find(argv[1]);
+		char help[] = "--help";
+		char *args[] = { argv[1], help, NULL };
+
+		if (!c)
+			return usage_error("no command '%s' (see ectype help)", argv[1]);
+		if (c->run != cmd_help && c->run != cmd_version)
+			return c->run(2, args);
+	}
+	printf("usage: ectype COMMAND [OPTIONS]\n\n");
+	for (unsigned i = 0; i < ARRAY_SIZE(commands); i++)
+		printf("  %-8s  %s\n", commands[i].name, commands[i].summary);
+	printf("\nectype COMMAND --help says more.\n");
+	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
+}
+
+int cmd_version(int argc, char **argv)
+{
+	if (argc > 1)
+		return usage_error("version takes no argument '%s'", argv[1]);
+	printf("ectype " ECTYPE_VERSION "\n");
+	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
+}
+
+int main(int argc, char **argv)
+{
+	const struct command *c;
+
+	if (argc < 2)
+		return usage_error("which command? (see ectype help)");
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
+		return cmd_help(1, argv);
+	if (!strcmp(argv[1], "--version"))
+		return cmd_version(1, argv);
+	c = find(argv[1]);
+	if (!c)
+		return usage_error("no command '%s' (see ectype help)", argv[1]);
+	return c->run(argc - 1, argv + 1);
 }

@@ -14,17 +14,18 @@ static unsigned point_len(u64 dr7, unsigned i)
 	return len[(dr7 >> (18 + i * 4)) & 3];
 }
 
-void cpu_data_breakpoint(struct vcpu *v, gva_t addr, unsigned len, bool write)
+/* Enabled points whose R/W field is in `kinds` (bit per enum dr7_rw) and that
+ * overlap [addr, addr + len): a trap after the instruction. */
+static void trap_if_hit(struct vcpu *v, u64 addr, unsigned len, unsigned kinds)
 {
 	const struct cpu *c = &v->cpu;
 	u64 dr7 = c->dr[7], hit = 0;
-	unsigned i;
 
-	for (i = 0; i < 4; i++) {
-		unsigned rw = point_rw(dr7, i), plen = point_len(dr7, i);
+	for (unsigned i = 0; i < 4; i++) {
+		unsigned plen = point_len(dr7, i);
 		u64 start = c->dr[i] & ~(u64)(plen - 1);
 
-		if (!(dr7 & (3ull << (i * 2))) || !(rw == DR7_ACCESS || (rw == DR7_WRITE && write)))
+		if (!(dr7 & (3ull << (i * 2))) || !(kinds >> point_rw(dr7, i) & 1))
 			continue;
 		if (addr - start < plen || start - addr < len)
 			hit |= BIT(i);
@@ -35,13 +36,24 @@ void cpu_data_breakpoint(struct vcpu *v, gva_t addr, unsigned len, bool write)
 	}
 }
 
+void cpu_data_breakpoint(struct vcpu *v, gva_t addr, unsigned len, bool write)
+{
+	trap_if_hit(v, addr, len, 1u << DR7_ACCESS | (write ? 1u << DR7_WRITE : 0));
+}
+
+void cpu_io_breakpoint(struct vcpu *v, u16 port, unsigned len)
+{
+	if (unlikely(v->cpu.dr[7] & DR7_ENABLED) && (v->cpu.cr4 & CR4_DE))
+		trap_if_hit(v, port, len, 1u << DR7_IO);
+}
+
 int cpu_insn_breakpoint(struct vcpu *v)
 {
 	const struct cpu *c = &v->cpu;
 	u64 dr7 = c->dr[7], hit = 0, lin = c->rip;
 	unsigned i;
 
-	if (!(dr7 & DR7_ENABLED) || (c->rflags & FL_RF))
+	if (!(dr7 & DR7_ENABLED) || (c->rflags & FL_RF) || c->shadow == SHADOW_MOV_SS)
 		return 0;
 	if (!cpu_64bit(c))
 		lin = (u32)(c->seg[SEG_CS].base + lin);

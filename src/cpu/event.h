@@ -86,6 +86,8 @@ bool cpu_wakeup_pending(struct vcpu *v);
  * hit? Accumulates DR6 bits into cpu.pending_db and raises EV_TRAP.
  * `write`: 1 store, 0 load. */
 void cpu_data_breakpoint(struct vcpu *v, gva_t addr, unsigned len, bool write);
+/* The same for an access to I/O ports (CR4.DE, R/W 10B: SDM vol. 3, 18.2.4). */
+void cpu_io_breakpoint(struct vcpu *v, u16 port, unsigned len);
 /* Instruction breakpoint at cpu.rip's linear address, RF clear: FAULT with
  * #DB in v->fault. */
 int must_check cpu_insn_breakpoint(struct vcpu *v);

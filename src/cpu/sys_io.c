@@ -3,6 +3,7 @@
  * one iteration a call, so that interrupts are taken between iterations.
  */
 #include "cpu/bus.h"
+#include "cpu/event.h"
 #include "cpu/linear.h"
 #include "cpu/seg.h"
 #include "cpu/sys.h"
@@ -31,6 +32,7 @@ int sys_in(struct vcpu *v, const struct dinsn *d)
 		return FAULT;
 	fpu_park(v);
 	sys_reg_write(v, d, REG_RAX, size, port_read(v->ports, port, size));
+	cpu_io_breakpoint(v, port, size);
 	sys_advance(v, d);
 	return 0;
 }
@@ -44,6 +46,7 @@ int sys_out(struct vcpu *v, const struct dinsn *d)
 		return FAULT;
 	fpu_park(v);
 	port_write(v->ports, port, (u32)sys_reg_read(v, d, REG_RAX, size), size);
+	cpu_io_breakpoint(v, port, size);
 	sys_advance(v, d);
 	return 0;
 }
@@ -97,6 +100,7 @@ int sys_ins(struct vcpu *v, const struct dinsn *d)
 	val = port_read(v->ports, port, size);
 	if (lin_write(v, lin, &val, size, LIN_CPL))
 		return FAULT;
+	cpu_io_breakpoint(v, port, size);
 	string_step(v, d, REG_RDI, size);
 	return 0;
 }
@@ -120,6 +124,7 @@ int sys_outs(struct vcpu *v, const struct dinsn *d)
 		return FAULT;
 	fpu_park(v);
 	port_write(v->ports, port, val, size);
+	cpu_io_breakpoint(v, port, size);
 	string_step(v, d, REG_RSI, size);
 	return 0;
 }

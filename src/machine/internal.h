@@ -5,9 +5,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "boot/acpi.h"
 #include "boot/boot.h"
-#include "boot/smbios.h"
 #include "dev/chipset/ioapic.h"
 #include "dev/chipset/lapic.h"
 #include "machine/machine.h"
@@ -27,6 +25,7 @@ struct machine {
 	struct machine_config cfg;
 	struct cpu_model model;
 	const struct engine_ops *engine;
+	struct engine_verdict verdict; /* why this one */
 
 	struct vcpu *vcpu;
 	struct memory *mem;
@@ -37,11 +36,14 @@ struct machine {
 	struct board board;
 	struct lapic_bus *lapics;
 	struct device *pic, *ioapic, *uart;
+	/* Interrupt inputs: who drives each high, a bit a source (board.c). */
+	struct device lines;
+	u8 isa_level[16], gsi_level[IOAPIC_PINS];
+	u8 *low_rom; /* firmware: what is beneath the PAM segments */
 
 	struct boot_image *image;
-	struct boot_layout layout;
-	struct acpi_blobs acpi;
-	struct smbios_blobs smbios;
+	struct boot_layout layout; /* e820 as the board has it */
+	struct tables *tables;	   /* tables.c */
 
 	/* vCPU thread only */
 	u32 requests; /* enum machine_request */
@@ -61,7 +63,7 @@ struct machine {
 	pthread_cond_t call_done;
 	struct call *calls;
 	atomic_bool have_calls;
-	bool running; /* under call_lock: machine_run() will serve the queue */
+	bool running;	  /* under call_lock: machine_run() will serve the queue */
 	pthread_t thread; /* valid while running */
 
 	/* the host timer (wake.c) */
@@ -79,6 +81,13 @@ struct machine {
 int machine_board_create(struct machine *m, struct error *e);
 void machine_board_destroy(struct machine *m);
 extern const struct vcpu_hooks machine_hooks;
+
+/* tables.c: ACPI, SMBIOS and memory map, for the guest directly or for its
+ * firmware. 0 or -1 with *e. */
+int machine_tables_create(struct machine *m, struct error *e);
+int machine_tables_to_firmware(struct machine *m, struct device *fw_cfg);
+void machine_tables_place(struct machine *m);
+void machine_tables_destroy(struct machine *m);
 
 /* loop.c */
 void machine_loop(struct machine *m);

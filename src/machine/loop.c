@@ -146,8 +146,6 @@ static void idle(struct machine *m)
 	u64 next = clock_next_deadline(m->clock);
 
 	m->halts++;
-	if (m->cfg.serial && m->cfg.serial->ops->flush)
-		m->cfg.serial->ops->flush(m->cfg.serial);
 	if (m->cfg.clock == MACHINE_CLOCK_VIRTUAL && next != CLOCK_NEVER) {
 		clock_warp(m->clock, next);
 		return;

@@ -55,6 +55,9 @@ struct machine_result {
  * nothing on failure. NULL with *e (usage error: exit status 2). */
 struct machine *machine_create(const struct machine_config *cfg, struct error *e);
 void machine_destroy(struct machine *m);
+/* The checks of machine_create() alone: configuration and files, nothing
+ * built. 0, or -1 with *e. */
+int machine_check(const struct machine_config *cfg, struct error *e);
 
 /* Run until the guest ends or someone stops it. */
 void machine_run(struct machine *m, struct machine_result *out);
@@ -76,6 +79,9 @@ struct memory *machine_memory(struct machine *m);
 struct clock *machine_clock(struct machine *m);
 struct board *machine_board(struct machine *m);
 const struct machine_config *machine_config(const struct machine *m);
+/* Why the engine was chosen; one line about what is booted. */
+const struct engine_verdict *machine_verdict(const struct machine *m);
+const char *machine_guest(const struct machine *m);
 /* Full reset, as the reset button. */
 void machine_reset(struct machine *m);
 

@@ -15,12 +15,12 @@
  */
 #include <errno.h>
 #include <linux/futex.h>
-#include <signal.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "machine/internal.h"
 
 /* Statistics of the host, not guest time: guest time is the clock's. */
@@ -100,18 +100,13 @@ static void *timer_main(void *opaque)
 
 int wake_start(struct machine *m, struct error *e)
 {
-	sigset_t all, old;
 	int err;
 
 	atomic_store(&m->armed, CLOCK_NEVER);
 	m->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
 	if (m->timer_fd < 0)
 		return error_errno(e, errno, "cannot create a timer");
-	/* Signals belong to the thread that called machine_run(). */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	err = pthread_create(&m->timer_thread, NULL, timer_main, m);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	err = thread_start(&m->timer_thread, timer_main, m);
 	if (err) {
 		close(m->timer_fd);
 		m->timer_fd = -1;

@@ -139,6 +139,10 @@ static void switches(void)
 }
 
 extern u8 t_error[];
+/* the same, giving the broken task its stack back (EBX and the flat SS) */
+extern u8 t_stack[];
+asm("t_stack: pop seen+28; movl $1f,tss+32; mov tss+52,%eax; mov %eax,tss+56; movw $16,tss+80; iret; jmp t_stack\n"
+    "1: int $0x32\n");
 asm("t_error: pop seen+28; movl $1f,tss+32; iret; jmp t_error\n1: int $0x32\n");
 
 static void exceptions(void)
@@ -166,7 +170,7 @@ static void exceptions(void)
 	home();
 	/* a broken ESP: only a task gate gets out of this */
 	describe(1, 0);
-	task[1].eip = (u32)t_error;
+	task[1].eip = (u32)t_stack;
 	set_gate(DF, T1, 0, A_TASK, 0);
 	set_desc(SEL(5), desc(0, 0x0fff, A_P | A_DATA, F_32));
 	v = TRY(asm volatile("mov %%esp,%%ebx; mov %0,%%ss; mov $0x2000,%%esp; ud2" ::"r"(SEL(5)) : "ebx"));

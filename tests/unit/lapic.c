@@ -24,29 +24,57 @@ struct fixture {
 	int pic_vector;
 };
 
-static void on_intr(void *o, unsigned cpu) { ((struct fixture *)o)->intr[cpu]++; }
-static void on_nmi(void *o, unsigned cpu) { ((struct fixture *)o)->nmi[cpu]++; }
-static void on_init(void *o, unsigned cpu) { ((struct fixture *)o)->init[cpu]++; }
+static void on_intr(void *o, unsigned cpu)
+{
+	((struct fixture *)o)->intr[cpu]++;
+}
+static void on_nmi(void *o, unsigned cpu)
+{
+	((struct fixture *)o)->nmi[cpu]++;
+}
+static void on_init(void *o, unsigned cpu)
+{
+	((struct fixture *)o)->init[cpu]++;
+}
 static void on_sipi(void *o, unsigned cpu, u8 vector)
 {
 	((struct fixture *)o)->sipi[cpu]++;
 	((struct fixture *)o)->sipi_vector = vector;
 }
-static int on_pic_ack(void *o) { return ((struct fixture *)o)->pic_vector; }
+static int on_pic_ack(void *o)
+{
+	return ((struct fixture *)o)->pic_vector;
+}
 static void on_eoi(void *o, u8 vector)
 {
 	((struct fixture *)o)->eoi_vector = vector;
 	((struct fixture *)o)->eois++;
 }
-static u64 tsc_offset(void *o, unsigned cpu) { return ((struct fixture *)o)->tsc_offset; }
-static unsigned current(void *o) { return ((struct fixture *)o)->current; }
+static u64 tsc_offset(void *o, unsigned cpu)
+{
+	return ((struct fixture *)o)->tsc_offset;
+}
+static unsigned current(void *o)
+{
+	return ((struct fixture *)o)->current;
+}
 
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	const struct lapic_wiring w = { .opaque = f, .cpus = CPUS, .phys_bits = 40, .x2apic = true,
-		.tsc_deadline = true, .intr = on_intr, .nmi = on_nmi, .init = on_init, .sipi = on_sipi,
-		.pic_ack = on_pic_ack, .eoi = on_eoi, .tsc_offset = tsc_offset, .current = current };
+	const struct lapic_wiring w = { .opaque = f,
+					.cpus = CPUS,
+					.phys_bits = 40,
+					.x2apic = true,
+					.tsc_deadline = true,
+					.intr = on_intr,
+					.nmi = on_nmi,
+					.init = on_init,
+					.sipi = on_sipi,
+					.pic_ack = on_pic_ack,
+					.eoi = on_eoi,
+					.tsc_offset = tsc_offset,
+					.current = current };
 
 	f->board.mem = memory_create(1 * MiB, NULL);
 	f->board.clock = clock_create(CLOCK_KIND_VIRTUAL, NULL, &f->icount, 2000000000);
@@ -84,7 +112,10 @@ static void wr(struct fixture *f, unsigned cpu, u32 reg, u32 val)
 	memory_write(f->board.mem, LAPIC_DEFAULT_BASE + reg, &val, 4);
 }
 
-static struct lapic *on(struct fixture *f, unsigned cpu) { return lapic_of(f->bus, cpu); }
+static struct lapic *on(struct fixture *f, unsigned cpu)
+{
+	return lapic_of(f->bus, cpu);
+}
 
 static void enable_all(struct fixture *f)
 {
@@ -536,8 +567,9 @@ static void test_save(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_reset), T(test_priority), T(test_level_eoi), T(test_extint), T(test_destinations), T(test_icr),
-		T(test_timer), T(test_tsc_deadline), T(test_base_transitions), T(test_x2apic), T(test_save),
+		T(test_reset), T(test_priority), T(test_level_eoi),    T(test_extint),		 T(test_destinations),
+		T(test_icr),   T(test_timer),	 T(test_tsc_deadline), T(test_base_transitions), T(test_x2apic),
+		T(test_save),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

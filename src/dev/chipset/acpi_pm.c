@@ -23,6 +23,7 @@
 #define CNT_SLP_EN 0x2000
 
 #define OFF_SMI_EN 0x30
+#define SMI_EN_APMC BIT(5)
 #define OFF_SMI_STS 0x34
 
 struct state {
@@ -252,7 +253,9 @@ static void acpi_pm_reset(struct device *d)
 	acpi_pm_set_base(d, ICH9_PM_BASE, true);
 	s->sts = s->en = s->cnt = 0;
 	s->gpe_sts = s->gpe_en = 0;
-	s->smi_en = 0;
+	/* Firmware takes a set APMC_EN for "SMM is taken care of" and does not wait
+	 * for an SMI that cannot come. */
+	s->smi_en = SMI_EN_APMC;
 	s->apm_cnt = s->apm_sts = 0;
 	s->half = ticks(p) >> (p->bits - 1);
 	update(p);

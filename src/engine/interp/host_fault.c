@@ -21,12 +21,26 @@ static __thread struct {
 
 extern const char thunk_fault_exit[];
 
+static const int fault_signals[] = { SIGFPE, SIGSEGV, SIGBUS, SIGILL };
+/* Who had the signals before: written once, under pthread_once. */
+static struct sigaction before[ARRAY_SIZE(fault_signals)];
+
+/* A bug of ours: die of it, with a core, but through whoever was there before
+ * (the console puts its terminal back). */
+static void give_back(int sig)
+{
+	for (unsigned k = 0; k < ARRAY_SIZE(fault_signals); k++) {
+		if (fault_signals[k] == sig)
+			sigaction(sig, &before[k], NULL);
+	}
+}
+
 static void on_host_fault(int sig, siginfo_t *info, void *context)
 {
 	mcontext_t *mc = &((ucontext_t *)context)->uc_mcontext;
 
 	if (!running.cache || !thunk_holds(running.cache, (const void *)(uintptr_t)mc->gregs[REG_RIP])) {
-		signal(sig, SIG_DFL); /* a bug of ours: die of it, with a core */
+		give_back(sig);
 		return;
 	}
 	mc->gregs[REG_RSP] = (greg_t)*running.sp;
@@ -36,12 +50,11 @@ static void on_host_fault(int sig, siginfo_t *info, void *context)
 
 static void install(void)
 {
-	static const int signals[] = { SIGFPE, SIGSEGV, SIGBUS, SIGILL };
 	struct sigaction sa = { .sa_sigaction = on_host_fault, .sa_flags = SA_SIGINFO | SA_NODEFER };
 
 	sigemptyset(&sa.sa_mask);
-	for (unsigned k = 0; k < ARRAY_SIZE(signals); k++)
-		sigaction(signals[k], &sa, NULL);
+	for (unsigned k = 0; k < ARRAY_SIZE(fault_signals); k++)
+		sigaction(fault_signals[k], &sa, &before[k]);
 }
 
 void host_fault_install(void)

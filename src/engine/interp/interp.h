@@ -247,9 +247,6 @@ OP(op_end_of_block);  /* not an instruction: falls into the next block */
 OP(op_end_of_step);   /* leaves to the run loop */
 OP(op_poisoned);      /* see break_after() */
 
-/* INT n and SYSCALL: the trap flag they cleared is not acted upon. */
-bool interp_clears_tf(unsigned sys);
-
 /* ops_host.c: the unit an instruction needs is not enabled. */
 int interp_unit_fault(struct vcpu *v, unsigned need);
 enum vcpu_exit interp_run(struct vcpu *v, const struct run_budget *budget);

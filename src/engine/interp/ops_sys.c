@@ -7,12 +7,6 @@
 #include "engine/interp/ops.h"
 #include "isa/isa.h"
 
-bool interp_clears_tf(unsigned sys)
-{
-	return sys == ISA_SYS_int || sys == ISA_SYS_int1 || sys == ISA_SYS_int3 || sys == ISA_SYS_into ||
-	       sys == ISA_SYS_syscall;
-}
-
 /* Leave to the run loop; v->cpu is exact, flags included. */
 static const struct insn *leave_exact(struct vcpu *v)
 {

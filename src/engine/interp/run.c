@@ -221,12 +221,6 @@ static bool debugger_stops(const struct vcpu *v, u64 lin)
 	return false;
 }
 
-/* INT n and SYSCALL turn TF off before the trap is looked at (SDM vol. 3, 17.3.1.4). */
-static bool clears_trap(const struct vcpu *v, const struct insn *i)
-{
-	return !(v->cpu.rflags & FL_TF) && i->sys && interp_clears_tf(i->sys);
-}
-
 /* One instruction with every check before and after. */
 static void step(struct vcpu *v, u64 lin)
 {
@@ -247,9 +241,11 @@ static void step(struct vcpu *v, u64 lin)
 		return;
 	}
 	v->cpu.rflags &= ~FL_RF;
-	b = cache_single(v, b);
-	run_chain(v, b, lin);
-	if (tf && v->icount != before && !clears_trap(v, b->insn))
+	/* A budget of one: a branch leaves at its target. */
+	hot(v)->icount_end = v->icount + 1;
+	hot(v)->budget = 1;
+	run_chain(v, cache_single(v, b), lin);
+	if (tf && v->icount != before)
 		cpu_single_step_done(v);
 }
 

@@ -1,0 +1,11 @@
+/* Helper threads. */
+#ifndef ECTYPE_BASE_THREAD_H
+#define ECTYPE_BASE_THREAD_H
+
+#include <pthread.h>
+
+/* Starts a thread with all signals blocked: they belong to the thread that
+ * runs the machine. 0, or an errno value. */
+int thread_start(pthread_t *t, void *(*fn)(void *), void *arg);
+
+#endif

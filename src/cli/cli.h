@@ -1,0 +1,29 @@
+/* What the commands of the command line share. */
+#ifndef ECTYPE_CLI_CLI_H
+#define ECTYPE_CLI_CLI_H
+
+#include "base/error.h"
+#include "base/types.h"
+
+/* Exit statuses besides the guest's own (docs: DESIGN 9). */
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+/* argv[0] is the command's name. Return the exit status. */
+int cmd_run(int argc, char **argv);
+int cmd_version(int argc, char **argv);
+
+/* One line "ectype: ..." on stderr; returns EXIT_USAGE. */
+int usage_error(const char *fmt, ...) printf_like(1, 2);
+
+/* "512M", "3.5G", "1048576": bytes. -1 if it is no size or does not fit. */
+int parse_size(const char *s, u64 *out);
+/* Decimal or 0x number up to `max`. */
+int parse_number(const char *s, u64 max, u64 *out);
+
+/* SIGINT, SIGTERM and SIGHUP call `stop` (async-signal-safe) from now on;
+ * SIGPIPE is ignored. signals_caught() is the one that came, or 0. */
+void signals_install(void (*stop)(void *), void *opaque);
+void signals_remove(void);
+int signals_caught(void);
+
+#endif

@@ -1,0 +1,166 @@
+/*
+ * `ectype run`: builds a machine from the options, runs it, and turns its end
+ * into an exit status. Everything that can be wrong is found out before the
+ * first file or socket is created.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "backend/chr/chr.h"
+#include "cli/cli.h"
+#include "cli/run_options.h"
+#include "cli/run_stats.h"
+#include "gdb/gdb.h"
+
+struct run {
+	struct run_options o;
+	struct chr *serial;
+	struct machine *machine;
+	struct gdb *gdb;
+	int gdb_fd;
+};
+
+static void stop(void *opaque)
+{
+	struct run *r = opaque;
+
+	if (r->machine)
+		machine_stop(r->machine);
+}
+
+static int create_serial(struct run *r, struct error *e)
+{
+	const struct chr_stdio_actions actions = { .quit = stop, .opaque = r };
+
+	switch (r->o.serial) {
+	case SERIAL_NONE:
+		return 0;
+	case SERIAL_STDIO:
+		r->serial = chr_stdio_create(&actions, e);
+		break;
+	case SERIAL_FILE:
+		r->serial = chr_file_create(r->o.serial_path, e);
+		break;
+	case SERIAL_UNIX:
+		r->serial = chr_unix_create(r->o.serial_path, e);
+		break;
+	}
+	r->o.machine.serial = r->serial;
+	return r->serial ? 0 : -1;
+}
+
+/* First what only looks, then what creates. */
+static int build(struct run *r, struct error *e)
+{
+	if (machine_check(&r->o.machine, e))
+		return -1;
+	if (r->o.stats_path && run_stats_check(r->o.stats_path, e))
+		return -1;
+	if (r->o.gdb) {
+		r->gdb_fd = gdb_listen(r->o.gdb, e);
+		if (r->gdb_fd < 0)
+			return -1;
+	}
+	if (create_serial(r, e))
+		return -1;
+	r->machine = machine_create(&r->o.machine, e);
+	if (!r->machine)
+		return -1;
+	if (r->o.gdb) {
+		int fd = r->gdb_fd;
+
+		r->gdb_fd = -1;
+		r->gdb = gdb_create_fd(r->machine, fd, r->o.gdb, e);
+		if (!r->gdb)
+			return -1;
+	}
+	return 0;
+}
+
+static void destroy(struct run *r)
+{
+	signals_remove();
+	gdb_destroy(r->gdb);
+	if (r->gdb_fd >= 0) {
+		close(r->gdb_fd);
+		if (!strncmp(r->o.gdb, "unix:", 5))
+			unlink(r->o.gdb + 5);
+	}
+	machine_destroy(r->machine);
+	if (r->serial)
+		r->serial->ops->destroy(r->serial);
+}
+
+static void print_line(void *opaque, const char *text)
+{
+	fprintf(stderr, "ectype:   %s\n", text);
+}
+
+static int exit_status(struct run *r, const struct machine_result *res)
+{
+	switch (res->end) {
+	case MACHINE_END_POWER_OFF:
+	case MACHINE_END_RESET:
+	case MACHINE_END_LIMIT:
+		return EXIT_OK;
+	case MACHINE_END_DEBUG_EXIT:
+		return res->exit_code & 0xff;
+	case MACHINE_END_STOPPED:
+		if (signals_caught())
+			fprintf(stderr, "ectype: ended by signal %d\n", signals_caught());
+		return EXIT_OK;
+	case MACHINE_END_TRIPLE_FAULT:
+		fprintf(stderr, "ectype: triple fault: the processor shut down\n");
+		machine_dump_registers(r->machine, 0, print_line, NULL);
+		return EXIT_FAILED;
+	case MACHINE_END_FAILED:
+		break;
+	}
+	fprintf(stderr, "ectype: %s\n", res->text);
+	return EXIT_FAILED;
+}
+
+static int run(struct run *r)
+{
+	struct machine_result res;
+	struct error e;
+	int status;
+
+	signals_install(stop, r);
+	if (!strcmp(r->o.machine.engine, "auto") && isatty(STDERR_FILENO))
+		fprintf(stderr, "ectype: engine %s: %s\n", machine_vcpu(r->machine, 0)->engine->name,
+			machine_verdict(r->machine)->reason);
+	machine_run(r->machine, &res);
+	signals_remove();
+	status = exit_status(r, &res);
+	if (r->o.stats && !r->o.stats_path)
+		run_stats_text(r->machine);
+	if (r->o.stats_path && run_stats_json(r->machine, &res, r->o.stats_path, &e)) {
+		fprintf(stderr, "ectype: %s\n", e.text);
+		status = EXIT_FAILED;
+	}
+	return status;
+}
+
+int cmd_run(int argc, char **argv)
+{
+	struct run *r = calloc(1, sizeof(*r));
+	struct error e;
+	int status;
+
+	if (!r)
+		return EXIT_FAILED;
+	r->gdb_fd = -1;
+	status = run_options_parse(&r->o, argc, argv);
+	if (!status && r->o.help) {
+		run_options_help();
+		status = fflush(stdout) ? EXIT_FAILED : EXIT_OK;
+	} else if (!status) {
+		status = build(r, &e) ? usage_error("%s", e.text) : run(r);
+		destroy(r);
+	}
+	free(r);
+	return status;
+}

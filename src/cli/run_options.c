@@ -1,0 +1,313 @@
+/*
+ * Options of `ectype run`: one row an option. They are given as --name value
+ * or --name=value, in full and at most once; everything is checked before
+ * anything is opened or created.
+ */
+#include "cli/run_options.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+
+#define DEFAULT_MEMORY (512 * MiB)
+/* What the machine of the cache is started with. */
+#define DEFAULT_APPEND "console=ttyS0 quiet"
+
+enum argument { ARG_NONE, ARG_REQUIRED, ARG_OPTIONAL };
+
+struct option_row {
+	const char *name;
+	enum argument argument;
+	/* `value` is NULL where none was given. Returns 0 or an exit status. */
+	int (*set)(struct run_options *o, const char *value);
+	const char *value_name, *help;
+};
+
+#define STRING_OPTION(fn, field)                                                                                       \
+	static int fn(struct run_options *o, const char *value)                                                        \
+	{                                                                                                              \
+		o->field = value;                                                                                      \
+		return 0;                                                                                              \
+	}
+#define FLAG_OPTION(fn, field)                                                                                         \
+	static int fn(struct run_options *o, const char *value)                                                        \
+	{                                                                                                              \
+		o->field = true;                                                                                       \
+		return 0;                                                                                              \
+	}
+
+STRING_OPTION(set_kernel, machine.kernel)
+STRING_OPTION(set_initrd, machine.initrd)
+STRING_OPTION(set_append, machine.append)
+STRING_OPTION(set_firmware, machine.firmware)
+STRING_OPTION(set_engine, machine.engine)
+STRING_OPTION(set_cpu_model, machine.cpu_model)
+STRING_OPTION(set_name, machine.name)
+STRING_OPTION(set_gdb, gdb)
+FLAG_OPTION(set_debug_exit, machine.debug_exit)
+FLAG_OPTION(set_test_device, machine.test_device)
+FLAG_OPTION(set_no_reboot, machine.no_reboot)
+FLAG_OPTION(set_help, help)
+
+static int set_memory(struct run_options *o, const char *value)
+{
+	if (parse_size(value, &o->machine.memory))
+		return usage_error("--memory '%s' is not a size (512M, 2G, 3.5G)", value);
+	return 0;
+}
+
+static int set_cpus(struct run_options *o, const char *value)
+{
+	u64 n;
+
+	if (parse_number(value, 254, &n) || !n)
+		return usage_error("--cpus '%s' is not a number from 1 to 254", value);
+	if (n > 1)
+		return usage_error("--cpus %lu: more than one processor is not built yet", n);
+	o->machine.cpus = (unsigned)n;
+	return 0;
+}
+
+static int set_clock(struct run_options *o, const char *value)
+{
+	if (!strcmp(value, "real"))
+		o->machine.clock = MACHINE_CLOCK_REAL;
+	else if (!strcmp(value, "virtual"))
+		o->machine.clock = MACHINE_CLOCK_VIRTUAL;
+	else
+		return usage_error("--clock '%s' is neither real nor virtual", value);
+	return 0;
+}
+
+static int set_serial(struct run_options *o, const char *value)
+{
+	if (!strcmp(value, "stdio")) {
+		o->serial = SERIAL_STDIO;
+	} else if (!strcmp(value, "none")) {
+		o->serial = SERIAL_NONE;
+	} else if (!strncmp(value, "file:", 5) && value[5]) {
+		o->serial = SERIAL_FILE;
+		o->serial_path = value + 5;
+	} else if (!strncmp(value, "unix:", 5) && value[5]) {
+		o->serial = SERIAL_UNIX;
+		o->serial_path = value + 5;
+	} else {
+		return usage_error("--serial '%s' is none of stdio, none, file:F, unix:F", value);
+	}
+	return 0;
+}
+
+static int set_stats(struct run_options *o, const char *value)
+{
+	o->stats = true;
+	if (!value)
+		return 0;
+	if (strncmp(value, "json:", 5) || !value[5])
+		return usage_error("--stats '%s' is not json:F", value);
+	o->stats_path = value + 5;
+	return 0;
+}
+
+static int set_seed(struct run_options *o, const char *value)
+{
+	if (parse_number(value, UINT64_MAX, &o->machine.seed))
+		return usage_error("--seed '%s' is not a number", value);
+	return 0;
+}
+
+static int set_limit(struct run_options *o, const char *value)
+{
+	if (parse_number(value, INT64_MAX, &o->machine.insn_limit) || !o->machine.insn_limit)
+		return usage_error("--insn-limit '%s' is not a number from 1", value);
+	return 0;
+}
+
+static int set_net(struct run_options *o, const char *value)
+{
+	return strcmp(value, "none") ? usage_error("--net %s: networks are not built yet (only none)", value) : 0;
+}
+
+static int refuse_disk(struct run_options *o, const char *value)
+{
+	return usage_error("--disk: disks are not built yet");
+}
+
+static int refuse_share(struct run_options *o, const char *value)
+{
+	return usage_error("--share: shared directories are not built yet");
+}
+
+static int refuse_trace(struct run_options *o, const char *value)
+{
+	return usage_error("--trace: tracing is not built yet");
+}
+
+static const struct option_row rows[] = {
+	{ "kernel", ARG_REQUIRED, set_kernel, "F", "Linux bzImage, ELF with a PVH note, or multiboot 1" },
+	{ "initrd", ARG_REQUIRED, set_initrd, "F", "initial RAM disk; for multiboot \"FILE ARGS,FILE ARGS\"" },
+	{ "append", ARG_REQUIRED, set_append, "S", "kernel command line" },
+	{ "firmware", ARG_REQUIRED, set_firmware, "F", "ROM image instead of a kernel; seabios or ovmf: Debian's" },
+	{ "memory", ARG_REQUIRED, set_memory, "SIZE", "RAM, with K, M or G; default 512M" },
+	{ "cpus", ARG_REQUIRED, set_cpus, "N", "processors; only 1 yet" },
+	{ "engine", ARG_REQUIRED, set_engine, "NAME", "auto (default) or interp" },
+	{ "cpu-model", ARG_REQUIRED, set_cpu_model, "NAME", "host (default), x86-64-v2, x86-64-v3, x86-64-v4" },
+	{ "clock", ARG_REQUIRED, set_clock, "KIND", "real (default), or virtual: time by instructions" },
+	{ "seed", ARG_REQUIRED, set_seed, "N", "random numbers of the virtual clock's machine" },
+	{ "serial", ARG_REQUIRED, set_serial, "WHERE", "stdio (default), none, file:F, unix:F" },
+	{ "gdb", ARG_REQUIRED, set_gdb, "WHERE", "wait for gdb on PORT (of 127.0.0.1) or unix:F" },
+	{ "debug-exit", ARG_NONE, set_debug_exit, NULL, "port F4H ends the machine with (value << 1) | 1" },
+	{ "test-device", ARG_NONE, set_test_device, NULL, "the device public bare-metal test suites expect" },
+	{ "no-reboot", ARG_NONE, set_no_reboot, NULL, "a reset or triple fault ends the machine" },
+	{ "name", ARG_REQUIRED, set_name, "NAME", "name of the machine" },
+	{ "stats", ARG_OPTIONAL, set_stats, "json:F", "figures at exit, to stderr or as JSON to F" },
+	{ "insn-limit", ARG_REQUIRED, set_limit, "N", "stop after N instructions" },
+	{ "net", ARG_REQUIRED, set_net, "none", "only none yet" },
+	{ "help", ARG_NONE, set_help, NULL, "this" },
+	/* in the plan, not in --help */
+	{ "disk", ARG_REQUIRED, refuse_disk, NULL, NULL },
+	{ "share", ARG_REQUIRED, refuse_share, NULL, NULL },
+	{ "trace", ARG_REQUIRED, refuse_trace, NULL, NULL },
+};
+
+void run_options_help(void)
+{
+	printf("usage: ectype run [OPTIONS]\n"
+	       "Runs a machine. Without --kernel and --firmware: vmlinuz and initramfs of the cache,\n"
+	       "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills.\n\n");
+	for (unsigned i = 0; i < ARRAY_SIZE(rows) && rows[i].help; i++) {
+		char left[40];
+		const char *v = rows[i].value_name;
+
+		snprintf(left, sizeof(left), "--%s%s%s", rows[i].name,
+			 rows[i].argument == ARG_OPTIONAL ? "[="
+			 : v				  ? " "
+							  : "",
+			 v ? v : "");
+		printf("  %s%-*s %s\n", left, (int)(20 - strlen(left)), rows[i].argument == ARG_OPTIONAL ? "]" : "",
+		       rows[i].help);
+	}
+	printf("\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
+	       "Exit status: 0 the guest powered off, (v << 1) | 1 it wrote v to the debug-exit port,\n"
+	       "1 the machine failed, 2 bad usage.\n");
+}
+
+static const struct option_row *find(const char *arg, size_t len)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+		if (strlen(rows[i].name) == len && !strncmp(rows[i].name, arg, len))
+			return &rows[i];
+	}
+	return NULL;
+}
+
+/* Parses argv[*i] and moves *i past it. */
+static int parse_one(struct run_options *o, int argc, char **argv, int *i, u64 *seen)
+{
+	const char *arg = argv[(*i)++], *value = NULL;
+
+	if (!strcmp(arg, "-h"))
+		arg = "--help";
+	if (strncmp(arg, "--", 2))
+		return usage_error("run: '%s' is not an option (see ectype run --help)", arg);
+	size_t len = strcspn(arg + 2, "=");
+	const struct option_row *row = find(arg + 2, len);
+
+	if (!row)
+		return usage_error("run: unknown option '%.*s' (see ectype run --help)", (int)len + 2, arg);
+	if (*seen & BIT(row - rows))
+		return usage_error("run: --%s is given twice", row->name);
+	*seen |= BIT(row - rows);
+	if (arg[2 + len])
+		value = arg + 2 + len + 1;
+	if (value && row->argument == ARG_NONE)
+		return usage_error("run: --%s takes no value", row->name);
+	if (!value && row->argument == ARG_REQUIRED) {
+		if (*i >= argc)
+			return usage_error("run: --%s needs a value", row->name);
+		value = argv[(*i)++];
+	}
+	return row->set(o, value);
+}
+
+/* ---- the machine of the cache ---- */
+
+static int cache_file(char *out, size_t size, const char *name)
+{
+	const char *cache = getenv("ECTYPE_CACHE"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+	int n;
+
+	if (cache && *cache)
+		n = snprintf(out, size, "%s/%s", cache, name);
+	else if (xdg && *xdg)
+		n = snprintf(out, size, "%s/ectype/%s", xdg, name);
+	else
+		n = snprintf(out, size, "%s/.cache/ectype/%s", home ? home : "", name);
+	if (n < 0 || (size_t)n >= size)
+		return usage_error("the path of the cache is too long");
+	if (access(out, R_OK))
+		return usage_error("no kernel given and no %s: run `make run` once, or give --kernel", out);
+	return 0;
+}
+
+static int use_cache(struct run_options *o)
+{
+	struct winsize w = { 0 };
+	int ret = cache_file(o->kernel, sizeof(o->kernel), "vmlinuz");
+
+	if (!ret && !o->machine.initrd)
+		ret = cache_file(o->initrd, sizeof(o->initrd), "initramfs");
+	if (ret)
+		return ret;
+	o->machine.kernel = o->kernel;
+	if (!o->machine.initrd)
+		o->machine.initrd = o->initrd;
+	if (o->machine.append)
+		return 0;
+	/* A serial line does not tell the size of its terminal. */
+	if (o->serial == SERIAL_STDIO && isatty(STDIN_FILENO) && !ioctl(STDIN_FILENO, TIOCGWINSZ, &w) && w.ws_row &&
+	    w.ws_col)
+		snprintf(o->append, sizeof(o->append), DEFAULT_APPEND " ectype.rows=%u ectype.cols=%u", w.ws_row,
+			 w.ws_col);
+	else
+		snprintf(o->append, sizeof(o->append), DEFAULT_APPEND);
+	o->machine.append = o->append;
+	return 0;
+}
+
+static int check_together(struct run_options *o)
+{
+	struct machine_config *m = &o->machine;
+
+	if (m->kernel && m->firmware)
+		return usage_error("--kernel and --firmware exclude each other");
+	if (m->firmware && (m->initrd || m->append))
+		return usage_error("--initrd and --append need --kernel");
+	if (!m->kernel && !m->firmware)
+		return use_cache(o);
+	return 0;
+}
+
+int run_options_parse(struct run_options *o, int argc, char **argv)
+{
+	u64 seen = 0;
+	int i = 1, ret = 0;
+
+	_Static_assert(ARRAY_SIZE(rows) <= 64, "`seen` has a bit for each option");
+	*o = (struct run_options){
+		.machine = { .name = "ectype",
+			     .memory = DEFAULT_MEMORY,
+			     .cpus = 1,
+			     .engine = "auto",
+			     .cpu_model = "host" },
+	};
+	while (i < argc && !ret)
+		ret = parse_one(o, argc, argv, &i, &seen);
+	if (ret || o->help)
+		return ret;
+	return check_together(o);
+}

@@ -1,0 +1,25 @@
+/* The options of `ectype run`. */
+#ifndef ECTYPE_CLI_RUN_OPTIONS_H
+#define ECTYPE_CLI_RUN_OPTIONS_H
+
+#include "machine/machine.h"
+
+enum serial_kind { SERIAL_STDIO, SERIAL_NONE, SERIAL_FILE, SERIAL_UNIX };
+
+struct run_options {
+	struct machine_config machine; /* without `serial` */
+	enum serial_kind serial;
+	const char *serial_path;
+	const char *gdb;
+	bool stats;
+	const char *stats_path; /* NULL: human, to stderr */
+	bool help;
+	/* storage of the defaults taken from the cache */
+	char kernel[4096], initrd[4096], append[256];
+};
+
+/* 0, or the exit status after a message. Looks at no file but the cache's. */
+int run_options_parse(struct run_options *o, int argc, char **argv);
+void run_options_help(void);
+
+#endif

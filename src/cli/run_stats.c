@@ -1,0 +1,108 @@
+/* The figures of a run, for people and for programs. */
+#include "cli/run_stats.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define COUNTERS_MAX 64
+
+static const char *const exit_names[VCPU_EXIT_COUNT] = {
+	[VCPU_EXIT_BUDGET] = "budget",
+	[VCPU_EXIT_EVENT] = "event",
+	[VCPU_EXIT_HALT] = "halt",
+	[VCPU_EXIT_DEBUG] = "debug",
+};
+
+static const char *const end_names[] = {
+	[MACHINE_END_POWER_OFF] = "power-off",	 [MACHINE_END_RESET] = "reset",
+	[MACHINE_END_DEBUG_EXIT] = "debug-exit", [MACHINE_END_TRIPLE_FAULT] = "triple-fault",
+	[MACHINE_END_STOPPED] = "stopped",	 [MACHINE_END_LIMIT] = "instruction-limit",
+	[MACHINE_END_FAILED] = "failed",
+};
+
+int run_stats_check(const char *path, struct error *e)
+{
+	struct stat st;
+	char copy[4096];
+
+	if (strlen(path) >= sizeof(copy))
+		return error_set(e, "--stats: the path is too long");
+	if (!stat(path, &st)) {
+		if (S_ISDIR(st.st_mode))
+			return error_set(e, "--stats: %s is a directory", path);
+		return access(path, W_OK) ? error_errno(e, errno, "--stats: cannot write %s", path) : 0;
+	}
+	strcpy(copy, path);
+	return access(dirname(copy), W_OK) ? error_errno(e, errno, "--stats: cannot create %s", path) : 0;
+}
+
+/* Million instructions a second of the time the processor was not halted. */
+static double mips(const struct machine_stats *s)
+{
+	double busy = s->seconds - s->halted_seconds;
+
+	return busy > 0 ? (double)s->instructions / busy / 1e6 : 0;
+}
+
+static json_t *counters_json(struct vcpu *v)
+{
+	struct engine_counter c[COUNTERS_MAX];
+	unsigned n = v->engine->counters ? v->engine->counters(v, c, COUNTERS_MAX) : 0;
+	json_t *out = json_object();
+
+	for (unsigned i = 0; i < n && i < COUNTERS_MAX; i++)
+		json_object_set_new(out, c[i].name, json_integer((json_int_t)c[i].value));
+	return out;
+}
+
+int run_stats_json(struct machine *m, const struct machine_result *r, const char *path, struct error *e)
+{
+	struct vcpu *v = machine_vcpu(m, 0);
+	const struct memory_stats *mem = memory_stats(machine_memory(m));
+	const struct port_stats *ports = portmap_stats(machine_board(m)->ports);
+	struct machine_stats s;
+	json_t *exits = json_object(), *top;
+	char hash[17];
+
+	machine_stats(m, &s);
+	snprintf(hash, sizeof(hash), "%016lx", machine_state_hash(m));
+	for (unsigned i = 0; i < VCPU_EXIT_COUNT; i++)
+		json_object_set_new(exits, exit_names[i], json_integer((json_int_t)s.exits[i]));
+	top = json_pack("{s:s, s:s, s:i, s:I, s:s, s:f, s:f, s:f, s:I, s:o, s:o, s:{s:I, s:I, s:I}, s:{s:I, s:I}}",
+			"engine", v->engine->name, "end", end_names[r->end], "exit_code", r->exit_code, "instructions",
+			(json_int_t)s.instructions, "state_hash", hash, "seconds", s.seconds, "halted_seconds",
+			s.halted_seconds, "mips", mips(&s), "halts", (json_int_t)s.halts, "exits", exits, "counters",
+			counters_json(v), "memory", "ram", (json_int_t)memory_ram_size(machine_memory(m)), "mmio_reads",
+			(json_int_t)mem->mmio_reads, "mmio_writes", (json_int_t)mem->mmio_writes, "ports", "reads",
+			(json_int_t)ports->reads, "writes", (json_int_t)ports->writes);
+	int failed = !top || json_dump_file(top, path, JSON_INDENT(1));
+
+	json_decref(top);
+	return failed ? error_set(e, "--stats: writing %s failed", path) : 0;
+}
+
+void run_stats_text(struct machine *m)
+{
+	struct vcpu *v = machine_vcpu(m, 0);
+	const struct memory_stats *mem = memory_stats(machine_memory(m));
+	const struct port_stats *ports = portmap_stats(machine_board(m)->ports);
+	struct engine_counter c[COUNTERS_MAX];
+	unsigned n = v->engine->counters ? v->engine->counters(v, c, COUNTERS_MAX) : 0;
+	struct machine_stats s;
+
+	machine_stats(m, &s);
+	fprintf(stderr, "%-24s %s\n%-24s %lu\n%-24s %.3f (%.3f of them halted, %lu times)\n%-24s %.1f\n", "engine",
+		v->engine->name, "instructions", s.instructions, "seconds", s.seconds, s.halted_seconds, s.halts,
+		"million instructions/s", mips(&s));
+	for (unsigned i = 0; i < VCPU_EXIT_COUNT; i++)
+		fprintf(stderr, "exits: %-17s %lu\n", exit_names[i], s.exits[i]);
+	for (unsigned i = 0; i < n && i < COUNTERS_MAX; i++)
+		fprintf(stderr, "%-24s %lu\n", c[i].name, c[i].value);
+	fprintf(stderr, "%-24s %lu reads, %lu writes\n%-24s %lu reads, %lu writes\n", "MMIO", mem->mmio_reads,
+		mem->mmio_writes, "ports", ports->reads, ports->writes);
+}

@@ -1,0 +1,12 @@
+/* --stats of `ectype run`. */
+#ifndef ECTYPE_CLI_RUN_STATS_H
+#define ECTYPE_CLI_RUN_STATS_H
+
+#include "machine/machine.h"
+
+/* Could `path` be written later? Creates nothing. 0 or -1 with *e. */
+int run_stats_check(const char *path, struct error *e);
+int run_stats_json(struct machine *m, const struct machine_result *r, const char *path, struct error *e);
+void run_stats_text(struct machine *m);
+
+#endif

@@ -1,0 +1,421 @@
+/*
+ * The board: the one place where devices are made and wired to each other.
+ *
+ *   ISA IRQ n  -> 8259 input n and IOAPIC pin n (IRQ 0: pin 2)
+ *   PIRQ A..H  -> IOAPIC pins 16..23, and the 8259 inputs that the LPC bridge routes A..D to
+ *   8259 INTR  -> LINT0 of the bootstrap processor
+ *   IOAPIC     -> messages to the local APICs; their EOIs come back
+ *
+ * A line may have several drivers, so each is the OR of one bit a source.
+ */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "dev/chipset/acpi_pm.h"
+#include "dev/chipset/debugexit.h"
+#include "dev/chipset/fw_cfg.h"
+#include "dev/chipset/i8042.h"
+#include "dev/chipset/pic.h"
+#include "dev/chipset/pit.h"
+#include "dev/chipset/rtc.h"
+#include "dev/chipset/testdev.h"
+#include "dev/chipset/uart16550.h"
+#include "dev/pci/q35.h"
+#include "machine/internal.h"
+#include "machine/layout.h"
+#include "cpu/linear.h"
+#include "replay/door.h"
+
+/* ---- interrupt lines ---- */
+
+enum source { SOURCE_ISA = 1, SOURCE_PIRQ = 2, SOURCE_TEST = 4 };
+
+static void drive_isa(struct machine *m, unsigned n, enum source who, bool level)
+{
+	u8 *l = &m->isa_level[n];
+
+	*l = level ? *l | who : *l & ~who;
+	pic_set_irq(m->pic, n, *l);
+}
+
+static void drive_gsi(struct machine *m, unsigned n, enum source who, bool level)
+{
+	u8 *l = &m->gsi_level[n];
+
+	*l = level ? *l | who : *l & ~who;
+	ioapic_set_irq(m->ioapic, n, *l);
+}
+
+static unsigned isa_to_gsi(unsigned n)
+{
+	return n == LAYOUT_IRQ_TIMER ? LAYOUT_GSI_TIMER : n;
+}
+
+static void isa_irq(void *opaque, unsigned n, bool level)
+{
+	drive_isa(opaque, n, SOURCE_ISA, level);
+	drive_gsi(opaque, isa_to_gsi(n), SOURCE_ISA, level);
+}
+
+static void pirq_gsi(void *opaque, unsigned n, bool level)
+{
+	drive_gsi(opaque, n, SOURCE_PIRQ, level);
+}
+
+static void pirq_pic(void *opaque, unsigned n, bool level)
+{
+	drive_isa(opaque, n, SOURCE_PIRQ, level);
+}
+
+static void test_irq(void *opaque, unsigned n, bool level)
+{
+	if (n < 16)
+		drive_isa(opaque, n, SOURCE_TEST, level);
+	drive_gsi(opaque, isa_to_gsi(n), SOURCE_TEST, level);
+}
+
+static void pic_intr(void *opaque, unsigned n, bool level)
+{
+	struct machine *m = opaque;
+
+	lapic_set_lint(lapic_of(m->lapics, 0), 0, level);
+}
+
+static struct irq isa(struct machine *m, unsigned n)
+{
+	return (struct irq){ .fn = isa_irq, .opaque = m, .n = n };
+}
+
+/* The lines are state too: a device of their own. Section "lines", version 1:
+ * 16 and 24 bytes of source bits. */
+
+static struct machine *of_lines(const struct device *d)
+{
+	return container_of((struct device *)(uintptr_t)d, struct machine, lines);
+}
+
+/* Devices keep their levels over a reset, or drop them themselves. */
+static void lines_reset(struct device *d) {}
+
+static void lines_save(const struct device *d, struct encoder *e)
+{
+	const struct machine *m = of_lines(d);
+
+	enc_begin(e, d->ops->name, 1);
+	enc_bytes(e, m->isa_level, sizeof(m->isa_level));
+	enc_bytes(e, m->gsi_level, sizeof(m->gsi_level));
+	enc_end(e);
+}
+
+static int lines_decode(const struct device *d, struct decoder *in, u8 *isa_level, u8 *gsi_level)
+{
+	struct decoder s;
+
+	if (!dec_begin(in, d->ops->name, &s) || s.version != 1)
+		return -1;
+	dec_bytes(&s, isa_level, 16);
+	dec_bytes(&s, gsi_level, IOAPIC_PINS);
+	return dec_done(&s) ? 0 : -1;
+}
+
+static int lines_check(const struct device *d, struct decoder *in)
+{
+	u8 isa_level[16], gsi_level[IOAPIC_PINS];
+
+	return lines_decode(d, in, isa_level, gsi_level);
+}
+
+static void lines_load(struct device *d, struct decoder *in)
+{
+	struct machine *m = of_lines(d);
+
+	if (lines_decode(d, in, m->isa_level, m->gsi_level) < 0)
+		assert(!"checked before");
+}
+
+static void lines_destroy(struct device *d) {}
+
+static const struct device_ops lines_ops = {
+	.name = "lines",
+	.reset = lines_reset,
+	.save = lines_save,
+	.check = lines_check,
+	.load = lines_load,
+	.destroy = lines_destroy,
+};
+
+/* ---- local APICs ---- */
+
+static void apic_intr(void *opaque, unsigned cpu)
+{
+	wake_kick(opaque, EV_INTR);
+}
+
+static void apic_nmi(void *opaque, unsigned cpu)
+{
+	struct machine *m = opaque;
+
+	m->vcpu->cpu.nmi_pending = true;
+	wake_kick(m, EV_NMI);
+}
+
+static void apic_init(void *opaque, unsigned cpu)
+{
+	machine_request(opaque, REQUEST_INIT);
+}
+
+/* The bootstrap processor never waits for a SIPI (SDM vol. 3, 8.4.3). */
+static void apic_sipi(void *opaque, unsigned cpu, u8 vector) {}
+
+static int apic_pic_ack(void *opaque)
+{
+	return pic_ack(((struct machine *)opaque)->pic);
+}
+
+static void apic_eoi(void *opaque, u8 vector)
+{
+	ioapic_eoi(((struct machine *)opaque)->ioapic, vector);
+}
+
+static u64 apic_tsc_offset(void *opaque, unsigned cpu)
+{
+	return ((struct machine *)opaque)->vcpu->cpu.tsc_offset;
+}
+
+static bool ioapic_deliver(void *opaque, const struct apic_message *msg)
+{
+	return lapic_deliver(((struct machine *)opaque)->lapics, msg);
+}
+
+static bool create_apics(struct machine *m)
+{
+	const struct lapic_wiring w = {
+		.opaque = m,
+		.cpus = m->cfg.cpus,
+		.phys_bits = m->model.phys_bits,
+		.x2apic = m->model.x2apic,
+		.tsc_deadline = m->model.tsc_deadline,
+		.intr = apic_intr,
+		.nmi = apic_nmi,
+		.init = apic_init,
+		.sipi = apic_sipi,
+		.pic_ack = apic_pic_ack,
+		.eoi = apic_eoi,
+		.tsc_offset = apic_tsc_offset,
+	};
+	const struct ioapic_output out = { ioapic_deliver, m };
+	const struct irq intr = { .fn = pic_intr, .opaque = m };
+
+	return (m->lapics = lapic_bus_create(&m->board, &w)) && (m->ioapic = ioapic_create(&m->board, &out)) &&
+	       (m->pic = pic_create(&m->board, &intr));
+}
+
+/* ---- the processor's hooks ---- */
+
+static u64 hook_tsc(void *opaque)
+{
+	return clock_tsc(((struct machine *)opaque)->clock);
+}
+
+static struct lapic *apic_of(void *opaque, unsigned cpu)
+{
+	return lapic_of(((struct machine *)opaque)->lapics, cpu);
+}
+
+static bool hook_intr_pending(void *m, unsigned cpu)
+{
+	return lapic_pending(apic_of(m, cpu));
+}
+
+static int hook_intr_ack(void *m, unsigned cpu)
+{
+	return lapic_ack(apic_of(m, cpu));
+}
+
+static u64 hook_cr8_read(void *m, unsigned cpu)
+{
+	return lapic_cr8_read(apic_of(m, cpu));
+}
+
+static void hook_cr8_write(void *m, unsigned cpu, u64 val)
+{
+	lapic_cr8_write(apic_of(m, cpu), val);
+}
+
+static int hook_msr_read(void *m, unsigned cpu, u32 msr, u64 *val)
+{
+	return lapic_msr_read(apic_of(m, cpu), msr, val);
+}
+
+static int hook_msr_write(void *m, unsigned cpu, u32 msr, u64 val)
+{
+	return lapic_msr_write(apic_of(m, cpu), msr, val);
+}
+
+static void hook_random(void *opaque, void *p, size_t n)
+{
+	door_random(((struct machine *)opaque)->door, p, n);
+}
+
+static void hook_triple_fault(void *opaque, unsigned cpu)
+{
+	machine_request(opaque, REQUEST_TRIPLE_FAULT);
+}
+
+const struct vcpu_hooks machine_hooks = {
+	.tsc = hook_tsc,
+	.intr_pending = hook_intr_pending,
+	.intr_ack = hook_intr_ack,
+	.cr8_read = hook_cr8_read,
+	.cr8_write = hook_cr8_write,
+	.apic_msr_read = hook_msr_read,
+	.apic_msr_write = hook_msr_write,
+	.random = hook_random,
+	.triple_fault = hook_triple_fault,
+};
+
+/* ---- memory ---- */
+
+static bool map_ram(struct machine *m)
+{
+	u64 size = memory_ram_size(m->mem), low = boot_low_ram(size);
+
+	if (!memory_map_ram(m->mem, 0, 0, LAYOUT_VGA, PRIO_RAM, "ram-640k") ||
+	    !memory_map_ram(m->mem, LAYOUT_SHADOW, LAYOUT_SHADOW, low - LAYOUT_SHADOW, PRIO_RAM, "ram-low"))
+		return false;
+	return size == low || memory_map_ram(m->mem, LAYOUT_HIGH_RAM, low, size - low, PRIO_RAM, "ram-high");
+}
+
+/* Firmware covers the last 128 KiB below 1 MiB; PAM opens the RAM beneath, and
+ * reads of write-only segments come from a copy of what is there now. */
+static int map_firmware(struct machine *m, struct error *e)
+{
+	u64 len = MiB - LAYOUT_SHADOW;
+
+	if (!boot_is_firmware(m->image))
+		return 0;
+	if (boot_map_firmware(m->image, m->mem, PRIO_ROM, e) < 0)
+		return -1;
+	m->low_rom = malloc(len);
+	if (!m->low_rom)
+		return error_set(e, "not enough host memory");
+	memory_read(m->mem, LAYOUT_SHADOW, m->low_rom, len);
+	return 0;
+}
+
+/* ---- devices ---- */
+
+static void board_request(void *opaque, enum board_request r, int value)
+{
+	struct machine *m = opaque;
+
+	switch (r) {
+	case BOARD_RESET:
+		machine_request(m, REQUEST_RESET);
+		break;
+	case BOARD_INIT_CPU:
+		machine_request(m, REQUEST_INIT);
+		break;
+	case BOARD_POWER_OFF:
+		machine_request(m, REQUEST_POWER_OFF);
+		break;
+	case BOARD_DEBUG_EXIT:
+		m->debug_exit_value = value;
+		machine_request(m, REQUEST_DEBUG_EXIT);
+		break;
+	}
+}
+
+static bool create_legacy(struct machine *m)
+{
+	struct board *b = &m->board;
+	const struct irq irq0 = isa(m, LAYOUT_IRQ_TIMER), irq1 = isa(m, 1), irq4 = isa(m, LAYOUT_IRQ_COM1),
+			 irq8 = isa(m, 8);
+	u64 low = boot_low_ram(m->cfg.memory);
+	const struct rtc_config rtc = {
+		.ram_below_4g = low,
+		.ram_above_4g = m->cfg.memory - low,
+		.cpus = m->cfg.cpus,
+		.boot_order = { 2 },
+	};
+
+	if (!pit_create(b, &irq0) || !rtc_create(b, &rtc, &irq8) || !i8042_create(b, &irq1))
+		return false;
+	if (m->cfg.serial) {
+		m->uart = uart_create(b, LAYOUT_COM1, &irq4, m->cfg.serial, "com1");
+		if (!m->uart)
+			return false;
+	}
+	return !m->cfg.debug_exit || debugexit_create(b);
+}
+
+static void flush_page(void *opaque, u32 addr)
+{
+	mmu_flush_page(((struct machine *)opaque)->vcpu, addr);
+}
+
+static bool create_testdev(struct machine *m)
+{
+	struct testdev_config cfg = { .flush_page = flush_page, .opaque = m, .prio = PRIO_DEVICE };
+
+	if (!m->cfg.test_device)
+		return true;
+	for (unsigned n = 0; n < TESTDEV_IRQS; n++)
+		cfg.irqs[n] = (struct irq){ .fn = test_irq, .opaque = m, .n = n };
+	return testdev_create(&m->board, &cfg);
+}
+
+static bool create_chipset(struct machine *m)
+{
+	const struct irq sci = isa(m, LAYOUT_IRQ_SCI);
+	struct q35_config cfg = {
+		.ecam_base = boot_is_firmware(m->image) ? 0 : BOOT_ECAM_BASE,
+		.pam = boot_is_firmware(m->image),
+		.pam_prio = PRIO_PAM,
+		.low_rom = m->low_rom,
+	};
+
+	cfg.pm = acpi_pm_create(&m->board, &sci, false);
+	if (!cfg.pm)
+		return false;
+	for (unsigned i = 0; i < PCI_LINES; i++)
+		cfg.gsi[i] = (struct irq){ .fn = pirq_gsi, .opaque = m, .n = LAYOUT_GSI_PIRQ + i };
+	for (unsigned i = 0; i < 16; i++)
+		cfg.pic[i] = (struct irq){ .fn = pirq_pic, .opaque = m, .n = i };
+	return q35_create(&m->board, &cfg);
+}
+
+int machine_board_create(struct machine *m, struct error *e)
+{
+	m->board = (struct board){
+		.mem = m->mem,
+		.ports = m->ports,
+		.clock = m->clock,
+		.door = m->door,
+		.request = board_request,
+		.machine = m,
+	};
+	if (!map_ram(m))
+		return error_set(e, "not enough host memory for the memory map");
+	if (map_firmware(m, e) < 0)
+		return -1;
+	m->lines.ops = &lines_ops;
+	board_attach(&m->board, &m->lines);
+	if (!create_apics(m) || !create_legacy(m) || !create_testdev(m) || !create_chipset(m))
+		return error_set(e, "not enough host memory for the devices");
+	struct device *cfg = fw_cfg_create(&m->board);
+
+	if (!cfg || (boot_is_firmware(m->image) && machine_tables_to_firmware(m, cfg) < 0))
+		return error_set(e, "not enough host memory for the firmware's configuration");
+	return 0;
+}
+
+void machine_board_destroy(struct machine *m)
+{
+	for (struct device *d = m->board.first, *next; d; d = next) {
+		next = d->next;
+		d->ops->destroy(d);
+	}
+	m->board.first = NULL;
+	free(m->low_rom);
+}

@@ -1,0 +1,314 @@
+/*
+ * Life cycle of a machine. machine_create() checks the configuration and the
+ * files before it builds anything; what it builds it builds once, restored or
+ * not; machine_reset() is the reset button and ends creation too.
+ */
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "backend/chr/chr.h"
+#include "cpu/event.h"
+#include "cpu/linear.h"
+#include "dev/chipset/uart16550.h"
+#include "machine/internal.h"
+#include "machine/layout.h"
+#include "mem/mmu.h"
+#include "replay/door.h"
+
+/* One tick a nanosecond, with either clock: guest time has no finer grain, and
+ * with the virtual clock the TSC counts instructions. */
+#define TSC_HZ 1000000000ull
+
+static int check_config(struct machine *m, struct error *e)
+{
+	const struct machine_config *c = &m->cfg;
+	u64 host = (u64)sysconf(_SC_PHYS_PAGES) * (u64)sysconf(_SC_PAGESIZE);
+
+	if (c->memory < LAYOUT_RAM_MIN || c->memory % MiB)
+		return error_set(e, "memory must be at least %llu MiB and whole MiB", LAYOUT_RAM_MIN / MiB);
+	if (c->memory > LAYOUT_RAM_MAX)
+		return error_set(e, "memory of more than %llu GiB is not supported", LAYOUT_RAM_MAX / GiB);
+	if (c->memory > host)
+		return error_set(e, "memory of %llu MiB is more than this host has (%llu MiB)", c->memory / MiB,
+				 host / MiB);
+	if (c->cpus != 1)
+		return error_set(e, "%u processors: this build runs one", c->cpus);
+	if (!c->kernel == !c->firmware)
+		return error_set(e, "give one of a kernel and a firmware image");
+	if (c->firmware && (c->initrd || c->append))
+		return error_set(e, "an initrd or a command line needs a kernel");
+	m->engine = engine_choose(c->engine ? c->engine : "auto", &m->verdict, e);
+	if (!m->engine)
+		return -1;
+	return cpu_model_init(&m->model, c->cpu_model ? c->cpu_model : "host", c->cpus, TSC_HZ, e);
+}
+
+static int load_files(struct machine *m, struct error *e)
+{
+	const struct boot_request r = {
+		.kernel = m->cfg.kernel,
+		.initrd = m->cfg.initrd,
+		.append = m->cfg.append,
+		.firmware = m->cfg.firmware,
+		.memory = m->cfg.memory,
+	};
+
+	m->image = boot_load(&r, e);
+	return m->image ? 0 : -1;
+}
+
+/* ---- events from other threads ---- */
+
+static void on_input(void *opaque)
+{
+	wake_kick(opaque, EV_KICK);
+}
+
+/* On the vCPU thread: the earliest deadline moved closer. */
+static void on_deadline(void *opaque)
+{
+	struct machine *m = opaque;
+
+	if (m->cfg.clock == MACHINE_CLOCK_VIRTUAL)
+		vcpu_raise(m->vcpu, EV_TIMER); /* the budget is too long */
+	else
+		wake_arm(m);
+}
+
+/* ---- construction ---- */
+
+static int create_vcpu(struct machine *m, struct error *e)
+{
+	struct vcpu *v = aligned_alloc(_Alignof(struct vcpu), sizeof(*v));
+
+	if (!v)
+		return error_set(e, "not enough host memory");
+	memset(v, 0, sizeof(*v));
+	m->vcpu = v;
+	v->model = &m->model;
+	v->hooks = &machine_hooks;
+	v->machine = m;
+	v->mem = m->mem;
+	v->ports = m->ports;
+	v->engine = m->engine;
+	v->mmu = mmu_create();
+	return v->mmu ? 0 : error_set(e, "not enough host memory");
+}
+
+static int create_parts(struct machine *m, struct error *e)
+{
+	bool virt = m->cfg.clock == MACHINE_CLOCK_VIRTUAL;
+
+	m->mem = memory_create(m->cfg.memory, e);
+	if (!m->mem)
+		return -1;
+	m->ports = portmap_create();
+	m->door = door_create(virt ? DOOR_VIRTUAL : DOOR_REAL, m->cfg.seed);
+	if (!m->ports || !m->door)
+		return error_set(e, "not enough host memory");
+	if (create_vcpu(m, e))
+		return -1;
+	m->clock = clock_create(virt ? CLOCK_KIND_VIRTUAL : CLOCK_KIND_REAL, m->door, &m->vcpu->icount, TSC_HZ);
+	if (!m->clock)
+		return error_set(e, "not enough host memory");
+	door_set_kick(m->door, on_input, m);
+	return machine_board_create(m, e);
+}
+
+struct machine *machine_create(const struct machine_config *cfg, struct error *e)
+{
+	struct machine *m = calloc(1, sizeof(*m));
+
+	if (!m) {
+		error_set(e, "not enough host memory");
+		return NULL;
+	}
+	m->cfg = *cfg;
+	m->timer_fd = -1;
+	atomic_init(&m->armed, CLOCK_NEVER);
+	pthread_mutex_init(&m->call_lock, NULL);
+	pthread_cond_init(&m->call_done, NULL);
+	if (check_config(m, e) || load_files(m, e) || machine_tables_create(m, e) || create_parts(m, e))
+		goto fail;
+	machine_reset(m);
+	if (m->engine->vcpu_attach(m->vcpu, e))
+		goto fail;
+	m->attached = true;
+	cpu_recheck_events(m->vcpu);
+	clock_on_change(m->clock, on_deadline, m);
+	/* Guest time begins with the first instruction. */
+	clock_stop(m->clock);
+	return m;
+fail:
+	machine_destroy(m);
+	return NULL;
+}
+
+int machine_check(const struct machine_config *cfg, struct error *e)
+{
+	struct machine *m = calloc(1, sizeof(*m));
+	int ret;
+
+	if (!m)
+		return error_set(e, "not enough host memory");
+	m->cfg = *cfg;
+	ret = check_config(m, e) || load_files(m, e) ? -1 : 0;
+	if (m->image)
+		boot_free(m->image);
+	free(m);
+	return ret;
+}
+
+void machine_destroy(struct machine *m)
+{
+	if (!m)
+		return;
+	if (m->attached)
+		m->engine->vcpu_detach(m->vcpu);
+	if (m->clock)
+		machine_board_destroy(m);
+	clock_destroy(m->clock);
+	if (m->vcpu && m->vcpu->mmu)
+		mmu_destroy(m->vcpu->mmu);
+	free(m->vcpu);
+	if (m->door)
+		door_destroy(m->door);
+	if (m->ports)
+		portmap_destroy(m->ports);
+	if (m->mem)
+		memory_destroy(m->mem);
+	machine_tables_destroy(m);
+	if (m->image)
+		boot_free(m->image);
+	pthread_cond_destroy(&m->call_done);
+	pthread_mutex_destroy(&m->call_lock);
+	free(m);
+}
+
+/* Memory keeps its contents, as on hardware, but for what is loaded into it. */
+void machine_reset(struct machine *m)
+{
+	struct vcpu *v = m->vcpu;
+
+	for (struct device *d = m->board.first; d; d = d->next)
+		d->ops->reset(d);
+	cpu_reset(v, false);
+	m->seen_tsc_offset = v->cpu.tsc_offset;
+	if (!boot_is_firmware(m->image)) {
+		machine_tables_place(m);
+		lapic_setup_virtual_wire(lapic_of(m->lapics, 0));
+	}
+	boot_place(m->image, m->mem, &m->layout, v);
+	mmu_flush_all(v);
+	mmu_mode_changed(v);
+	cpu_recheck_events(v);
+}
+
+/* ---- running ---- */
+
+static void set_running(struct machine *m, bool running)
+{
+	pthread_mutex_lock(&m->call_lock);
+	m->running = running;
+	m->thread = pthread_self();
+	pthread_mutex_unlock(&m->call_lock);
+}
+
+void machine_run(struct machine *m, struct machine_result *out)
+{
+	struct error e = { .text = "" };
+	u64 start = host_ns();
+
+	m->ended = false;
+	m->result = (struct machine_result){ .end = MACHINE_END_FAILED };
+	if (m->cfg.clock == MACHINE_CLOCK_REAL && wake_start(m, &e)) {
+		snprintf(m->result.text, sizeof(m->result.text), "%.255s", e.text);
+		*out = m->result;
+		return;
+	}
+	set_running(m, true);
+	if (m->uart)
+		m->cfg.serial->ops->start(m->cfg.serial, m->door, uart_sink(m->uart));
+	clock_start(m->clock);
+	machine_loop(m);
+	clock_stop(m->clock);
+	fpu_park(m->vcpu);
+	if (m->uart)
+		m->cfg.serial->ops->stop(m->cfg.serial);
+	set_running(m, false);
+	machine_serve_calls(m); /* those that came too late for the loop */
+	wake_stop(m);
+	atomic_store(&m->stop, false);
+	m->run_ns += host_ns() - start;
+	*out = m->result;
+}
+
+/* Async-signal-safe. */
+void machine_stop(struct machine *m)
+{
+	atomic_store(&m->stop, true);
+	wake_kick(m, EV_KICK);
+}
+
+bool machine_stopping(const struct machine *m)
+{
+	return atomic_load(&m->stop);
+}
+
+void machine_attach_debugger(struct machine *m, const struct machine_debugger *d)
+{
+	m->debugger = *d;
+	m->has_debugger = true;
+}
+
+void machine_debug_interrupt(struct machine *m)
+{
+	atomic_store(&m->debug_interrupt, true);
+	wake_kick(m, EV_KICK);
+}
+
+/* ---- access ---- */
+
+const struct engine_verdict *machine_verdict(const struct machine *m)
+{
+	return &m->verdict;
+}
+
+const char *machine_guest(const struct machine *m)
+{
+	return boot_describe(m->image);
+}
+
+struct vcpu *machine_vcpu(struct machine *m, unsigned n)
+{
+	assert(n < m->cfg.cpus);
+	return m->vcpu;
+}
+
+unsigned machine_cpus(const struct machine *m)
+{
+	return m->cfg.cpus;
+}
+
+struct memory *machine_memory(struct machine *m)
+{
+	return m->mem;
+}
+
+struct clock *machine_clock(struct machine *m)
+{
+	return m->clock;
+}
+
+struct board *machine_board(struct machine *m)
+{
+	return &m->board;
+}
+
+const struct machine_config *machine_config(const struct machine *m)
+{
+	return &m->cfg;
+}

@@ -1,0 +1,102 @@
+/* Values and options of the command line. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "cli/cli.h"
+#include "cli/run_options.h"
+
+static void test_size(void **state)
+{
+	static const struct {
+		const char *text;
+		u64 value;
+	} good[] = { { "512M", 512 * MiB }, { "3.5G", 3584 * MiB }, { "1k", 1024 }, { "0", 0 },
+		     { "4096", 4096 },	    { "0.5g", 512 * MiB } };
+	static const char *const bad[] = { "",
+					   "M",
+					   "-1M",
+					   "1MB",
+					   "1.M",
+					   ".5M",
+					   "1.5",
+					   "1 M",
+					   "0x10",
+					   "99999999999G",
+					   "99999999999999999999999",
+					   "1.1234567M" };
+	u64 v;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(good); i++) {
+		assert_int_equal(parse_size(good[i].text, &v), 0);
+		assert_int_equal(v, good[i].value);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_int_equal(parse_size(bad[i], &v), -1);
+}
+
+static void test_number(void **state)
+{
+	u64 v;
+
+	assert_int_equal(parse_number("18446744073709551615", UINT64_MAX, &v), 0);
+	assert_int_equal(v, UINT64_MAX);
+	assert_int_equal(parse_number("0x1f", 100, &v), 0);
+	assert_int_equal(v, 31);
+	assert_int_equal(parse_number("18446744073709551616", UINT64_MAX, &v), -1);
+	assert_int_equal(parse_number("101", 100, &v), -1);
+	assert_int_equal(parse_number("-1", 100, &v), -1);
+	assert_int_equal(parse_number("7x", 100, &v), -1);
+	assert_int_equal(parse_number("", 100, &v), -1);
+}
+
+static int parse(struct run_options *o, const char *const *args)
+{
+	char *argv[16] = { (char *)"run" };
+	int argc = 1;
+
+	for (; args[argc - 1]; argc++)
+		argv[argc] = (char *)(uintptr_t)args[argc - 1];
+	return run_options_parse(o, argc, argv);
+}
+#define PARSE(o, ...) parse(o, (const char *const[]){ __VA_ARGS__, NULL })
+
+static void test_options(void **state)
+{
+	static struct run_options o;
+
+	assert_int_equal(PARSE(&o, "--kernel=K", "--memory", "1G", "--append", "--x=y", "--stats=json:S",
+			       "--debug-exit", "--serial", "file:/f", "--clock=virtual"),
+			 0);
+	assert_string_equal(o.machine.kernel, "K");
+	assert_int_equal(o.machine.memory, GiB);
+	assert_string_equal(o.machine.append, "--x=y");
+	assert_string_equal(o.stats_path, "S");
+	assert_true(o.machine.debug_exit);
+	assert_int_equal(o.serial, SERIAL_FILE);
+	assert_string_equal(o.serial_path, "/f");
+	assert_int_equal(o.machine.clock, MACHINE_CLOCK_VIRTUAL);
+	assert_int_equal(PARSE(&o, "--help"), 0);
+	assert_true(o.help);
+	assert_int_equal(PARSE(&o, "--kernel"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kern", "K"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--kernel", "K"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--debug-exit=1"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--firmware", "F"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--firmware", "F", "--initrd", "I"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--cpus", "2"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--disk", "D"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--stats=xml:F"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--serial", "file:"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "kernel"), EXIT_USAGE);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_size), cmocka_unit_test(test_number),
+					    cmocka_unit_test(test_options) };
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
