@@ -289,8 +289,8 @@ static void put_instruction(struct emit *e, const ZydisDecodedInstruction *z, co
 	put_prefixes(e, z, integer, d);
 	put_extension(e, z, p, u, d);
 	if (!(z->attributes & ZYDIS_ATTRIB_HAS_MODRM)) {
-		/* opcode and immediates as they are, behind prefixes and REX */
-		opcode_at = z->raw.prefix_count + (z->attributes & ZYDIS_ATTRIB_HAS_REX ? 1 : 0);
+		/* opcode and immediates as they are; Zydis counts REX as a prefix */
+		opcode_at = z->raw.prefix_count;
 		if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
 			opcode_at = z->raw.vex.offset + z->raw.vex.size;
 		put_bytes(e, d->bytes + opcode_at, d->len - opcode_at);
@@ -301,7 +301,7 @@ static void put_instruction(struct emit *e, const ZydisDecodedInstruction *z, co
 	else if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)
 		opcode_at = z->raw.evex.offset + 4u;
 	else
-		opcode_at = z->raw.prefix_count + (z->attributes & ZYDIS_ATTRIB_HAS_REX ? 1 : 0);
+		opcode_at = z->raw.prefix_count;
 	put_bytes(e, d->bytes + opcode_at, z->raw.modrm.offset - opcode_at);
 	modrm = d->bytes[z->raw.modrm.offset];
 	if (p->rename_reg)
