@@ -167,8 +167,8 @@ static bool fpu_equal(const u8 *a, const u8 *b)
 
 static u32 fault_error(const struct oracle_outcome *o)
 {
-	/* The host's kernel half is mapped, the rig's is elsewhere. */
-	return o->vector == EXC_PF && o->addr >> 63 ? o->error & ~PF_P : o->error;
+	/* What the host's kernel maps for itself is not mapped in the rig. */
+	return o->vector == EXC_PF && o->addr >= 0x7ffffffff000ull ? o->error & ~PF_P : o->error;
 }
 
 static bool faults_equal(const struct oracle_outcome *h, const struct oracle_outcome *g)

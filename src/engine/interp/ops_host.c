@@ -4,6 +4,7 @@
  */
 #include "engine/interp/ops.h"
 #include "engine/interp/thunk.h"
+#include "cpu/xstate.h"
 
 /*
  * thunk_call: saves what the C ABI wants saved, keeps the stack pointer where
@@ -89,14 +90,12 @@ static u64 active_bytes(struct vcpu *v, const struct thunk *t)
 {
 	u64 mask = opmask(v, t->mask_reg), bytes = 0;
 	unsigned count = t->mem_size / t->element, active = 0;
-	u64 one = t->element >= 64 ? ~0ull : BIT(t->element) - 1;
+	u64 one = BIT(t->element) - 1;
 
-	if (t->broadcast)
-		return mask ? one : 0; /* elements beyond the vector are masked off by the operation itself */
-	for (unsigned n = 0; n < count; n++) {
+	for (unsigned n = 0; n < t->elements; n++) {
 		if (!(mask >> n & 1))
 			continue;
-		bytes |= one << ((t->packed ? active : n) * t->element);
+		bytes |= one << ((t->packed ? active : n) % count * t->element);
 		active++;
 	}
 	return bytes;
@@ -144,8 +143,8 @@ static int bounced_operand(struct vcpu *v, const struct insn *i, gva_t lin)
 	sync_icount(v, i);
 	if (t->align && (lin & (t->align - 1u)))
 		return fault_gp(v, 0);
-	if (i->seg == SEG_SS && (!lin_canonical(&v->cpu, lin) || !lin_canonical(&v->cpu, lin + t->mem_size - 1)))
-		return fault_ss(v, 0);
+	if (interp_stack_canonical(v, i, lin, t->mem_size))
+		return FAULT;
 	if (t->mask_reg)
 		return masked_operand(v, i, lin);
 	if ((t->mem & THUNK_WRITE) && lin_probe_write(v, lin, t->mem_size, LIN_CPL))
@@ -180,6 +179,27 @@ static int host_with_memory(struct vcpu *v, const struct insn *i)
 	return r;
 }
 
+/* FIP moves with every instruction, FOP and FDP with unmasked exceptions only
+ * (CPUID.7.0:EBX[6], SDM vol. 1, 8.1.8 and 8.1.9). i->imm: the FOP. */
+static void record_x87_pointers(struct vcpu *v, const struct insn *i)
+{
+	u64 rip = v->cpu.rip + i->off, fip = hot(v)->mode == BLOCK_64 ? rip : (u32)rip, fdp;
+	u16 fsw, fop;
+
+	if (i->thunk->x87 == X87_CLEAR) {
+		fpu_set_pointers(&v->cpu, 0, 0, 0);
+		return;
+	}
+	__asm__ volatile("fnstsw %0" : "=a"(fsw));
+	__builtin_memcpy(&fop, v->cpu.fpu + FX_FOP, 2);
+	__builtin_memcpy(&fdp, v->cpu.fpu + FX_FDP, 8);
+	if (fsw & FSW_ES) {
+		fop = (u16)i->imm;
+		fdp = i->thunk->mem ? hot(v)->tmp[6] : fdp;
+	}
+	fpu_set_pointers(&v->cpu, fop, fip, fdp);
+}
+
 static int run_host(struct vcpu *v, const struct insn *i)
 {
 	const struct thunk *t = i->thunk;
@@ -192,8 +212,8 @@ static int run_host(struct vcpu *v, const struct insn *i)
 	}
 	if (t->mem ? host_with_memory(v, i) : call_thunk(v, i, NULL))
 		return FAULT;
-	if (t->x87) /* FOP and FDP change with unmasked exceptions only (CPUID.7.0:EBX[6]) */
-		fpu_set_pointers(&v->cpu, 0, v->cpu.rip + i->off, 0);
+	if (t->x87)
+		record_x87_pointers(v, i);
 	return 0;
 }
 

@@ -478,6 +478,8 @@ static void select_host(struct select *s, bool check_model)
 		return;
 	s->i->thunk = thunk_make(interp_of(s->v)->thunks, &z, ops, d, need);
 	s->i->fn = op_host;
+	if (need == FPU_X87) /* FOP: it has no immediates */
+		s->i->imm = (d->opcode & 7u) << 8 | d->bytes[z.raw.modrm.offset];
 	if (!s->i->thunk)
 		set_ud(s);
 }
