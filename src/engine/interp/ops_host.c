@@ -73,6 +73,15 @@ static int call_thunk(struct vcpu *v, const struct insn *i, void *mem)
 	return 0;
 }
 
+/* The live x87 status word. */
+static u16 fpu_status(void)
+{
+	u16 fsw;
+
+	__asm__ volatile("fnstsw %0" : "=a"(fsw));
+	return fsw;
+}
+
 static u64 opmask(struct vcpu *v, unsigned k)
 {
 	const u8 *p;
@@ -102,11 +111,15 @@ static u64 active_bytes(struct vcpu *v, const struct thunk *t)
 }
 
 /* Element by element, so that what is masked off is neither read nor checked. */
-static int masked_transfer(struct vcpu *v, const struct thunk *t, gva_t lin, u8 *buf, u64 bytes, bool write)
+static int masked_transfer(struct vcpu *v, const struct insn *i, gva_t lin, u8 *buf, u64 bytes, bool write)
 {
+	const struct thunk *t = i->thunk;
+
 	for (unsigned at = 0; at < t->mem_size; at += t->element) {
 		if (!(bytes >> at & 1))
 			continue;
+		if (interp_stack_canonical(v, i, lin + at, t->element))
+			return FAULT;
 		if (write ? mmu_write(v, lin + at, buf + at, t->element) : mmu_read(v, lin + at, buf + at, t->element))
 			return FAULT;
 	}
@@ -123,15 +136,16 @@ static int masked_operand(struct vcpu *v, const struct insn *i, gva_t lin)
 		buf[n] = 0;
 	if (t->mem & THUNK_WRITE) {
 		for (unsigned at = 0; at < t->mem_size; at += t->element)
-			if ((bytes >> at & 1) && lin_probe_write(v, lin + at, t->element, LIN_CPL))
+			if ((bytes >> at & 1) && (interp_stack_canonical(v, i, lin + at, t->element) ||
+						  lin_probe_write(v, lin + at, t->element, LIN_CPL)))
 				return FAULT;
-	} else if (masked_transfer(v, t, lin, buf, bytes, false)) {
+	} else if (masked_transfer(v, i, lin, buf, bytes, false)) {
 		return FAULT;
 	}
 	fpu_load(v);
 	if (call_thunk(v, i, buf))
 		return FAULT;
-	return t->mem & THUNK_WRITE ? masked_transfer(v, t, lin, buf, bytes, true) : 0;
+	return t->mem & THUNK_WRITE ? masked_transfer(v, i, lin, buf, bytes, true) : 0;
 }
 
 /* The operand is not simply one piece of writable or readable RAM. */
@@ -141,15 +155,18 @@ static int bounced_operand(struct vcpu *v, const struct insn *i, gva_t lin)
 	u8 *buf = interp_of(v)->bounce + (lin & 63); /* keeps alignment faults what they are */
 
 	sync_icount(v, i);
+	if (t->waits && (fpu_status() & FSW_ES))
+		return fault_raise(v, EXC_MF, false, 0, 0);
 	if (t->align && (lin & (t->align - 1u)))
 		return fault_gp(v, 0);
-	if (interp_stack_canonical(v, i, lin, t->mem_size))
-		return FAULT;
 	if (t->mask_reg)
 		return masked_operand(v, i, lin);
+	if (interp_stack_canonical(v, i, lin, t->mem_size))
+		return FAULT;
 	if ((t->mem & THUNK_WRITE) && lin_probe_write(v, lin, t->mem_size, LIN_CPL))
 		return FAULT;
-	if ((t->mem & THUNK_READ) && mmu_read(v, lin, buf, t->mem_size))
+	/* An x87 store with an unmasked exception leaves the operand alone. */
+	if (((t->mem & THUNK_READ) || t->x87) && mmu_read(v, lin, buf, t->mem_size))
 		return FAULT;
 	if (i->fpu)
 		fpu_load(v);
@@ -184,16 +201,15 @@ static int host_with_memory(struct vcpu *v, const struct insn *i)
 static void record_x87_pointers(struct vcpu *v, const struct insn *i)
 {
 	u64 rip = v->cpu.rip + i->off, fip = hot(v)->mode == BLOCK_64 ? rip : (u32)rip, fdp;
-	u16 fsw, fop;
+	u16 fop;
 
 	if (i->thunk->x87 == X87_CLEAR) {
 		fpu_set_pointers(&v->cpu, 0, 0, 0);
 		return;
 	}
-	__asm__ volatile("fnstsw %0" : "=a"(fsw));
 	__builtin_memcpy(&fop, v->cpu.fpu + FX_FOP, 2);
 	__builtin_memcpy(&fdp, v->cpu.fpu + FX_FDP, 8);
-	if (fsw & FSW_ES) {
+	if (fpu_status() & FSW_ES) {
 		fop = (u16)i->imm;
 		fdp = i->thunk->mem ? hot(v)->tmp[6] : fdp;
 	}

@@ -401,8 +401,11 @@ static u8 required_alignment(const ZydisDecodedInstruction *z, unsigned size)
 	case ZYDIS_EXCEPTION_CLASS_SSE4:
 		break;
 	default:
-		/* 16 bytes with an MMX result: of no exception class in Zydis */
-		return z->mnemonic == ZYDIS_MNEMONIC_CVTPD2PI || z->mnemonic == ZYDIS_MNEMONIC_CVTTPD2PI ? 16 : 0;
+		/* of no exception class in Zydis */
+		return z->mnemonic == ZYDIS_MNEMONIC_CVTPD2PI || z->mnemonic == ZYDIS_MNEMONIC_CVTTPD2PI ||
+				       z->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B ?
+			       16 :
+			       0;
 	}
 	switch (z->mnemonic) {
 	case ZYDIS_MNEMONIC_MOVUPS:
@@ -432,6 +435,15 @@ static const ZydisDecodedOperand *memory_operand(const ZydisDecodedInstruction *
  * ones an element of the operand is not one of the result (SDM vol. 2, 2.8). */
 static bool suppresses_faults(const ZydisDecodedInstruction *z)
 {
+	switch (z->mnemonic) { /* NF in SDM vol. 2, not in Zydis 4.0 */
+	case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
+	case ZYDIS_MNEMONIC_VDBPSADBW:
+	case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
+	case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
+		return false;
+	default:
+		break;
+	}
 	switch (z->meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_E1NF:
 	case ZYDIS_EXCEPTION_CLASS_E2NF:
@@ -533,7 +545,8 @@ enum fpu_need thunk_need(const ZydisDecodedInstruction *z, const ZydisDecodedOpe
 	}
 	if (z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && z->opcode >= 0xd8 && z->opcode <= 0xdf)
 		return FPU_X87;
-	if (vector || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR || z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
+	/* CVTSS2SI with memory names no vector register */
+	if (vector || z->meta.category == ZYDIS_CATEGORY_CONVERT || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR || z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
 		return FPU_SSE;
 	if (mmx || z->mnemonic == ZYDIS_MNEMONIC_EMMS)
 		return FPU_MMX;
@@ -558,11 +571,18 @@ static enum x87_pointers x87_pointers(const ZydisDecodedInstruction *z, unsigned
 	}
 }
 
+/* A pending x87 exception is reported before the operand is looked at. */
+static bool waits(const ZydisDecodedInstruction *z, unsigned need)
+{
+	return (need == FPU_X87 || need == FPU_MMX) && z->mnemonic != ZYDIS_MNEMONIC_FNSTCW &&
+	       z->mnemonic != ZYDIS_MNEMONIC_FNSTSW;
+}
+
 struct thunk *thunk_make(struct thunk_cache *c, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops,
 			 const struct dinsn *d, unsigned need)
 {
 	const ZydisDecodedOperand *m = memory_operand(z, ops);
-	struct thunk want = { .x87 = (u8)x87_pointers(z, need) }, *t;
+	struct thunk want = { .x87 = (u8)x87_pointers(z, need), .waits = waits(z, need) }, *t;
 	struct emit e = { .n = 0 };
 	u32 slot;
 

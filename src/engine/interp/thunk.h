@@ -31,6 +31,7 @@ struct thunk {
 	u8 packed;          /* active elements are contiguous (compress, expand) */
 	u8 elements;        /* mask bits that count; more than the operand holds if it is broadcast */
 	u8 x87;             /* enum x87_pointers */
+	bool waits;         /* a pending x87 exception comes before any fault of the operand */
 };
 
 struct thunk_cache;

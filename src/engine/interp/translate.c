@@ -305,8 +305,8 @@ static bool select_high(struct select *s)
 	case 0x90 ... 0x97: {
 		unsigned r = (op & 7) | (d->prefixes & DI_REX && d->bytes[d->len - 2] & 1 ? 8 : 0);
 
-		if (r == 0)
-			return set(s, op_nop); /* and PAUSE */
+		if (r == 0 || d->mnemonic == ZYDIS_MNEMONIC_PAUSE) /* with REX.B too */
+			return set(s, op_nop);
 		i->dst = (u8)(r * 8);
 		i->src = 0;
 		return set(s, xchg_rr[s->sz]);
