@@ -63,7 +63,7 @@ static int element_lin(struct vcpu *v, const struct insn *i, const struct specia
 	if (interp_segment(v, i, s->element, write))
 		return FAULT;
 	*lin = hot(v)->tmp[7];
-	return 0;
+	return interp_stack_canonical(v, i, *lin, s->element);
 }
 
 /* Elements in order, each done for good before the next: a fault leaves the
