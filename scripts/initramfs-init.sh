@@ -1,24 +1,39 @@
 #!/bin/sh
 # /init of Ectype's small guest: mount what programs expect, then a shell on
 # the serial console; when the shell ends, so does the machine.
+#
+# Process 1 must take the signals of poweroff and reboot while the shell runs.
+# It can do so only in `wait`, so the shell runs in the background; but without
+# job control a background command starts with SIGINT ignored, for good. So
+# process 1 first gets itself a terminal and job control, and the shell then
+# takes the terminal over in a session of its own.
 export PATH=/bin HOME=/root
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs dev /dev 2>/dev/null
-mkdir -p /dev/pts /dev/shm
-mount -t devpts devpts /dev/pts
-mount -t tmpfs tmpfs /tmp
-mount -t tmpfs tmpfs /run
-hostname ectype
+
+if [ -z "$ECTYPE_INIT" ]; then
+	mount -t proc proc /proc
+	mount -t sysfs sysfs /sys
+	mount -t devtmpfs dev /dev 2>/dev/null
+	mkdir -p /dev/pts /dev/shm
+	mount -t devpts devpts /dev/pts
+	mount -t tmpfs tmpfs /tmp
+	mount -t tmpfs tmpfs /run
+	hostname ectype
+	ECTYPE_INIT=1 exec setsid cttyhack sh /init
+fi
+unset ECTYPE_INIT
+set -m
+
 # what busybox's poweroff, halt and reboot ask of an init
 trap 'exec /bin/busybox poweroff -f' USR1 USR2
 trap 'exec /bin/busybox reboot -f' TERM
 
-if [ -f /test.sh ]; then
-	setsid cttyhack sh /test.sh &
+shell() {
+	(setsid cttyhack sh "$@"; :) &
 	wait $!
 	exec /bin/busybox poweroff -f
-fi
+}
+
+[ ! -f /test.sh ] || shell /test.sh
 
 rows= cols=
 for word in $(cat /proc/cmdline); do
@@ -36,7 +51,4 @@ cat <<END
 END
 cd /root
 export PS1='\u@\h:\w# '
-# in the background, so that a trap need not wait for it
-setsid cttyhack sh &
-wait $!
-exec /bin/busybox poweroff -f
+shell

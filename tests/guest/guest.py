@@ -1,0 +1,193 @@
+"""What the guest tests share: starting the program, talking to its console, TAP.
+
+Environment: ECTYPE (the program, build/ectype), ECTYPE_ENGINE (interp),
+ECTYPE_SLOW (factor on every time limit), ECTYPE_CACHE. Standard library only.
+"""
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.path.join(ROOT, os.environ.get("BUILD", "build"))
+ECTYPE = os.environ.get("ECTYPE", os.path.join(BUILD, "ectype"))
+ENGINE = os.environ.get("ECTYPE_ENGINE", "interp")
+SLOW = float(os.environ.get("ECTYPE_SLOW", "1"))
+IS_QEMU = "qemu" in os.path.basename(ECTYPE)
+PROMPT = r"root@ectype:[^\n]*# "
+_failed = 0
+
+
+def cache(name):
+    base = os.environ.get("ECTYPE_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "ectype")
+    return os.path.join(base, name)
+
+
+def ok(name, good, detail=""):
+    """One test. `detail` is shown if it failed."""
+    global _failed
+    _failed += not good
+    print(("ok - " if good else "not ok - ") + name, flush=True)
+    if not good and detail:
+        for line in str(detail).splitlines()[-25:]:
+            print("#   " + line, flush=True)
+    return good
+
+
+def skip(name, why):
+    print(f"ok - {name} # SKIP {why}", flush=True)
+
+
+def finish():
+    sys.exit(1 if _failed else 0)
+
+
+class Timeout(Exception):
+    pass
+
+
+class Guest:
+    """A running program with its console on a pipe, or on a terminal of its own."""
+
+    def __init__(self, *args, terminal=False, engine=ENGINE, size=None):
+        command = [ECTYPE, "run"] + (["--engine", engine] if engine else []) + [str(a) for a in args]
+        self.command = command
+        self.text = ""
+        self.mark = 0
+        self.err = tempfile.TemporaryFile()
+        self.started = time.monotonic()
+        if terminal:
+            self.master, slave = pty.openpty()
+            self.slave = slave
+            if size:
+                import fcntl
+                import termios
+                fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[0], size[1], 0, 0))
+            self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=self.err, start_new_session=True)
+            self.into = self.out = self.master
+        else:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.err)
+            self.into, self.out = self.process.stdin.fileno(), self.process.stdout.fileno()
+            self.slave = None
+
+    def pump(self, wait):
+        """Take what the console has; False at its end."""
+        if not select.select([self.out], [], [], wait)[0]:
+            return True
+        try:
+            data = os.read(self.out, 65536)
+        except OSError:
+            return False
+        self.text += data.decode(errors="replace")
+        return bool(data)
+
+    def expect(self, pattern, limit):
+        """Wait for `pattern` behind what was matched before; returns the text up to its end."""
+        deadline = time.monotonic() + limit * SLOW
+        while True:
+            m = re.compile(pattern).search(self.text, self.mark)
+            if m:
+                start, self.mark = self.mark, m.end()
+                return self.text[start:m.end()]
+            left = deadline - time.monotonic()
+            if left <= 0 or not self.pump(min(left, 1)):
+                if not re.compile(pattern).search(self.text, self.mark):
+                    raise Timeout(f"no '{pattern}' within {limit} s; stderr: {self.errors()[-300:]}; console ends:\n"
+                                  + self.text[-1500:])
+
+    def send(self, text):
+        os.write(self.into, text.encode() if isinstance(text, str) else text)
+
+    def shell(self, command, limit=60):
+        """Run a command at the guest's prompt; its output."""
+        self.send(command + "; echo E''ND $?\n")
+        out = self.expect(r"END \d+\r?\n", limit)
+        self.expect(PROMPT, limit)
+        lines = out.replace("\r", "").split("\n")
+        return "\n".join(lines[1:-2]) if len(lines) > 2 else ""
+
+    def wait(self, limit):
+        """Exit status; None if it is still running after `limit` seconds."""
+        deadline = time.monotonic() + limit * SLOW
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                while self.pump(0) and select.select([self.out], [], [], 0)[0]:
+                    pass
+                return self.process.returncode
+            if not self.pump(0.2):
+                time.sleep(0.05)
+        return None
+
+    def errors(self):
+        self.err.seek(0)
+        return self.err.read().decode(errors="replace")
+
+    def cpu_seconds(self):
+        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+        if self.slave is not None:
+            os.close(self.slave)
+            os.close(self.master)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        self.close()
+        return False
+
+
+def linux(*more, kernel="vmlinuz", append="console=ttyS0", memory="512M", initrd=None, **kw):
+    # a wide terminal, so that the shell's line editor does not break what is typed
+    return Guest("--kernel", cache(kernel), "--initrd", initrd or cache("initramfs"), "--append",
+                 append + " ectype.rows=24 ectype.cols=400", "--memory", memory, *more, **kw)
+
+
+def make_initramfs(path, script, *add):
+    """An initramfs that runs `script` and powers off."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as f:
+        f.write(script)
+        f.flush()
+        subprocess.run([os.path.join(ROOT, "scripts/initramfs.py"), "--output", path, "--test", f.name,
+                        *[x for a in add for x in ("--add", a)]], check=True)
+    return path
+
+
+def multiboot(path, code):
+    """A multiboot image that gives its own addresses: the header, then `code` in 32-bit protected mode."""
+    flags, load = 0x10000, 0x100000
+    head = struct.pack("<8I", 0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF, load, load, 0, 0, load + 32)
+    with open(path, "wb") as f:
+        f.write(head + code + bytes(4096))
+    return path
+
+
+def run_to_end(args, limit=30):
+    """Status, stdout, stderr, seconds of a run that is to end by itself."""
+    start = time.monotonic()
+    try:
+        p = subprocess.run([ECTYPE, *[str(a) for a in args]], stdin=subprocess.DEVNULL, capture_output=True,
+                           timeout=limit * SLOW)
+        status, out, err = p.returncode, p.stdout, p.stderr
+    except subprocess.TimeoutExpired as e:
+        status, out, err = None, e.stdout or b"", e.stderr or b""
+    return status, out.decode(errors="replace"), err.decode(errors="replace"), time.monotonic() - start
+
+
+def read_json(path):
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)
