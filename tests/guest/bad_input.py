@@ -111,7 +111,6 @@ def options(folder):
         ("--stats: unknown format", [*RUN, "--stats=xml:f", "--kernel", KERNEL]),
         ("--stats: no such folder", [*RUN, f"--stats=json:{folder}/no/such", "--kernel", KERNEL]),
         ("kernel and firmware", [*RUN, "--kernel", KERNEL, "--firmware", KERNEL]),
-        ("initrd without a kernel", [*RUN, "--initrd", KERNEL]),
         ("isa: no such option", ["isa", "--frobnicate"]),
         ("no command", []),
     ]
