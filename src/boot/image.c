@@ -128,12 +128,16 @@ static int image_read_modules(struct boot_image *b, const char *list, struct err
 
 static int image_read_initrd(struct boot_image *b, const char *initrd, struct error *e)
 {
+	u64 room = boot_low_ram(b->memory);
+
 	if (!initrd || !*initrd)
 		return 0;
 	if (b->kind == BOOT_MULTIBOOT)
 		return image_read_modules(b, initrd, e);
 	b->modules = 1;
-	return blob_read(&b->module[0].file, initrd, "initrd", boot_low_ram(b->memory), "the guest's low memory", e);
+	/* Refuse by size alone what cannot fit: reading it would take seconds. */
+	room -= MIN(room, b->kernel.len + MiB);
+	return blob_read(&b->module[0].file, initrd, "initrd", room, "the kernel leaves of the guest's low memory", e);
 }
 
 static struct boot_image *finish(struct boot_image *b, int ret)

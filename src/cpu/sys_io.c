@@ -85,12 +85,12 @@ int sys_ins(struct vcpu *v, const struct dinsn *d)
 	gva_t lin;
 	u32 val;
 
+	if (cpu_io_allowed(v, port, size))
+		return FAULT;
 	if (string_spent(v, d)) {
 		sys_advance(v, d);
 		return 0;
 	}
-	if (cpu_io_allowed(v, port, size))
-		return FAULT;
 	if (seg_linear(v, SEG_ES, sys_reg_read(v, d, REG_RDI, d->addrsize), size, SEG_ACC_WRITE, &lin))
 		return FAULT;
 	/* Reading a port has effects: no fault may come after it. */
@@ -112,12 +112,12 @@ int sys_outs(struct vcpu *v, const struct dinsn *d)
 	gva_t lin;
 	u32 val = 0;
 
+	if (cpu_io_allowed(v, port, size))
+		return FAULT;
 	if (string_spent(v, d)) {
 		sys_advance(v, d);
 		return 0;
 	}
-	if (cpu_io_allowed(v, port, size))
-		return FAULT;
 	if (seg_linear(v, d->seg, sys_reg_read(v, d, REG_RSI, d->addrsize), size, SEG_ACC_READ, &lin))
 		return FAULT;
 	if (lin_read(v, lin, &val, size, LIN_CPL))

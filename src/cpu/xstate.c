@@ -70,6 +70,20 @@ void xstate_store_x87_head(const struct cpu *c, bool wide, u8 out[24])
 	}
 }
 
+/* The image holds the data registers in stack order: where TOP moves without
+ * them they change places. */
+static void turn_stack(struct cpu *c, unsigned new_top)
+{
+	unsigned by = new_top - (c->fpu[FX_FSW + 1] >> 3 & 7);
+	u8 old[128];
+
+	if (!(by & 7))
+		return;
+	copy_words(old, c->fpu + FX_ST, 128);
+	for (unsigned i = 0; i < 8; i++)
+		copy_words(c->fpu + FX_ST + 16 * i, old + 16 * ((i + by) & 7), 16);
+}
+
 void xstate_load_x87_head(struct cpu *c, bool wide, const u8 in[24])
 {
 	u8 *img = c->fpu;
@@ -78,6 +92,7 @@ void xstate_load_x87_head(struct cpu *c, bool wide, const u8 in[24])
 	u16 fsw = xstate_fsw_summary(get16(in + FX_FSW), fcw);
 	u16 fop = get16(in + FX_FOP) & 0x7ff;
 
+	turn_stack(c, fsw >> 11 & 7);
 	copy_words(img + FX_FIP, in + FX_FIP, 16);
 	if (!wide) {
 		__builtin_memset(img + FX_FIP + 4, 0, 4);
@@ -105,6 +120,7 @@ void xstate_load_st(struct cpu *c, const u8 *in)
 
 void xstate_fninit(struct cpu *c)
 {
+	turn_stack(c, 0);
 	zero_words(c->fpu, 24);
 	c->fpu[FX_FCW] = FCW_INIT & 0xff;
 	c->fpu[FX_FCW + 1] = FCW_INIT >> 8;

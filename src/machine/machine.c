@@ -11,6 +11,7 @@
 
 #include "backend/chr/chr.h"
 #include "cpu/event.h"
+#include "cpu/xstate.h"
 #include "cpu/linear.h"
 #include "dev/chipset/uart16550.h"
 #include "machine/internal.h"
@@ -201,6 +202,8 @@ void machine_reset(struct machine *m)
 		machine_tables_place(m);
 		lapic_setup_virtual_wire(lapic_of(m->lapics, 0));
 	}
+	if (!boot_is_firmware(m->image))
+		xstate_fninit(&v->cpu); /* as firmware leaves it: reset itself unmasks every x87 exception */
 	boot_place(m->image, m->mem, &m->layout, v);
 	mmu_flush_all(v);
 	mmu_mode_changed(v);

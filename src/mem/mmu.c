@@ -428,6 +428,9 @@ static int locate_both(struct vcpu *v, gva_t lin, unsigned len, unsigned *first,
 		       enum mmu_index index, struct place p[2])
 {
 	*first = (unsigned)MIN((u64)len, PAGE_SIZE - (lin & ~PAGE_MASK));
+	/* Before any page fault: the address of every byte is canonical. */
+	if (*first != len && !lin_canonical(&v->cpu, next_page(v, lin)))
+		return fault_gp(v, 0);
 	if (locate(v, lin, acc, index, &p[0]))
 		return FAULT;
 	return *first == len ? 0 : locate(v, next_page(v, lin), acc, index, &p[1]);

@@ -100,6 +100,7 @@ static void make_tables(struct rig *r)
 	gdt[3] = 0x00cff3000000ffffull; /* 1b user data */
 	gdt[4] = 0x00affb000000ffffull; /* 23 user code */
 	memcpy(tss + 4, &rsp0, 8);
+	tss[102] = 0x68; /* no I/O permission bitmap */
 	for (unsigned n = 0; n < 32; n++) {
 		u64 at = SUPER + AT_STUBS + 16 * n;
 		u64 *gate = (u64 *)rig_ram(r, AT_IDT + 16 * n);

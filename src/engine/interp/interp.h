@@ -213,6 +213,8 @@ int interp_store(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size)
 int interp_ea(struct vcpu *v, const struct insn *i, unsigned size, unsigned write);
 /* The second half: hot->tmp[6] is the offset in i->seg. */
 int interp_segment(struct vcpu *v, const struct insn *i, unsigned size, unsigned write);
+/* FAULT with #SS(0) if `i` addresses the stack and [lin, lin+size) is not canonical. */
+int interp_stack_canonical(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size);
 void sync_icount(struct vcpu *v, const struct insn *i);
 
 /*

@@ -22,7 +22,7 @@ void sync_icount(struct vcpu *v, const struct insn *i)
 }
 
 /* Non-canonical addresses through SS raise #SS, not #GP (SDM vol. 3, 6.15). */
-static int check_stack_canonical(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size)
+int interp_stack_canonical(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size)
 {
 	if (i->seg == SEG_SS && (!lin_canonical(&v->cpu, lin) || !lin_canonical(&v->cpu, lin + size - 1)))
 		return fault_ss(v, 0);
@@ -33,7 +33,7 @@ int interp_load(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size)
 {
 	sync_icount(v, i);
 	hot(v)->tmp[0] = 0;
-	if (check_stack_canonical(v, i, lin, size) || mmu_read(v, lin, hot(v)->tmp, size))
+	if (interp_stack_canonical(v, i, lin, size) || mmu_read(v, lin, hot(v)->tmp, size))
 		return FAULT;
 	if (v->event)
 		break_after(v, i);
@@ -44,7 +44,7 @@ int interp_rmw(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size)
 {
 	sync_icount(v, i);
 	hot(v)->tmp[0] = 0;
-	if (check_stack_canonical(v, i, lin, size) || lin_probe_write(v, lin, size, LIN_CPL) ||
+	if (interp_stack_canonical(v, i, lin, size) || lin_probe_write(v, lin, size, LIN_CPL) ||
 	    mmu_read(v, lin, hot(v)->tmp, size))
 		return FAULT;
 	if (v->event)
@@ -55,7 +55,7 @@ int interp_rmw(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size)
 int interp_store(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size)
 {
 	sync_icount(v, i);
-	if (check_stack_canonical(v, i, lin, size) || mmu_write(v, lin, &hot(v)->tmp[1], size))
+	if (interp_stack_canonical(v, i, lin, size) || mmu_write(v, lin, &hot(v)->tmp[1], size))
 		return FAULT;
 	if (v->event)
 		break_after(v, i);

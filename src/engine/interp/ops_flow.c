@@ -112,8 +112,8 @@ static OP(call_reg64)
 {
 	u64 t = R64(i->src), sp = RSP - 8;
 
-	CHECK_TARGET(t);
 	STORE(u64, sp, v->cpu.rip + i->off + i->len);
+	CHECK_TARGET(t); /* hardware finds a fault of the stack first */
 	RSP = sp;
 	return interp_dispatch(v, t);
 }
@@ -129,9 +129,9 @@ static OP(call_reg64)
 	{                                                                                                              \
 		EA_##K(lin, 8, false);                                                                                 \
 		LOAD(u64, t, lin);                                                                                     \
-		CHECK_TARGET(t);                                                                                       \
 		u64 sp = RSP - 8;                                                                                      \
 		STORE(u64, sp, v->cpu.rip + i->off + i->len);                                                          \
+		CHECK_TARGET(t);                                                                                       \
 		RSP = sp;                                                                                              \
 		return interp_dispatch(v, t);                                                                          \
 	}

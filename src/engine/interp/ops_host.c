@@ -4,6 +4,7 @@
  */
 #include "engine/interp/ops.h"
 #include "engine/interp/thunk.h"
+#include "cpu/xstate.h"
 
 /*
  * thunk_call: saves what the C ABI wants saved, keeps the stack pointer where
@@ -72,6 +73,15 @@ static int call_thunk(struct vcpu *v, const struct insn *i, void *mem)
 	return 0;
 }
 
+/* The live x87 status word. */
+static u16 fpu_status(void)
+{
+	u16 fsw;
+
+	__asm__ volatile("fnstsw %0" : "=a"(fsw));
+	return fsw;
+}
+
 static u64 opmask(struct vcpu *v, unsigned k)
 {
 	const u8 *p;
@@ -89,25 +99,27 @@ static u64 active_bytes(struct vcpu *v, const struct thunk *t)
 {
 	u64 mask = opmask(v, t->mask_reg), bytes = 0;
 	unsigned count = t->mem_size / t->element, active = 0;
-	u64 one = t->element >= 64 ? ~0ull : BIT(t->element) - 1;
+	u64 one = BIT(t->element) - 1;
 
-	if (t->broadcast)
-		return mask ? one : 0; /* elements beyond the vector are masked off by the operation itself */
-	for (unsigned n = 0; n < count; n++) {
+	for (unsigned n = 0; n < t->elements; n++) {
 		if (!(mask >> n & 1))
 			continue;
-		bytes |= one << ((t->packed ? active : n) * t->element);
+		bytes |= one << ((t->packed ? active : n) % count * t->element);
 		active++;
 	}
 	return bytes;
 }
 
 /* Element by element, so that what is masked off is neither read nor checked. */
-static int masked_transfer(struct vcpu *v, const struct thunk *t, gva_t lin, u8 *buf, u64 bytes, bool write)
+static int masked_transfer(struct vcpu *v, const struct insn *i, gva_t lin, u8 *buf, u64 bytes, bool write)
 {
+	const struct thunk *t = i->thunk;
+
 	for (unsigned at = 0; at < t->mem_size; at += t->element) {
 		if (!(bytes >> at & 1))
 			continue;
+		if (interp_stack_canonical(v, i, lin + at, t->element))
+			return FAULT;
 		if (write ? mmu_write(v, lin + at, buf + at, t->element) : mmu_read(v, lin + at, buf + at, t->element))
 			return FAULT;
 	}
@@ -124,15 +136,16 @@ static int masked_operand(struct vcpu *v, const struct insn *i, gva_t lin)
 		buf[n] = 0;
 	if (t->mem & THUNK_WRITE) {
 		for (unsigned at = 0; at < t->mem_size; at += t->element)
-			if ((bytes >> at & 1) && lin_probe_write(v, lin + at, t->element, LIN_CPL))
+			if ((bytes >> at & 1) && (interp_stack_canonical(v, i, lin + at, t->element) ||
+						  lin_probe_write(v, lin + at, t->element, LIN_CPL)))
 				return FAULT;
-	} else if (masked_transfer(v, t, lin, buf, bytes, false)) {
+	} else if (masked_transfer(v, i, lin, buf, bytes, false)) {
 		return FAULT;
 	}
 	fpu_load(v);
 	if (call_thunk(v, i, buf))
 		return FAULT;
-	return t->mem & THUNK_WRITE ? masked_transfer(v, t, lin, buf, bytes, true) : 0;
+	return t->mem & THUNK_WRITE ? masked_transfer(v, i, lin, buf, bytes, true) : 0;
 }
 
 /* The operand is not simply one piece of writable or readable RAM. */
@@ -142,15 +155,18 @@ static int bounced_operand(struct vcpu *v, const struct insn *i, gva_t lin)
 	u8 *buf = interp_of(v)->bounce + (lin & 63); /* keeps alignment faults what they are */
 
 	sync_icount(v, i);
+	if (t->waits && (fpu_status() & FSW_ES))
+		return fault_raise(v, EXC_MF, false, 0, 0);
 	if (t->align && (lin & (t->align - 1u)))
 		return fault_gp(v, 0);
-	if (i->seg == SEG_SS && (!lin_canonical(&v->cpu, lin) || !lin_canonical(&v->cpu, lin + t->mem_size - 1)))
-		return fault_ss(v, 0);
 	if (t->mask_reg)
 		return masked_operand(v, i, lin);
+	if (interp_stack_canonical(v, i, lin, t->mem_size))
+		return FAULT;
 	if ((t->mem & THUNK_WRITE) && lin_probe_write(v, lin, t->mem_size, LIN_CPL))
 		return FAULT;
-	if ((t->mem & THUNK_READ) && mmu_read(v, lin, buf, t->mem_size))
+	/* An x87 store with an unmasked exception leaves the operand alone. */
+	if (((t->mem & THUNK_READ) || t->x87) && mmu_read(v, lin, buf, t->mem_size))
 		return FAULT;
 	if (i->fpu)
 		fpu_load(v);
@@ -180,6 +196,26 @@ static int host_with_memory(struct vcpu *v, const struct insn *i)
 	return r;
 }
 
+/* FIP moves with every instruction, FOP and FDP with unmasked exceptions only
+ * (CPUID.7.0:EBX[6], SDM vol. 1, 8.1.8 and 8.1.9). i->imm: the FOP. */
+static void record_x87_pointers(struct vcpu *v, const struct insn *i)
+{
+	u64 rip = v->cpu.rip + i->off, fip = hot(v)->mode == BLOCK_64 ? rip : (u32)rip, fdp;
+	u16 fop;
+
+	if (i->thunk->x87 == X87_CLEAR) {
+		fpu_set_pointers(&v->cpu, 0, 0, 0);
+		return;
+	}
+	__builtin_memcpy(&fop, v->cpu.fpu + FX_FOP, 2);
+	__builtin_memcpy(&fdp, v->cpu.fpu + FX_FDP, 8);
+	if (fpu_status() & FSW_ES) {
+		fop = (u16)i->imm;
+		fdp = i->thunk->mem ? hot(v)->tmp[6] : fdp;
+	}
+	fpu_set_pointers(&v->cpu, fop, fip, fdp);
+}
+
 static int run_host(struct vcpu *v, const struct insn *i)
 {
 	const struct thunk *t = i->thunk;
@@ -192,8 +228,8 @@ static int run_host(struct vcpu *v, const struct insn *i)
 	}
 	if (t->mem ? host_with_memory(v, i) : call_thunk(v, i, NULL))
 		return FAULT;
-	if (t->x87) /* FOP and FDP change with unmasked exceptions only (CPUID.7.0:EBX[6]) */
-		fpu_set_pointers(&v->cpu, 0, v->cpu.rip + i->off, 0);
+	if (t->x87)
+		record_x87_pointers(v, i);
 	return 0;
 }
 

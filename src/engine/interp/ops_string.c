@@ -227,7 +227,8 @@ static int cmps(struct vcpu *v, const struct insn *i, u64 n, u64 *done)
 						element_at(d + k * i->size, i->size), i->size);
 		} while (++k < n && !stops(v, i));
 	} else {
-		if (mmu_read(v, sl, &a, i->size) || mmu_read(v, dl, &b, i->size))
+		/* hardware finds a fault of the second operand first */
+		if (mmu_read(v, dl, &b, i->size) || mmu_read(v, sl, &a, i->size))
 			return FAULT;
 		hot(v)->flags = compare(a, b, i->size);
 		k = 1;
@@ -239,6 +240,19 @@ static int cmps(struct vcpu *v, const struct insn *i, u64 n, u64 *done)
 }
 
 typedef int (*string_fn)(struct vcpu *v, const struct insn *i, u64 n, u64 *done);
+
+/* A fault finds the count and index registers of 32-bit addresses already zero-extended. */
+static int repeated_fault(struct vcpu *v, const struct insn *i, string_fn fn)
+{
+	if (i->addrsize == 4) {
+		add_reg(v, i, REG_RCX, 0);
+		if (fn != stos && fn != scas)
+			add_reg(v, i, REG_RSI, 0);
+		if (fn != lods)
+			add_reg(v, i, REG_RDI, 0);
+	}
+	return FAULT;
+}
 
 static int repeat(struct vcpu *v, const struct insn *i, string_fn fn)
 {
@@ -258,7 +272,7 @@ static int repeat(struct vcpu *v, const struct insn *i, string_fn fn)
 		if (!count)
 			return STRING_DONE;
 		if (fn(v, i, single ? 1 : count, &done))
-			return FAULT;
+			return repeated_fault(v, i, fn);
 		set_reg(v, i, REG_RCX, RCX - done);
 		if (compares && stops(v, i))
 			break;

@@ -401,7 +401,11 @@ static u8 required_alignment(const ZydisDecodedInstruction *z, unsigned size)
 	case ZYDIS_EXCEPTION_CLASS_SSE4:
 		break;
 	default:
-		return 0;
+		/* of no exception class in Zydis */
+		return z->mnemonic == ZYDIS_MNEMONIC_CVTPD2PI || z->mnemonic == ZYDIS_MNEMONIC_CVTTPD2PI ||
+				       z->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B ?
+			       16 :
+			       0;
 	}
 	switch (z->mnemonic) {
 	case ZYDIS_MNEMONIC_MOVUPS:
@@ -427,6 +431,62 @@ static const ZydisDecodedOperand *memory_operand(const ZydisDecodedInstruction *
 	return NULL;
 }
 
+/* The exception types whose memory operand is read under the mask; for the NF
+ * ones an element of the operand is not one of the result (SDM vol. 2, 2.8). */
+static bool suppresses_faults(const ZydisDecodedInstruction *z)
+{
+	switch (z->mnemonic) { /* NF in SDM vol. 2, not in Zydis 4.0 */
+	case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
+	case ZYDIS_MNEMONIC_VDBPSADBW:
+	case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
+	case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
+		return false;
+	default:
+		break;
+	}
+	switch (z->meta.exception_class) {
+	case ZYDIS_EXCEPTION_CLASS_E1NF:
+	case ZYDIS_EXCEPTION_CLASS_E2NF:
+	case ZYDIS_EXCEPTION_CLASS_E3NF:
+	case ZYDIS_EXCEPTION_CLASS_E4NF:
+	case ZYDIS_EXCEPTION_CLASS_E5NF:
+	case ZYDIS_EXCEPTION_CLASS_E6NF:
+	case ZYDIS_EXCEPTION_CLASS_E9NF:
+	case ZYDIS_EXCEPTION_CLASS_E10NF:
+	case ZYDIS_EXCEPTION_CLASS_E11NF:
+		return false;
+	default:
+		return true;
+	}
+}
+
+/* Elements of the result a broadcast operand is repeated to; 0: no broadcast. */
+static u8 broadcast_elements(ZydisBroadcastMode mode)
+{
+	switch (mode) {
+	case ZYDIS_BROADCAST_MODE_1_TO_2:
+		return 2;
+	case ZYDIS_BROADCAST_MODE_1_TO_4:
+	case ZYDIS_BROADCAST_MODE_2_TO_4:
+		return 4;
+	case ZYDIS_BROADCAST_MODE_1_TO_8:
+	case ZYDIS_BROADCAST_MODE_2_TO_8:
+	case ZYDIS_BROADCAST_MODE_4_TO_8:
+		return 8;
+	case ZYDIS_BROADCAST_MODE_1_TO_16:
+	case ZYDIS_BROADCAST_MODE_2_TO_16:
+	case ZYDIS_BROADCAST_MODE_4_TO_16:
+	case ZYDIS_BROADCAST_MODE_8_TO_16:
+		return 16;
+	case ZYDIS_BROADCAST_MODE_1_TO_32:
+		return 32;
+	case ZYDIS_BROADCAST_MODE_1_TO_64:
+		return 64;
+	default:
+		return 0;
+	}
+}
+
 static void describe_memory(struct thunk *t, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *m)
 {
 	ZydisInstructionCategory cat = z->meta.category;
@@ -436,12 +496,14 @@ static void describe_memory(struct thunk *t, const ZydisDecodedInstruction *z, c
 	t->mem_size = (u8)(m->size / 8);
 	t->align = required_alignment(z, t->mem_size);
 	if (z->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || z->avx.mask.reg == ZYDIS_REGISTER_K0 ||
-	    z->avx.mask.reg == ZYDIS_REGISTER_NONE)
+	    z->avx.mask.reg == ZYDIS_REGISTER_NONE || !suppresses_faults(z))
 		return;
 	t->mask_reg = (u8)ZydisRegisterGetId(z->avx.mask.reg);
 	t->element = (u8)(m->element_size / 8);
 	t->packed = cat == ZYDIS_CATEGORY_COMPRESS || cat == ZYDIS_CATEGORY_EXPAND;
-	t->broadcast = z->avx.broadcast.mode != ZYDIS_BROADCAST_MODE_INVALID;
+	t->elements = broadcast_elements(z->avx.broadcast.mode);
+	if (!t->elements)
+		t->elements = t->mem_size / t->element;
 	/* A merging store reads nothing: what it leaves alone it does not touch. */
 	if (t->mem & THUNK_WRITE)
 		t->mem = THUNK_WRITE;
@@ -481,20 +543,46 @@ enum fpu_need thunk_need(const ZydisDecodedInstruction *z, const ZydisDecodedOpe
 			return FPU_AVX;
 		return FPU_NONE;
 	}
-	if (z->meta.isa_ext == ZYDIS_ISA_EXT_X87)
+	if (z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && z->opcode >= 0xd8 && z->opcode <= 0xdf)
 		return FPU_X87;
-	if (vector || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR || z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
+	/* CVTSS2SI with memory names no vector register */
+	if (vector || z->meta.category == ZYDIS_CATEGORY_CONVERT || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR || z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
 		return FPU_SSE;
 	if (mmx || z->mnemonic == ZYDIS_MNEMONIC_EMMS)
 		return FPU_MMX;
 	return FPU_NONE;
 }
 
+static enum x87_pointers x87_pointers(const ZydisDecodedInstruction *z, unsigned need)
+{
+	switch (z->mnemonic) {
+	case ZYDIS_MNEMONIC_FNINIT:
+		return X87_CLEAR;
+	case ZYDIS_MNEMONIC_FNCLEX:
+	case ZYDIS_MNEMONIC_FLDCW:
+	case ZYDIS_MNEMONIC_FNSTCW:
+	case ZYDIS_MNEMONIC_FNSTSW:
+	case ZYDIS_MNEMONIC_FENI8087_NOP:
+	case ZYDIS_MNEMONIC_FDISI8087_NOP:
+	case ZYDIS_MNEMONIC_FSETPM287_NOP:
+		return X87_KEEP;
+	default:
+		return need == FPU_X87 ? X87_SET : X87_KEEP;
+	}
+}
+
+/* A pending x87 exception is reported before the operand is looked at. */
+static bool waits(const ZydisDecodedInstruction *z, unsigned need)
+{
+	return (need == FPU_X87 || need == FPU_MMX) && z->mnemonic != ZYDIS_MNEMONIC_FNSTCW &&
+	       z->mnemonic != ZYDIS_MNEMONIC_FNSTSW;
+}
+
 struct thunk *thunk_make(struct thunk_cache *c, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops,
 			 const struct dinsn *d, unsigned need)
 {
 	const ZydisDecodedOperand *m = memory_operand(z, ops);
-	struct thunk want = { .x87 = need == FPU_X87 }, *t;
+	struct thunk want = { .x87 = (u8)x87_pointers(z, need), .waits = waits(z, need) }, *t;
 	struct emit e = { .n = 0 };
 	u32 slot;
 

@@ -12,6 +12,13 @@
 
 enum thunk_mem { THUNK_NO_MEM, THUNK_READ = 1, THUNK_WRITE = 2, THUNK_RMW = 3 };
 
+/* What becomes of the x87 instruction and data pointers (SDM vol. 1, 8.1.8). */
+enum x87_pointers {
+	X87_KEEP,  /* no x87 instruction, or a control instruction */
+	X87_SET,
+	X87_CLEAR, /* FNINIT */
+};
+
 struct thunk {
 	const void *code;   /* in the executable view */
 	struct thunk *next; /* hash chain */
@@ -22,8 +29,9 @@ struct thunk {
 	u8 mask_reg;        /* 1..7: opmask register under which elements are accessed; 0: all */
 	u8 element;         /* bytes an element, with a mask */
 	u8 packed;          /* active elements are contiguous (compress, expand) */
-	u8 broadcast;       /* one element, read if any is active */
-	bool x87;           /* records the x87 instruction pointer */
+	u8 elements;        /* mask bits that count; more than the operand holds if it is broadcast */
+	u8 x87;             /* enum x87_pointers */
+	bool waits;         /* a pending x87 exception comes before any fault of the operand */
 };
 
 struct thunk_cache;

@@ -305,8 +305,8 @@ static bool select_high(struct select *s)
 	case 0x90 ... 0x97: {
 		unsigned r = (op & 7) | (d->prefixes & DI_REX && d->bytes[d->len - 2] & 1 ? 8 : 0);
 
-		if (r == 0)
-			return set(s, op_nop); /* and PAUSE */
+		if (r == 0 || d->mnemonic == ZYDIS_MNEMONIC_PAUSE) /* with REX.B too */
+			return set(s, op_nop);
 		i->dst = (u8)(r * 8);
 		i->src = 0;
 		return set(s, xchg_rr[s->sz]);
@@ -506,6 +506,8 @@ static void select_host(struct select *s, bool check_model)
 		return;
 	s->i->thunk = thunk_make(interp_of(s->v)->thunks, &z, ops, d, need);
 	s->i->fn = op_host;
+	if (need == FPU_X87) /* FOP: it has no immediates */
+		s->i->imm = (d->opcode & 7u) << 8 | d->bytes[z.raw.modrm.offset];
 	if (!s->i->thunk)
 		set_ud(s);
 }
