@@ -255,13 +255,16 @@ static int x87_check(struct vcpu *v, bool waiting)
 	return 0;
 }
 
-/* Hardware looks at the last byte of these areas first. */
-static int probe_end(struct vcpu *v, gva_t at, unsigned len, bool write)
+/* Hardware looks at the first and the last byte of these areas before it
+ * touches them: that is what CR2 says. */
+static int probe_ends(struct vcpu *v, gva_t at, unsigned len, bool write)
 {
 	gva_t end = at + len - 1;
 	u8 byte;
 
-	return write ? lin_probe_write(v, end, 1, LIN_CPL) : lin_read(v, end, &byte, 1, LIN_CPL);
+	if (write)
+		return lin_probe_write(v, at, 1, LIN_CPL) || lin_probe_write(v, end, 1, LIN_CPL) ? FAULT : 0;
+	return lin_read(v, at, &byte, 1, LIN_CPL) || lin_read(v, end, &byte, 1, LIN_CPL) ? FAULT : 0;
 }
 
 int sys_fnstenv(struct vcpu *v, const struct dinsn *d)
@@ -271,8 +274,6 @@ int sys_fnstenv(struct vcpu *v, const struct dinsn *d)
 	gva_t at;
 
 	if (x87_check(v, false) || sys_mem_linear(v, d, env_size(d), SEG_ACC_WRITE, &at))
-		return FAULT;
-	if (probe_end(v, at, env_size(d), true))
 		return FAULT;
 	env_store(v, d, env);
 	if (lin_write(v, at, env, env_size(d), LIN_CPL))
@@ -290,7 +291,7 @@ int sys_fldenv(struct vcpu *v, const struct dinsn *d)
 
 	if (x87_check(v, true) || sys_mem_linear(v, d, env_size(d), SEG_ACC_READ, &at))
 		return FAULT;
-	if (probe_end(v, at, env_size(d), false) || lin_read(v, at, env, env_size(d), LIN_CPL))
+	if (probe_ends(v, at, env_size(d), false) || lin_read(v, at, env, env_size(d), LIN_CPL))
 		return FAULT;
 	env_load(v, d, env);
 	sys_advance(v, d);
@@ -305,7 +306,7 @@ int sys_fnsave(struct vcpu *v, const struct dinsn *d)
 
 	if (x87_check(v, false) || sys_mem_linear(v, d, env + 80, SEG_ACC_WRITE, &at))
 		return FAULT;
-	if (probe_end(v, at, env + 80, true) || lin_probe_write(v, at, env + 80, LIN_CPL))
+	if (probe_ends(v, at, env + 80, true) || lin_probe_write(v, at, env + 80, LIN_CPL))
 		return FAULT;
 	env_store(v, d, out);
 	for (unsigned i = 0; i < 8; i++)
@@ -325,7 +326,7 @@ int sys_frstor(struct vcpu *v, const struct dinsn *d)
 
 	if (x87_check(v, true) || sys_mem_linear(v, d, env + 80, SEG_ACC_READ, &at))
 		return FAULT;
-	if (probe_end(v, at, env + 80, false) || read_chunks(v, at, in, env + 80))
+	if (probe_ends(v, at, env + 80, false) || read_chunks(v, at, in, env + 80))
 		return FAULT;
 	env_load(v, d, in);
 	for (unsigned i = 0; i < 8; i++)

@@ -84,6 +84,16 @@ static void turn_stack(struct cpu *c, unsigned new_top)
 		copy_words(c->fpu + FX_ST + 16 * i, old + 16 * ((i + by) & 7), 16);
 }
 
+/* FIP and FDP have the bits of the widest linear address. */
+static void store_pointer(u8 *to, const u8 *from)
+{
+	s64 p;
+
+	__builtin_memcpy(&p, from, 8);
+	p = (s64)((u64)p << 7) >> 7;
+	__builtin_memcpy(to, &p, 8);
+}
+
 void xstate_load_x87_head(struct cpu *c, bool wide, const u8 in[24])
 {
 	u8 *img = c->fpu;
@@ -93,7 +103,8 @@ void xstate_load_x87_head(struct cpu *c, bool wide, const u8 in[24])
 	u16 fop = get16(in + FX_FOP) & 0x7ff;
 
 	turn_stack(c, fsw >> 11 & 7);
-	copy_words(img + FX_FIP, in + FX_FIP, 16);
+	store_pointer(img + FX_FIP, in + FX_FIP);
+	store_pointer(img + FX_FDP, in + FX_FDP);
 	if (!wide) {
 		__builtin_memset(img + FX_FIP + 4, 0, 4);
 		__builtin_memset(img + FX_FDP + 4, 0, 4);
