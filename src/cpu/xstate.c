@@ -84,16 +84,6 @@ static void turn_stack(struct cpu *c, unsigned new_top)
 		copy_words(c->fpu + FX_ST + 16 * i, old + 16 * ((i + by) & 7), 16);
 }
 
-/* FIP and FDP have the bits of the widest linear address. */
-static void store_pointer(u8 *to, const u8 *from)
-{
-	s64 p;
-
-	__builtin_memcpy(&p, from, 8);
-	p = (s64)((u64)p << 7) >> 7;
-	__builtin_memcpy(to, &p, 8);
-}
-
 void xstate_load_x87_head(struct cpu *c, bool wide, const u8 in[24])
 {
 	u8 *img = c->fpu;
@@ -101,10 +91,13 @@ void xstate_load_x87_head(struct cpu *c, bool wide, const u8 in[24])
 	u16 fcw = (get16(in + FX_FCW) & 0x1f7f) | 0x40;
 	u16 fsw = xstate_fsw_summary(get16(in + FX_FSW), fcw);
 	u16 fop = get16(in + FX_FOP) & 0x7ff;
+	s64 fip;
 
 	turn_stack(c, fsw >> 11 & 7);
-	store_pointer(img + FX_FIP, in + FX_FIP);
-	store_pointer(img + FX_FDP, in + FX_FDP);
+	__builtin_memcpy(&fip, in + FX_FIP, 8);
+	fip = (s64)((u64)fip << 7) >> 7; /* has the bits of the widest linear address; FDP has all 64 */
+	__builtin_memcpy(img + FX_FIP, &fip, 8);
+	copy_words(img + FX_FDP, in + FX_FDP, 8);
 	if (!wide) {
 		__builtin_memset(img + FX_FIP + 4, 0, 4);
 		__builtin_memset(img + FX_FDP + 4, 0, 4);

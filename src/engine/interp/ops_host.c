@@ -4,6 +4,7 @@
  */
 #include "engine/interp/ops.h"
 #include "engine/interp/thunk.h"
+#include "engine/interp/vector.h"
 #include "cpu/xstate.h"
 
 /*
@@ -126,13 +127,40 @@ static int masked_transfer(struct vcpu *v, const struct insn *i, gva_t lin, u8 *
 	return 0;
 }
 
-/* The operand cannot be written. VCVTPS2PH has by then set MXCSR, or found an
- * unmasked exception, which comes first. */
+/* An x87 store whose operand cannot be written: an unmasked exception other
+ * than precision comes first, and then nothing is stored. Returns whether. */
+static bool x87_store_excepted(struct vcpu *v, const struct insn *i, u8 *buf)
+{
+	u64 before[FX_XMM / 8];
+	u16 fcw, fsw;
+
+	fpu_park(v);
+	copy_words(before, v->cpu.fpu, sizeof(before));
+	fpu_load(v);
+	if (!call_thunk(v, i, buf)) {
+		__asm__ volatile("fnstcw %0" : "=m"(fcw));
+		fsw = fpu_status();
+		if (fsw & ~fcw & 0x1f)
+			return true;
+	}
+	fpu_park(v);
+	copy_words(v->cpu.fpu, before, sizeof(before));
+	return false;
+}
+
+/* The operand cannot be written; what had to come before that? 0: the
+ * instruction retires all the same. */
 static int store_fault(struct vcpu *v, const struct insn *i, u8 *buf)
 {
 	struct fault f = v->fault;
 
-	if (i->thunk->converts) {
+	if (i->thunk->x87 == X87_SET)
+		return x87_store_excepted(v, i, buf) ? 0 : (v->fault = f, FAULT);
+	if (i->fpu == FPU_MMX) { /* MOVQ m, mm: TOP is 0 already */
+		fpu_park(v);
+		vector_clear_top(&v->cpu);
+	}
+	if (i->thunk->converts) { /* VCVTPS2PH has set MXCSR, or found an unmasked exception */
 		fpu_load(v);
 		if (!call_thunk(v, i, buf))
 			v->fault = f;

@@ -273,8 +273,10 @@ static int repeat(struct vcpu *v, const struct insn *i, string_fn fn)
 	}
 	for (;;) {
 		count = truncate_to(RCX, i->addrsize);
-		if (!count)
+		if (!count) {
+			add_reg(v, i, REG_RCX, 0);
 			return STRING_DONE;
+		}
 		if (fn(v, i, single ? 1 : count, &done))
 			return repeated_fault(v, i, fn, flags);
 		set_reg(v, i, REG_RCX, RCX - done);

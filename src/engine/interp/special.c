@@ -15,7 +15,8 @@ struct special {
 	u8 value_reg, mask_reg, index_reg; /* vector (or opmask) register numbers */
 	u8 element, index_size;            /* bytes */
 	u8 count;                          /* elements */
-	u8 vlen;                           /* bytes of the value register cleared above: VEX or EVEX length */
+	u8 vlen;                           /* bytes of the value register written; cleared above */
+	u8 vector;                         /* bytes of the VEX or EVEX vector length */
 	bool opmask;                       /* mask_reg is an opmask register, else the sign bits of a vector */
 	bool store;
 	bool mmx;
@@ -73,16 +74,16 @@ static int element_lin(struct vcpu *v, const struct insn *i, const struct specia
 static int gather_stopped(struct vcpu *v, const struct special *s, bool any)
 {
 	if (!s->opmask) {
-		for (unsigned at = 0; at < s->count * s->element; at += s->element) {
+		for (unsigned at = 0; at < s->vector; at += s->element) {
 			bool active = *vector_byte(&v->cpu, s->mask_reg, at + s->element - 1) & 0x80;
 
 			for (unsigned b = 0; b < s->element; b++)
 				*vector_byte(&v->cpu, s->mask_reg, at + b) = active ? 0xff : 0;
 		}
-		vector_clear_from(&v->cpu, s->mask_reg, s->vlen);
+		vector_clear_from(&v->cpu, s->mask_reg, s->vector);
 	}
 	if (any && !s->store)
-		vector_clear_from(&v->cpu, s->value_reg, s->vlen);
+		vector_clear_from(&v->cpu, s->value_reg, s->vector);
 	vector_touched(&v->cpu);
 	return FAULT;
 }
@@ -293,6 +294,7 @@ static bool select_gather(struct vcpu *v, struct insn *i, const struct dinsn *d,
 	index_bytes = ZydisRegisterGetWidth(ZYDIS_MACHINE_MODE_LONG_64, m->mem.index) / 8u;
 	s->count = (u8)MIN(n / MAX(s->element, s->index_size), index_bytes / s->index_size);
 	s->vlen = (u8)(s->count * s->element);
+	s->vector = (u8)n;
 	i->shift = z->raw.sib.scale; /* a dinsn does not show it: its index is no general register */
 	i->index = REG_NONE * 8;
 	i->fn = gather_op;
