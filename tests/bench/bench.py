@@ -1,20 +1,23 @@
 #!/usr/bin/env python3
-"""make bench: the same program natively, in Ectype's engines and in QEMU's TCG, side by side.
+"""Ectype beside the bare host, QEMU's TCG and, if asked, Bochs.
 
-bench.py [--scale S] [--only NAME,...] [--engines interp,...] [--no-qemu] [--bochs] [--json FILE]
+bench.py [--bochs] [--only NAMES] [--engine NAME] [--runs N] [--scale X] [--json F]
 
-Figures are times by the host's clock between the marks that the program prints
-on its console (the guest's own clock may be off; it is in the JSON beside
-them), and the ratios to native. "boot" is from the start of the program to the
-first mark of /init.
+One static program (work.c) runs the same workloads with the same counts as a
+process of the host and as /init of a guest. Its markers on standard output,
+which is the guest's serial line, are stamped with the host's monotonic clock as
+they arrive, so no guest's idea of time enters. Each result is compared with the
+host's: a machine that computes something else is no machine to be timed.
 """
 import argparse
 import json
 import math
 import os
-import re
+import platform
 import select
 import shutil
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,194 +25,328 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-sys.path.insert(0, os.path.join(ROOT, "tests/guest"))
-from guest import BUILD, cache, read_json  # noqa: E402
+BUILD = os.path.join(ROOT, os.environ.get("BUILD", "build"))
+sys.path.insert(0, os.path.join(ROOT, "scripts"))
+sys.dont_write_bytecode = True
+from initramfs import Cpio, cache_dir, read  # noqa: E402
 
-LIMIT = 300
-
-
-def marks(command, limit=LIMIT, serial=None):
-    """Run; {name: (host ns, guest ns)} by the marks on its output, "boot" the time to the first one."""
-    out = {}
-    start = time.monotonic_ns()
-    begun = {}
-    text = b""
-    p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if not serial else subprocess.DEVNULL,
-                         stderr=subprocess.DEVNULL)
-    fd = p.stdout.fileno() if not serial else None
-    f = None
-    try:
-        done = False
-        while not done and time.monotonic_ns() - start < limit * 1e9:
-            if serial:
-                time.sleep(0.005)
-                if f is None and os.path.exists(serial):
-                    f = open(serial, "rb")
-                data = f.read() if f else b""
-                if not data and p.poll() is not None:
-                    break
-            else:
-                if not select.select([fd], [], [], 1)[0]:
-                    continue
-                data = os.read(fd, 65536)
-                if not data:
-                    break
-            at = time.monotonic_ns()
-            text += data
-            lines = text.split(b"\n")
-            text = lines.pop()
-            for line in lines:
-                m = re.search(rb"BENCH (ready|begin|end|done) ?(\w*) ?(\d*)", line)
-                if not m:
-                    continue
-                word, name = m.group(1).decode(), m.group(2).decode()
-                if word == "ready":
-                    out["boot"] = (at - start, 0)
-                elif word == "begin":
-                    begun[name] = at
-                elif word == "end":
-                    out[name] = (at - begun[name], int(m.group(3)))
-                else:
-                    done = True
-        if done:
-            try:
-                p.wait(20)
-            except subprocess.TimeoutExpired:
-                pass
-    finally:
-        if p.poll() is None:
-            p.kill()
-        p.wait()
-        if f:
-            f.close()
-    return out
+# name: (group, count). Large enough for 10 ms natively, small enough that an
+# interpreter is through with all of them in a minute.
+WORKLOADS = {
+    "integer": ("user", 8_000_000),
+    "float": ("user", 2_000_000),
+    "copy": ("user", 8),
+    "strings": ("user", 40_000),
+    "chase": ("user", 3_000_000),
+    "indirect": ("user", 3_000_000),
+    "codegen": ("user", 50_000),
+    "getppid": ("kernel", 150_000),
+    "pipe": ("kernel", 3_000),
+    "forkexit": ("kernel", 200),
+    "forkexec": ("kernel", 60),
+    "faults": ("kernel", 40),
+    "signals": ("kernel", 40_000),
+}
+APPEND = "console=ttyS0 quiet panic=-1"
+MEMORY_MIB = 512
+LIMIT = 300  # seconds for one run of a machine
 
 
-def build(tmp):
-    program = os.path.join(tmp, "work")
-    subprocess.run(["gcc", "-O2", "-static", "-o", program, os.path.join(HERE, "work.c")], check=True)
-    sys.path.insert(0, os.path.join(ROOT, "scripts"))
-    import initramfs
-    archive = initramfs.Cpio()
-    for d in ("dev", "proc"):
-        archive.dir(d)
-    archive.char("dev/console", 5, 1)
-    archive.file("init", initramfs.read(program))
-    initrd = os.path.join(tmp, "initrd")
-    with open(initrd, "wb") as f:
-        f.write(archive.finish())
-    return program, initrd
+class Failed(Exception):
+    pass
 
 
-def native(program, scale, only):
-    best = {}
-    for _ in range(5):
-        for name, (host, own) in marks([program, str(scale), only]).items():
-            # by its own clock: the marks cost a process switch, which is nothing to a guest but something to 10 ms
-            if name != "boot":
-                best[name] = min(best.get(name, (own, own)), (own, own))
-    return best
+class Run:
+    """One run: when the markers came, and what the workloads computed."""
+
+    def __init__(self):
+        self.ready = None  # seconds from the start of the process to process 1 of the guest
+        self.seconds = {}
+        self.results = {}
+        self.done = False
+        self.stats = None
+        self.open = {}
+        self.tail = []
+        self.problem = None
+
+    def line(self, text, now, start):
+        self.tail = (self.tail + [text])[-8:]
+        # the kernel's own messages may come before a marker on the same line
+        if text.endswith("READY"):
+            self.ready = now - start
+        elif text.startswith("<"):
+            self.open[text[1:]] = now
+        elif text.startswith(">") and text[1:] in self.open:
+            self.seconds[text[1:]] = now - self.open[text[1:]]
+        elif text.startswith("="):
+            name, _, value = text[1:].partition(" ")
+            self.results[name] = value
+        elif text == "DONE":
+            self.done = True
 
 
-def bochs(tmp, initrd, scale, only):
-    """A GRUB image, since Bochs boots no kernel by itself."""
-    iso, serial = os.path.join(tmp, "iso"), os.path.join(tmp, "serial")
-    os.makedirs(os.path.join(iso, "boot/grub"))
-    shutil.copy(cache("vmlinuz"), os.path.join(iso, "boot/vmlinuz"))
-    shutil.copy(initrd, os.path.join(iso, "boot/initrd"))
-    with open(os.path.join(iso, "boot/grub/grub.cfg"), "w", encoding="ascii") as f:
-        f.write("set timeout=0\nserial --unit=0\nterminal_output serial\nmenuentry x {\n"
-                f"echo 'BENCH loader'\nlinux /boot/vmlinuz console=ttyS0 quiet bench={only} scale={scale}\n"
-                "initrd /boot/initrd\n}\n")
-    subprocess.run(["grub-mkrescue", "-o", os.path.join(tmp, "x.iso"), iso], check=True, capture_output=True)
-    with open(os.path.join(tmp, "bochsrc"), "w", encoding="ascii") as f:
-        f.write(f"""
-display_library: nogui
-cpu: model=corei7_haswell_4770, count=1, ips=50000000, reset_on_triple_fault=0
-memory: guest=512, host=512
-romimage: file=/usr/share/bochs/BIOS-bochs-latest
-vgaromimage: file=/usr/share/vgabios/vgabios.bin
-ata0-master: type=cdrom, path={tmp}/x.iso, status=inserted
-boot: cdrom
-com1: enabled=1, mode=file, dev={serial}
-clock: sync=none
-log: {tmp}/bochs.log
-panic: action=fatal
-""")
-    return marks(["bochs", "-q", "-f", os.path.join(tmp, "bochsrc")], 900, serial)
+def follow(run, fd, start, limit, is_alive, fifo):
+    """Feed `run` from `fd` until DONE, the end of the stream or of the process, or the limit."""
+    rest = b""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while not run.done:
+        if time.monotonic() - start > limit:
+            raise Failed(f"not done after {limit:.0f} s; last lines: {run.tail}")
+        events = poll.poll(200)
+        now = time.monotonic()
+        data = os.read(fd, 65536) if events and events[0][1] & select.POLLIN else b""
+        if not data:
+            if events and not fifo or not is_alive():
+                break
+            if events:
+                time.sleep(0.05)  # a FIFO that nobody has opened to write yet
+            continue
+        *lines, rest = (rest + data).split(b"\n")
+        for raw in lines:
+            run.line(raw.decode(errors="replace").rstrip("\r"), now, start)
+    if not run.done:
+        raise Failed(f"ended early; last lines: {run.tail}")
 
 
-def table(results, names):
-    columns = [c for c in results if c != "native"]
-    lines = ["| workload | native ms | " + " | ".join(f"{c} ms | × native" for c in columns) + " |",
-             "| --- | --- | " + " | ".join("--- | ---" for _ in columns) + " |"]
-    ratios = {c: [] for c in columns}
+def execute(command, limit, fifo=None, grace=0):
+    """Run `command` and follow its standard output, or what it writes to `fifo`."""
+    run = Run()
+    with tempfile.TemporaryFile() as errors:
+        fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK) if fifo else None
+        start = time.monotonic()
+        p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors if fifo else subprocess.PIPE,
+                             stderr=errors, start_new_session=True)
+        try:
+            follow(run, fd if fifo else p.stdout.fileno(), start, limit, lambda: p.poll() is None, fifo)
+            if grace:  # let the guest power off, so that statistics are written
+                p.wait(timeout=grace)
+        except subprocess.TimeoutExpired:
+            pass
+        except Failed as e:
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip().splitlines()[-4:]
+            run.problem = f"{e}" + (f"; it said: {said}" if said else "")
+        finally:
+            if p.poll() is None:
+                os.killpg(p.pid, signal.SIGKILL)
+            p.wait()
+            if fd is not None:
+                os.close(fd)
+            if p.stdout:
+                p.stdout.close()
+    return run
+
+
+class Bench:
+    def __init__(self, options, scratch):
+        self.o = options
+        self.dir = scratch
+        self.kernel = options.kernel or os.path.join(cache_dir(), "vmlinuz")
+        self.work = os.path.join(scratch, "work")
+        self.prepared = {}
+        subprocess.run([os.environ.get("CC", "gcc"), "-O2", "-static", "-o", self.work, os.path.join(HERE, "work.c"),
+                        "-lm"], check=True)
+
+    def plan(self, names):
+        return "".join(f"{n} {max(1, round(WORKLOADS[n][1] * self.o.scale))}\n" for n in names)
+
+    def initrd(self, names):
+        path = os.path.join(self.dir, "initrd-" + "-".join(names))
+        path = path[:200]
+        if path not in self.prepared:
+            a = Cpio()
+            for d in ("dev", "proc", "tmp"):
+                a.dir(d)
+            a.char("dev/console", 5, 1)
+            a.char("dev/null", 1, 3)
+            a.file("init", read(self.work))
+            a.file("plan", self.plan(names).encode(), 0o644)
+            with open(path, "wb") as f:
+                f.write(a.finish())
+            self.prepared[path] = True
+        return path
+
+    def native(self, names):
+        plan = os.path.join(self.dir, "plan")
+        with open(plan, "w", encoding="ascii") as f:
+            f.write(self.plan(names))
+        return execute([self.work, plan], 60)
+
+    def ectype(self, names):
+        stats = os.path.join(self.dir, "stats.json")
+        if os.path.exists(stats):
+            os.unlink(stats)
+        run = execute([os.path.join(BUILD, "ectype"), "run", "--engine", self.o.engine, "--memory", f"{MEMORY_MIB}M",
+                       "--kernel", self.kernel, "--initrd", self.initrd(names), "--append", APPEND, "--no-reboot",
+                       f"--stats=json:{stats}"], LIMIT, grace=10)
+        if os.path.exists(stats):
+            with open(stats, encoding="utf-8") as f:
+                run.stats = json.load(f)
+        return run
+
+    def tcg(self, names):
+        return execute(["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", str(MEMORY_MIB),
+                        "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot", "-kernel", self.kernel,
+                        "-initrd", self.initrd(names), "-append", APPEND], LIMIT)
+
+    def bochs(self, names):
+        """Bochs loads no kernel itself: GRUB does, from an ISO."""
+        tree = os.path.join(self.dir, "iso")
+        iso = os.path.join(self.dir, "bench.iso")
+        fifo = os.path.join(self.dir, "com1")
+        shutil.rmtree(tree, ignore_errors=True)
+        os.makedirs(os.path.join(tree, "boot/grub"))
+        shutil.copy(self.kernel, os.path.join(tree, "boot/vmlinuz"))
+        shutil.copy(self.initrd(names), os.path.join(tree, "boot/initrd"))
+        with open(os.path.join(tree, "boot/grub/grub.cfg"), "w", encoding="ascii") as f:
+            f.write("set timeout=0\nset default=0\nmenuentry bench {\n"
+                    f"linux /boot/vmlinuz {APPEND}\ninitrd /boot/initrd\n}}\n")
+        subprocess.run(["grub-mkrescue", "-d", "/usr/lib/grub/i386-pc", "-o", iso, tree], check=True,
+                       capture_output=True)
+        if not os.path.exists(fifo):
+            os.mkfifo(fifo)
+        rc = os.path.join(self.dir, "bochsrc")
+        with open(rc, "w", encoding="ascii") as f:
+            f.write("\n".join([
+                "cpu: model=corei7_haswell_4770, count=1, ips=50000000",
+                f"memory: guest={MEMORY_MIB}, host={MEMORY_MIB}",
+                "romimage: file=/usr/share/bochs/BIOS-bochs-latest",
+                "vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest",
+                "ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14",
+                f"ata0-master: type=cdrom, path={iso}, status=inserted",
+                "boot: cdrom",
+                "clock: sync=none",
+                f"com1: enabled=1, mode=file, dev={fifo}",
+                f"log: {self.dir}/bochs.log",
+                "panic: action=fatal", "error: action=ignore", "info: action=ignore",
+                # the one display of Debian's package that needs no screen; nobody connects
+                'display_library: rfb, options="timeout=0"',
+            ]) + "\n")
+        return execute(["bochs", "-q", "-f", rc], self.o.bochs_limit, fifo=fifo)
+
+
+def median_run(runs):
+    """The medians of several runs of one machine."""
+    names = {n for r in runs for n in r.seconds}
+    ready = [r.ready for r in runs if r.ready is not None]
+    return {
+        "ready": statistics.median(ready) if ready else None,
+        "seconds": {n: statistics.median(r.seconds[n] for r in runs if n in r.seconds) for n in names},
+        "results": runs[0].results,
+        "problems": [r.problem for r in runs if r.problem],
+    }
+
+
+def geometric(values):
+    return math.exp(sum(math.log(v) for v in values) / len(values)) if values else None
+
+
+def times(value):
+    return "-" if value is None else f"{value:.1f} ×"
+
+
+def table(columns, names, native):
+    """Markdown: native in milliseconds, the machines as multiples of it."""
+    others = [c for c in columns if c != "native"]
+    out = ["| workload | native | " + " | ".join(others) + " |", "|---|--:|" + "--:|" * len(others)]
+    ratios = {c: {n: columns[c]["seconds"][n] / native[n] for n in names if n in columns[c]["seconds"] and n in native}
+              for c in others}
     for n in names:
-        base = results["native"].get(n)
-        row = [n, f"{base[0] / 1e6:.1f}" if base else ""]
-        for c in columns:
-            got = results[c].get(n)
-            row.append(f"{got[0] / 1e6:.0f}" if got else "–")
-            if got and base:
-                ratios[c].append(got[0] / base[0])
-                row.append(f"{got[0] / base[0]:.1f}")
-            else:
-                row.append("")
-        lines.append("| " + " | ".join(row) + " |")
-    row = ["geometric mean", ""]
-    for c in columns:
-        r = ratios[c]
-        row += ["", f"{math.exp(sum(map(math.log, r)) / len(r)):.1f}" if r else "–"]
-    lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines)
+        ms = f"{native[n] * 1e3:.1f} ms" if n in native else "-"
+        out.append(f"| {n} | {ms} | " + " | ".join(times(ratios[c].get(n)) for c in others) + " |")
+    means = {}
+    for group in ("user", "kernel", "all"):
+        members = [n for n in names if group in ("all", WORKLOADS[n][0])]
+        if len(members) < 2:
+            continue
+        # a mean over other workloads than its neighbour's would mislead: all of the group or none
+        means[group] = {c: geometric([ratios[c][n] for n in members]) if all(n in ratios[c] for n in members) else None
+                        for c in others}
+        out.append(f"| *{group}, geometric mean* | | " + " | ".join(times(means[group][c]) for c in others) + " |")
+    ready = [f"{columns[c]['ready']:.2f} s" if columns[c]["ready"] else "-" for c in others]
+    out.append("| *process start to /init* | | " + " | ".join(ready) + " |")
+    return out, ratios, means
+
+
+def rates(bench):
+    """Millions of guest instructions a second: the boot alone, and the integer loop by difference."""
+    boot, loop = bench.ectype([]), bench.ectype(["integer"])
+    out = {}
+    if boot.stats and boot.ready:
+        out["boot"] = boot.stats["instructions"] / boot.stats["seconds"] / 1e6
+    if boot.stats and loop.stats and "integer" in loop.seconds:
+        # the warm-up is a hundredth of the loop again and lies outside of its markers
+        out["integer"] = (loop.stats["instructions"] - boot.stats["instructions"]) / 1.01 / loop.seconds["integer"] / 1e6
+    return out
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--scale", type=float, default=1.0)
-    p.add_argument("--only", default="")
-    p.add_argument("--engines", default="interp")
-    p.add_argument("--no-qemu", action="store_true")
-    p.add_argument("--bochs", action="store_true", help="also Bochs, on the boot and the integer loop (minutes)")
-    p.add_argument("--json", default=os.path.join(BUILD, "bench.json"))
+    p.add_argument("--bochs", action="store_true", help="Bochs, too (minutes)")
+    p.add_argument("--bochs-limit", type=float, default=900, metavar="SECONDS", help="give Bochs up after so long")
+    p.add_argument("--only", metavar="NAMES", help="comma-separated, of: " + " ".join(WORKLOADS))
+    p.add_argument("--columns", default="ectype,tcg", metavar="NAMES", help="machines to run (default ectype,tcg)")
+    p.add_argument("--engine", default="interp", help="Ectype's engine (default interp)")
+    p.add_argument("--runs", type=int, default=1, metavar="N", help="runs of each machine; the median counts (Bochs: 1)")
+    p.add_argument("--scale", type=float, default=1.0, metavar="X", help="multiply all counts, in every column")
+    p.add_argument("--kernel", metavar="F", help="default: the cache's vmlinuz")
+    p.add_argument("--json", metavar="F", help="write the figures there as well")
     a = p.parse_args()
+    names = a.only.split(",") if a.only else list(WORKLOADS)
+    for n in names:
+        if n not in WORKLOADS:
+            p.error(f"no workload '{n}'")
+    if a.runs < 1 or a.scale <= 0:
+        p.error("--runs and --scale must be positive")
+    machines = [c for c in a.columns.split(",") if c] + (["bochs"] if a.bochs else [])
+    for c in machines:
+        if c not in ("ectype", "tcg", "bochs"):
+            p.error(f"no column '{c}'")
+    if not a.kernel:
+        subprocess.run([os.path.join(ROOT, "scripts/kernel.sh"), "cloud"], check=True)
 
-    subprocess.run([os.path.join(ROOT, "scripts/kernel.sh"), "cloud"], check=True)
-    kernel = cache("vmlinuz")
-    append = f"console=ttyS0 quiet bench={a.only} scale={a.scale}"
-    results = {}
-    figures = {}
-    with tempfile.TemporaryDirectory() as tmp:
-        program, initrd = build(tmp)
-        results["native"] = native(program, a.scale, a.only)
-        for engine in a.engines.split(","):
-            stats = os.path.join(tmp, "stats")
-            results[engine] = marks([os.path.join(BUILD, "ectype"), "run", "--engine", engine, "--kernel", kernel, "--initrd",
-                                     initrd, "--append", append, "--memory", "512M", "--stats=json:" + stats])
-            if os.path.exists(stats):
-                s = read_json(stats)
-                figures[engine] = {"instructions": s.get("instructions"), "seconds": s.get("seconds")}
-        if not a.no_qemu and shutil.which("qemu-system-x86_64"):
-            results["QEMU TCG"] = marks(["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512", "-nographic",
-                                         "-vga", "none", "-nic", "none", "-no-reboot", "-kernel", kernel, "-initrd", initrd, "-append", append])
-        if a.bochs:
-            results["Bochs"] = bochs(tmp, initrd, a.scale, "integer")
-    names = []
-    for r in results.values():
-        names += [n for n in r if n not in names and n != "boot"]
-    print(table(results, names))
-    print("\nkernel start to /init: " + ", ".join(f"{c} {r['boot'][0] / 1e9:.2f} s" for c, r in results.items() if "boot" in r))
-    for engine, f in figures.items():
-        if f["instructions"] and f["seconds"]:
-            print(f"{engine}: {f['instructions'] / 1e6:.0f} million instructions, {f['instructions'] / f['seconds'] / 1e6:.0f} a second")
-    with open(a.json, "w", encoding="utf-8") as f:
-        json.dump({"results": {c: {n: {"host_ns": h, "own_ns": g} for n, (h, g) in r.items()} for c, r in results.items()},
-                   "engines": figures, "scale": a.scale}, f, indent=1)
-    incomplete = [c for c, r in results.items() if c != "Bochs" and len(r) < len(results["native"])]
-    if incomplete:
-        print("did not finish: " + ", ".join(incomplete), file=sys.stderr)
-        return 1
-    return 0
+    with tempfile.TemporaryDirectory(prefix="ectype-bench.") as scratch:
+        bench = Bench(a, scratch)
+        # natively a run costs nothing and suffers most from its neighbours
+        columns = {"native": median_run([bench.native(names) for _ in range(max(a.runs, 5))])}
+        for c in machines:
+            title = f"ectype {a.engine}" if c == "ectype" else {"tcg": "QEMU TCG", "bochs": "Bochs"}[c]
+            print(f"bench: {title}", file=sys.stderr, flush=True)
+            columns[title] = median_run([getattr(bench, c)(names) for _ in range(1 if c == "bochs" else a.runs)])
+        rate = rates(bench) if "ectype" in machines else {}
+
+    native = columns["native"]["seconds"]
+    lines, ratios, means = table(columns, names, native)
+    print("\n".join(lines))
+    print(f"\nOn {cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
+          f"counts × {a.scale:g}, {a.runs} run(s) of each machine.")
+    for what, mips in rate.items():
+        print(f"ectype {a.engine}, {what}: {mips:.0f} million instructions/s")
+    bad = 0
+    for c, column in columns.items():
+        for problem in column["problems"]:
+            print(f"bench: {c}: {problem}", file=sys.stderr)
+            bad = 1
+        for n, value in column["results"].items():
+            if value != columns["native"]["results"].get(n):
+                print(f"bench: {c}: {n} computed {value}, the host {columns['native']['results'].get(n)}", file=sys.stderr)
+                bad = 1
+    if a.json:
+        with open(a.json, "w", encoding="utf-8") as f:
+            json.dump({"host": cpu_name(), "scale": a.scale, "runs": a.runs, "columns": columns, "ratios": ratios,
+                       "geometric_means": means, "mips": rate,
+                       "counts": {n: max(1, round(WORKLOADS[n][1] * a.scale)) for n in names}}, f, indent=2)
+            f.write("\n")
+    return bad
+
+
+def cpu_name():
+    with open("/proc/cpuinfo", encoding="utf-8") as f:
+        for line in f:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown processor"
 
 
 if __name__ == "__main__":
