@@ -237,6 +237,7 @@ static void test_registers(void **state)
 	assert_int_equal(strlen(all), 2 * total);
 	f->v.cpu.gpr[REG_RAX] = 77;
 	char *packet = malloc(strlen(all) + 2);
+	assert_non_null(packet);
 	sprintf(packet, "G%s", all);
 	assert_string_equal(ask(s, packet), "OK");
 	assert_true(f->v.cpu.gpr[REG_RAX] == 1);
