@@ -5,22 +5,8 @@
  * computed.
  */
 #include "engine/interp/ops.h"
-#include "engine/interp/thunk.h"
+#include "engine/interp/special.h"
 #include "engine/interp/vector.h"
-
-/* All that the handlers need of the Zydis record. */
-struct special {
-	struct dinsn d;
-	u8 value_reg, mask_reg, index_reg; /* vector (or opmask) register numbers */
-	u8 element, index_size;            /* bytes */
-	u8 count;                          /* elements */
-	u8 vlen;                           /* bytes of the value register cleared above: VEX or EVEX length */
-	bool opmask;                       /* mask_reg is an opmask register, else the sign bits of a vector */
-	bool store;
-	bool mmx;
-	bool evex;
-	bool clears; /* masked-off elements of the destination become zero (VMASKMOV loads) */
-};
 
 static const struct special *special_of(const struct insn *i)
 {
@@ -212,97 +198,5 @@ SPECIAL(masked_move)
 SPECIAL(masked_bytes)
 SPECIAL(movdir64b)
 
-static u8 reg_id(const ZydisDecodedOperand *o)
-{
-	return (u8)ZydisRegisterGetId(o->reg.value);
-}
-
-static struct special *keep(struct vcpu *v, struct insn *i, const struct dinsn *d)
-{
-	struct special *s = cache_alloc(interp_of(v), sizeof(*s));
-
-	*s = (struct special){ .d = *d };
-	i->d = &s->d;
-	return s;
-}
-_Static_assert(offsetof(struct special, d) == 0, "insn->d points at the whole record");
-
-static bool gather_or_scatter(const ZydisDecodedInstruction *z)
-{
-	return z->meta.category == ZYDIS_CATEGORY_AVX2GATHER || z->meta.category == ZYDIS_CATEGORY_GATHER ||
-	       z->meta.category == ZYDIS_CATEGORY_SCATTER;
-}
-
-static bool select_gather(struct vcpu *v, struct insn *i, const struct dinsn *d, const ZydisDecodedInstruction *z,
-			  const ZydisDecodedOperand *ops)
-{
-	bool evex = z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX;
-	struct special *s = keep(v, i, d);
-	const ZydisDecodedOperand *m = NULL;
-	unsigned index_bytes, n;
-
-	for (unsigned k = 0; k < z->operand_count; k++)
-		if (ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
-			m = &ops[k];
-	if (!m)
-		return false;
-	s->evex = evex;
-	s->opmask = evex;
-	s->store = z->meta.category == ZYDIS_CATEGORY_SCATTER;
-	s->index_reg = (u8)ZydisRegisterGetId(m->mem.index);
-	s->value_reg = reg_id(&ops[s->store ? (evex ? 2 : 1) : 0]);
-	s->mask_reg = evex ? (u8)ZydisRegisterGetId(z->avx.mask.reg) : reg_id(&ops[2]);
-	s->element = (evex ? z->raw.evex.W : z->raw.vex.W) ? 8 : 4;
-	/* opcodes 90H 92H A0H A2H: dword indices; the odd ones: qword */
-	s->index_size = z->opcode & 1 ? 8 : 4;
-	n = z->avx.vector_length / 8u;
-	index_bytes = ZydisRegisterGetWidth(ZYDIS_MACHINE_MODE_LONG_64, m->mem.index) / 8u;
-	s->count = (u8)MIN(n / MAX(s->element, s->index_size), index_bytes / s->index_size);
-	s->vlen = (u8)(s->count * s->element);
-	i->shift = d->scale == 8 ? 3 : d->scale == 4 ? 2 : d->scale == 2 ? 1 : 0;
-	i->index = REG_NONE * 8;
-	i->fn = gather_op;
-	return true;
-}
-
-bool select_special(struct vcpu *v, struct insn *i, const struct dinsn *d, const ZydisDecodedInstruction *z,
-		    const ZydisDecodedOperand *ops)
-{
-	struct special *s;
-
-	if (gather_or_scatter(z))
-		return select_gather(v, i, d, z, ops);
-	switch (z->mnemonic) {
-	case ZYDIS_MNEMONIC_VMASKMOVPS:
-	case ZYDIS_MNEMONIC_VMASKMOVPD:
-	case ZYDIS_MNEMONIC_VPMASKMOVD:
-	case ZYDIS_MNEMONIC_VPMASKMOVQ:
-		s = keep(v, i, d);
-		s->store = ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY;
-		s->value_reg = reg_id(&ops[s->store ? 2 : 0]);
-		s->mask_reg = reg_id(&ops[1]);
-		s->element = z->mnemonic == ZYDIS_MNEMONIC_VMASKMOVPD || z->mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ ? 8 : 4;
-		s->vlen = (u8)(z->avx.vector_length / 8u);
-		s->count = s->vlen / s->element;
-		i->fn = masked_move_op;
-		return true;
-	case ZYDIS_MNEMONIC_MASKMOVQ:
-	case ZYDIS_MNEMONIC_MASKMOVDQU:
-	case ZYDIS_MNEMONIC_VMASKMOVDQU:
-		s = keep(v, i, d);
-		s->mmx = z->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
-		s->element = 1;
-		s->count = s->mmx ? 8 : 16;
-		s->value_reg = d->reg & (s->mmx ? 7 : 15);
-		s->mask_reg = d->rm & (s->mmx ? 7 : 15);
-		i->seg = d->seg;
-		i->fn = masked_bytes_op;
-		return true;
-	case ZYDIS_MNEMONIC_MOVDIR64B:
-		keep(v, i, d);
-		i->fn = movdir64b_op;
-		return true;
-	default:
-		return false;
-	}
-}
+const op_fn op_gather = gather_op, op_masked_move = masked_move_op, op_masked_bytes = masked_bytes_op;
+const op_fn op_movdir64b = movdir64b_op;
