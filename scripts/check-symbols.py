@@ -9,6 +9,10 @@ not call out to code which was compiled otherwise: every symbol that the library
 leaves undefined must be defined by Ectype itself and be reached only after
 fpu_park(), or be on the list below. It also looks at the instructions: none may
 name a vector register, except in functions whose business that is.
+
+In a build with tail calls (src/engine/interp/interp.h, GO) it checks as well
+that the engine's handlers go on to each other by jumps: a call would grow the
+host's stack with every guest instruction.
 """
 import os
 import re
@@ -26,6 +30,18 @@ ALLOWED = {
 # Functions that save, load or run vector state on purpose.
 VECTOR_FUNCTIONS = re.compile(r"^(fpu_|thunk_|host_fpu|vec_)")
 VECTOR = re.compile(r"%[xyz]mm\d|%mm\d|\bf(xsave|xrstor|ld|st|add|mul|nstenv|ldenv)")
+
+# Objects with handlers, and the functions there which call through a pointer for another reason.
+HANDLERS = re.compile(r"engine_interp_(ops_\w+|special)\.c\.o:")
+INDIRECT_CALLERS = {
+    "thunk_call",  # the thunk
+    "repeat",      # the string instruction's element function; clang may inline it into the handlers:
+    "movs_op", "stos_op", "lods_op", "scas_op", "cmps_op",
+    "sys",         # sys_table
+}
+INDIRECT_CALL = re.compile(r"\bcall[q]?\s+\*")
+# Functions of a handler's type that are gone to with TAIL.
+TAIL_CALLED = re.compile(r"\bcall[q]?\s+[0-9a-f]+ <branch_unlinked>")
 
 
 def run(*command):
@@ -46,6 +62,27 @@ def symbols(archive, kind):
         if undefined == (kind == "u") and (undefined or code.isupper()):
             names.add(name)
     return names
+
+
+def tail_calls(build):
+    """Was this build told to use them?"""
+    with open(os.path.join(build, "compile_commands.json"), encoding="utf-8") as f:
+        return "-DECTYPE_TAIL_CALLS" in f.read()
+
+
+def stack_growers(general):
+    """Calls in the handlers' objects that should be jumps; and how many handlers' objects there are."""
+    bad, objects, watched, function = [], 0, False, ""
+    for line in run("objdump", "-d", "--no-show-raw-insn", general).splitlines():
+        m = re.match(r"^[0-9a-f]+ <([^>]+)>:", line)
+        if m:
+            function = re.sub(r"\.(constprop|isra|part|cold).*", "", m.group(1))
+        elif "file format" in line:
+            watched = bool(HANDLERS.search(line))
+            objects += watched
+        elif watched and ((INDIRECT_CALL.search(line) and function not in INDIRECT_CALLERS) or TAIL_CALLED.search(line)):
+            bad.append(f"{function} calls where it should jump: {line.strip()}")
+    return bad, objects
 
 
 def unthin(path):
@@ -75,6 +112,15 @@ def main():
         print("not ok - " + line)
     if not bad:
         print("ok - nothing in libectype-general leaves the general registers")
+    if tail_calls(build):
+        growers, objects = stack_growers(general)
+        if not objects:
+            growers = ["no objects with handlers found"]
+        for line in growers[:40]:
+            print("not ok - " + line)
+        if not growers:
+            print("ok - handlers go on to each other by jumps")
+        bad += growers
     return 1 if bad else 0
 
 

@@ -236,8 +236,8 @@ static void test_registers(void **state)
 		total += gdb_reg_size(&f->t, i);
 	assert_int_equal(strlen(all), 2 * total);
 	f->v.cpu.gpr[REG_RAX] = 77;
-	char *packet = malloc(strlen(all) + 2);
-	sprintf(packet, "G%s", all);
+	char *packet = NULL;
+	assert_true(asprintf(&packet, "G%s", all) > 0);
 	assert_string_equal(ask(s, packet), "OK");
 	assert_true(f->v.cpu.gpr[REG_RAX] == 1);
 	packet[strlen(packet) - 1] = 0;

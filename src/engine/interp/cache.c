@@ -66,7 +66,13 @@ static struct code_page *make_page(struct vcpu *v, u8 *host, gpa_t gpa)
 
 	if (!p)
 		return NULL;
-	*p = (struct code_page){ .gpa = gpa & PAGE_MASK, .host = host, .hash_next = x->pages[page_hash(host)] };
+	/* member by member: clang makes memset() of an initialiser */
+	p->hash_next = x->pages[page_hash(host)];
+	p->gpa = gpa & PAGE_MASK;
+	p->host = host;
+	p->lines = 0;
+	for (unsigned n = 0; n < PAGE_BUCKETS; n++)
+		p->bucket[n] = NULL;
 	x->pages[page_hash(host)] = p;
 	set_code_flag(v, gpa, true);
 	return p;

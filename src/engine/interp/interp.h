@@ -5,7 +5,7 @@
  * per physical page, and run by threaded dispatch: each instruction has a
  * handler that does its work and goes on to the next one by a tail call. A
  * build without sibling-call optimisation (sanitizers, -O0) returns to a loop
- * instead; see NEXT.
+ * instead; see GO.
  *
  * While a block runs:
  *   - general registers live in v->cpu.gpr;
@@ -139,18 +139,40 @@ static inline struct interp *interp_of(struct vcpu *v)
 	return v->engine_data;
 }
 
-#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && !defined(ECTYPE_NO_TAIL_CALLS)
-#define GO(v, i) return (i)->fn((v), (i))
-#else
+/*
+ * ECTYPE_TAIL_CALLS comes from src/meson.build: an optimised build without
+ * sanitizers. Clang is told that the call must be a jump; gcc makes it one at
+ * -O2, which scripts/check-symbols.py verifies. Everything off the fast path
+ * returns the next instruction, or NULL, to run_chain() instead.
+ */
+#ifndef __has_attribute
+#define __has_attribute(x) 0
+#endif
+#if !defined(ECTYPE_TAIL_CALLS)
 #define GO(v, i) return (i)
+#else
+#define GO(v, i) TAIL (i)->fn((v), (i))
+#endif
+/* Return what another function of type op_fn returns, by a jump. */
+#if defined(ECTYPE_TAIL_CALLS) && __has_attribute(musttail)
+#define TAIL __attribute__((musttail)) return
+#else
+#define TAIL return
 #endif
 #define NEXT GO(v, i + 1)
 
+/* Guest memory, and registers at odd offsets (AH), as the host's instructions
+ * access them: at any alignment. */
+typedef u8 any_u8 __attribute__((may_alias));
+typedef u16 any_u16 __attribute__((may_alias, aligned(1)));
+typedef u32 any_u32 __attribute__((may_alias, aligned(1)));
+typedef u64 any_u64 __attribute__((may_alias, aligned(1)));
+
 /* Register file by byte offset. */
 #define R8(o) (*((u8 *)v + (o)))
-#define R16(o) (*(u16 *)((u8 *)v + (o)))
-#define R32(o) (*(u32 *)((u8 *)v + (o)))
-#define R64(o) (*(u64 *)((u8 *)v + (o)))
+#define R16(o) (*(any_u16 *)((u8 *)v + (o)))
+#define R32(o) (*(any_u32 *)((u8 *)v + (o)))
+#define R64(o) (*(any_u64 *)((u8 *)v + (o)))
 
 /* run.c */
 void sync_in(struct vcpu *v);
@@ -294,28 +316,29 @@ static inline unsigned jump_hash(u64 lin)
 	return (unsigned)(lin ^ (lin >> JUMP_CACHE_BITS)) & ((1u << JUMP_CACHE_BITS) - 1);
 }
 
-/* Run block `b` of the current page. */
-static inline __attribute__((always_inline)) const struct insn *enter_block(struct vcpu *v, struct block *b)
-{
-	s64 left = hot(v)->budget - b->n;
-
-	if (unlikely(v->event) || unlikely(left < 0))
-		return interp_leave_at(v, v->cpu.rip + b->off);
-	hot(v)->budget = left;
-	hot(v)->block = b;
-	GO(v, b->insn);
-}
+/* Run block `b` of the current page. Ends the handler, as do the next ones; macros, for GO() in them
+ * must stand in the handler itself. */
+#define ENTER_BLOCK(v, b)                                                                                              \
+	do {                                                                                                           \
+		struct block *b_ = (b);                                                                                \
+		s64 left_ = hot(v)->budget - b_->n;                                                                    \
+		if (unlikely((v)->event) || unlikely(left_ < 0))                                                       \
+			return interp_leave_at((v), (v)->cpu.rip + b_->off);                                           \
+		hot(v)->budget = left_;                                                                                \
+		hot(v)->block = b_;                                                                                    \
+		GO(v, b_->insn);                                                                                       \
+	} while (0)
 
 /* Between blocks: go on at linear address `lin` (in a new page, perhaps). */
-static inline __attribute__((always_inline)) const struct insn *interp_dispatch(struct vcpu *v, u64 lin)
-{
-	const struct jump_entry *e = &interp_of(v)->jump[jump_hash(lin)];
-
-	if (unlikely(e->lin != lin) || unlikely(e->key != hot(v)->key))
-		return interp_dispatch_slow(v, lin);
-	v->cpu.rip = (lin & PAGE_MASK) - hot(v)->cs_base;
-	return enter_block(v, e->block);
-}
+#define DISPATCH(v, to)                                                                                                \
+	do {                                                                                                           \
+		u64 lin_ = (to);                                                                                       \
+		const struct jump_entry *e_ = &interp_of(v)->jump[jump_hash(lin_)];                                    \
+		if (unlikely(e_->lin != lin_) || unlikely(e_->key != hot(v)->key))                                     \
+			return interp_dispatch_slow((v), lin_);                                                        \
+		(v)->cpu.rip = (lin_ & PAGE_MASK) - hot(v)->cs_base;                                                   \
+		ENTER_BLOCK(v, e_->block);                                                                             \
+	} while (0)
 
 #define TLB_HIT(e, lin, acc, size) ((e)->tag[acc] == (((lin) + (size)-1) & PAGE_MASK))
 
@@ -324,7 +347,7 @@ static inline __attribute__((always_inline)) const struct insn *interp_dispatch(
 	do {                                                                                                           \
 		struct tlb_entry *e_ = tlb_slot(hot(v)->tlb, (lin));                                                   \
 		if (likely(TLB_HIT(e_, (lin), MMU_READ, sizeof(T)))) {                                                 \
-			var = *(const T *)((lin) + e_->addend);                                                        \
+			var = *(const any_##T *)((lin) + e_->addend);                                                  \
 		} else {                                                                                               \
 			if (unlikely(load_slow(v, i, (lin), sizeof(T))))                                               \
 				return interp_fault(v, i);                                                             \
@@ -336,7 +359,7 @@ static inline __attribute__((always_inline)) const struct insn *interp_dispatch(
 	do {                                                                                                           \
 		struct tlb_entry *e_ = tlb_slot(hot(v)->tlb, (lin));                                                   \
 		if (likely(TLB_HIT(e_, (lin), MMU_WRITE, sizeof(T)))) {                                                \
-			*(T *)((lin) + e_->addend) = (T)(val);                                                         \
+			*(any_##T *)((lin) + e_->addend) = (T)(val);                                                   \
 		} else if (unlikely(store_slow(v, i, (lin), (T)(val), sizeof(T)))) {                                   \
 			return interp_fault(v, i);                                                                     \
 		}                                                                                                      \
@@ -358,16 +381,16 @@ static inline __attribute__((always_inline)) const struct insn *interp_dispatch(
 /* Read-modify-write: on a hit `p` points at the operand in host memory, else
  * at hot->tmp[0] and RMW_END writes it back. A miss probes the write first. */
 #define RMW_BEGIN(T, p, lin)                                                                                           \
-	T *p;                                                                                                          \
+	any_##T *p;                                                                                                        \
 	bool slow_ = false;                                                                                            \
 	do {                                                                                                           \
 		struct tlb_entry *e_ = tlb_slot(hot(v)->tlb, (lin));                                                   \
 		if (likely(TLB_HIT(e_, (lin), MMU_WRITE, sizeof(T)))) {                                                \
-			p = (T *)((lin) + e_->addend);                                                                 \
+			p = (any_##T *)((lin) + e_->addend);                                                                \
 		} else {                                                                                               \
 			if (unlikely(rmw_slow(v, i, (lin), sizeof(T))))                                                \
 				return interp_fault(v, i);                                                             \
-			p = (T *)&hot(v)->tmp[0];                                                                      \
+			p = (any_##T *)&hot(v)->tmp[0];                                                                     \
 			slow_ = true;                                                                                  \
 		}                                                                                                      \
 	} while (0)

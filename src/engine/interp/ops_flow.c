@@ -9,29 +9,35 @@
 
 #define RSP v->cpu.gpr[REG_RSP]
 
-/* Take direct branch `i`; fast modes only. */
-static inline __attribute__((always_inline)) const struct insn *branch(struct vcpu *v, const struct insn *i)
+/* Direct branch `i` for the first time, or out of the page. */
+static const struct insn *branch_unlinked(struct vcpu *v, const struct insn *i)
 {
 	u64 target = i->imm;
 
-	hot(v)->budget += i->left;
-	if (likely(i->link))
-		return enter_block(v, i->link);
 	if (target < PAGE_SIZE) {
 		struct block *b = cache_find_near(v, (unsigned)target);
 
 		if (b) {
 			((struct insn *)(uintptr_t)i)->link = b;
-			return enter_block(v, b);
+			ENTER_BLOCK(v, b);
 		}
 	}
 	target += v->cpu.rip;
-	return interp_dispatch(v, hot(v)->mode == BLOCK_64 ? target : (u32)target);
+	DISPATCH(v, hot(v)->mode == BLOCK_64 ? target : (u32)target);
 }
+
+/* Take direct branch `i`; fast modes only. */
+#define BRANCH(v, i)                                                                                                   \
+	do {                                                                                                           \
+		hot(v)->budget += (i)->left;                                                                           \
+		if (likely((i)->link))                                                                                 \
+			ENTER_BLOCK(v, (i)->link);                                                                     \
+		TAIL branch_unlinked((v), (i));                                                                        \
+	} while (0)
 
 static OP(jmp_direct)
 {
-	return branch(v, i);
+	BRANCH(v, i);
 }
 
 /* Conditions on hot->flags: AH = SF ZF 0 AF 0 PF 1 CF, AL = OF. */
@@ -49,14 +55,14 @@ static OP(jmp_direct)
 	{                                                                                                              \
 		unsigned f = hot(v)->flags;                                                                            \
 		if (COND_##n(f))                                                                                       \
-			return branch(v, i);                                                                           \
+			BRANCH(v, i);                                                                                  \
 		NEXT;                                                                                                  \
 	}                                                                                                              \
 	static OP(jcc_##m)                                                                                             \
 	{                                                                                                              \
 		unsigned f = hot(v)->flags;                                                                            \
 		if (!(COND_##n(f)))                                                                                    \
-			return branch(v, i);                                                                           \
+			BRANCH(v, i);                                                                                  \
 		NEXT;                                                                                                  \
 	}
 JCC(0, 1)
@@ -76,7 +82,7 @@ static OP(call_direct64)
 
 	STORE(u64, sp, v->cpu.rip + i->off + i->len);
 	RSP = sp;
-	return branch(v, i);
+	BRANCH(v, i);
 }
 
 /* Is `t` canonical for 48 bits? With 57-bit addresses only the slow path knows. */
@@ -99,14 +105,14 @@ static OP(ret_near_64)
 	LOAD(u64, t, sp);
 	CHECK_TARGET(t);
 	RSP = sp + 8 + i->imm;
-	return interp_dispatch(v, t);
+	DISPATCH(v, t);
 }
 static OP(jmp_reg64)
 {
 	u64 t = R64(i->src);
 
 	CHECK_TARGET(t);
-	return interp_dispatch(v, t);
+	DISPATCH(v, t);
 }
 static OP(call_reg64)
 {
@@ -115,7 +121,7 @@ static OP(call_reg64)
 	STORE(u64, sp, v->cpu.rip + i->off + i->len);
 	CHECK_TARGET(t); /* hardware finds a fault of the stack first */
 	RSP = sp;
-	return interp_dispatch(v, t);
+	DISPATCH(v, t);
 }
 #define INDIRECT(K)                                                                                                    \
 	static OP(jmp_mem64_##K)                                                                                       \
@@ -123,7 +129,7 @@ static OP(call_reg64)
 		EA_##K(lin, 8, false);                                                                                 \
 		LOAD(u64, t, lin);                                                                                     \
 		CHECK_TARGET(t);                                                                                       \
-		return interp_dispatch(v, t);                                                                          \
+		DISPATCH(v, t);                                                                                        \
 	}                                                                                                              \
 	static OP(call_mem64_##K)                                                                                      \
 	{                                                                                                              \
@@ -133,7 +139,7 @@ static OP(call_reg64)
 		STORE_STACK(u64, sp, v->cpu.rip + i->off + i->len);                                                    \
 		CHECK_TARGET(t);                                                                                       \
 		RSP = sp;                                                                                              \
-		return interp_dispatch(v, t);                                                                          \
+		DISPATCH(v, t);                                                                                        \
 	}
 FOR_EAS(INDIRECT)
 const op_fn jmp_near = jmp_direct, call_near64 = call_direct64, ret_near64 = ret_near_64;

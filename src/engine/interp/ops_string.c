@@ -17,7 +17,7 @@ static u64 truncate_to(u64 x, unsigned size)
 static void set_reg(struct vcpu *v, const struct insn *i, unsigned r, u64 val)
 {
 	if (i->addrsize == 2)
-		*(u16 *)&v->cpu.gpr[r] = (u16)val;
+		*(any_u16 *)&v->cpu.gpr[r] = (u16)val;
 	else
 		v->cpu.gpr[r] = truncate_to(val, i->addrsize);
 }
@@ -180,7 +180,7 @@ static bool stops(const struct vcpu *v, const struct insn *i)
 
 static u64 element_at(const u8 *p, unsigned size)
 {
-	return size == 1 ? *p : size == 2 ? *(const u16 *)p : size == 4 ? *(const u32 *)p : *(const u64 *)p;
+	return size == 1 ? *p : size == 2 ? *(const any_u16 *)p : size == 4 ? *(const any_u32 *)p : *(const any_u64 *)p;
 }
 
 static int scas(struct vcpu *v, const struct insn *i, u64 n, u64 *done)

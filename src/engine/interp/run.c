@@ -114,7 +114,7 @@ void break_after(struct vcpu *v, const struct insn *i)
 	struct interp_hot *h = hot(v);
 	struct insn *n = (struct insn *)(uintptr_t)(i + 1);
 
-	/* The last instruction of a block goes through enter_block(), which looks at v->event. */
+	/* The last instruction of a block goes through ENTER_BLOCK(), which looks at v->event. */
 	if (!i->left || h->poison == n)
 		return;
 	h->poison = n;
@@ -152,12 +152,28 @@ const struct insn *interp_fault(struct vcpu *v, const struct insn *i)
 	return NULL;
 }
 
+/* ENTER_BLOCK() for functions that are no handlers: run_chain() calls the instruction. */
+static const struct insn *start_block(struct vcpu *v, struct block *b)
+{
+	struct interp_hot *h = hot(v);
+
+	if (unlikely(v->event) || unlikely(h->budget < b->n))
+		return interp_leave_at(v, v->cpu.rip + b->off);
+	h->budget -= b->n;
+	h->block = b;
+	return b->insn;
+}
+
 const struct insn *interp_continue(struct vcpu *v)
 {
 	const struct interp_hot *h = hot(v);
-	u64 lin = v->cpu.rip + h->cs_base;
+	u64 lin = h->mode == BLOCK_64 ? v->cpu.rip : (u32)(v->cpu.rip + h->cs_base);
+	const struct jump_entry *e = &interp_of(v)->jump[jump_hash(lin)];
 
-	return interp_dispatch(v, h->mode == BLOCK_64 ? lin : (u32)lin);
+	if (unlikely(e->lin != lin) || unlikely(e->key != h->key))
+		return interp_dispatch_slow(v, lin);
+	v->cpu.rip = (lin & PAGE_MASK) - h->cs_base;
+	return start_block(v, e->block);
 }
 
 const struct insn *interp_dispatch_slow(struct vcpu *v, u64 lin)
@@ -177,7 +193,7 @@ const struct insn *interp_dispatch_slow(struct vcpu *v, u64 lin)
 		return NULL;
 	}
 	v->cpu.rip = (lin & PAGE_MASK) - h->cs_base;
-	return enter_block(v, b);
+	return start_block(v, b);
 }
 
 OP(op_end_of_block)
@@ -186,14 +202,14 @@ OP(op_end_of_block)
 	u64 lin;
 
 	if (likely(i->link))
-		return enter_block(v, i->link);
+		ENTER_BLOCK(v, i->link);
 	b = i->off < PAGE_SIZE ? cache_find_near(v, i->off) : NULL;
 	if (b) {
 		((struct insn *)(uintptr_t)i)->link = b;
-		return enter_block(v, b);
+		ENTER_BLOCK(v, b);
 	}
 	lin = v->cpu.rip + i->off + hot(v)->cs_base;
-	return interp_dispatch(v, hot(v)->mode == BLOCK_64 ? lin : (u32)lin);
+	DISPATCH(v, hot(v)->mode == BLOCK_64 ? lin : (u32)lin);
 }
 
 OP(op_end_of_step)

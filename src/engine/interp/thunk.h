@@ -51,7 +51,7 @@ unsigned thunk_count(const struct thunk_cache *c);
  * host's trap number (0 #DE, 6 #UD, 13 #GP, 16 #MF, 19 #XM) if it faulted. */
 int thunk_call(struct vcpu *v, void *mem, const void *code, u64 *sp_slot);
 
-/* special.c: instructions whose memory access is not one operand; false: not such a one. */
+/* special_select.c: instructions whose memory access is not one operand; false: not such a one. */
 bool select_special(struct vcpu *v, struct insn *i, const struct dinsn *d, const ZydisDecodedInstruction *z,
 		    const ZydisDecodedOperand *ops);
 
