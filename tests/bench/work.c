@@ -214,10 +214,10 @@ static const struct {
 	void (*run)(int n);
 	int n;
 } work[] = {
-	{ "integer", integer, 200 },	{ "floating", floating, 400 },	  { "memory", memory, 80 },
-	{ "strings", strings, 100000 }, { "calls", calls, 5000 },	  { "syscalls", syscalls, 200000 },
+	{ "integer", integer, 200 },	 { "floating", floating, 400 },	 { "memory", memory, 80 },
+	{ "strings", strings, 100000 },	 { "calls", calls, 5000 },	 { "syscalls", syscalls, 200000 },
 	{ "fork_exit", fork_exit, 200 }, { "fork_exec", fork_exec, 50 }, { "page_faults", page_faults, 100 },
-	{ "signals", signals, 20000 },	{ "pipes", pipes, 5000 },	  { "generated", generated, 50000 },
+	{ "signals", signals, 20000 },	 { "pipes", pipes, 5000 },	 { "generated", generated, 50000 },
 };
 
 static uint64_t now(void)
