@@ -41,6 +41,12 @@ static int fx_address(struct vcpu *v, const struct dinsn *d, enum seg_access acc
 		return fault_ud(v);
 	if (v->cpu.cr0 & CR0_TS)
 		return fault_nm(v);
+	if (cpu_64bit(&v->cpu)) {
+		if (sys_mem_linear(v, d, 1, acc, area))
+			return FAULT;
+		if (*area & 15)
+			return fault_gp(v, 0);
+	}
 	if (sys_mem_linear(v, d, FX_AREA, acc, area))
 		return FAULT;
 	return *area & 15 ? fault_gp(v, 0) : 0;
@@ -80,7 +86,8 @@ int sys_fxsave(struct vcpu *v, const struct dinsn *d)
 
 	if (fx_address(v, d, SEG_ACC_WRITE, &area))
 		return FAULT;
-	if (lin_probe_write(v, area, FX_AREA, LIN_CPL))
+	/* Hardware looks at the last byte first. */
+	if (lin_probe_write(v, area + FX_AREA - 1, 1, LIN_CPL) || lin_probe_write(v, area, FX_AREA, LIN_CPL))
 		return FAULT;
 	fpu_park(v);
 	xmm = xmm_bytes(c);
@@ -105,7 +112,7 @@ int sys_fxrstor(struct vcpu *v, const struct dinsn *d)
 
 	if (fx_address(v, d, SEG_ACC_READ, &area))
 		return FAULT;
-	if (read_chunks(v, area, in, FX_AREA))
+	if (lin_read(v, area + FX_AREA - 1, in, 1, LIN_CPL) || read_chunks(v, area, in, FX_AREA))
 		return FAULT;
 	xmm = xmm_bytes(c);
 	if (xmm && (get32(in + FX_MXCSR) & ~v->model->mxcsr_mask))
@@ -255,13 +262,27 @@ static int x87_check(struct vcpu *v, bool waiting)
 	return 0;
 }
 
-/* Hardware looks at the last byte of these areas first. */
-static int probe_end(struct vcpu *v, gva_t at, unsigned len, bool write)
+/* Hardware accesses the first word of these areas, then looks at the last byte
+ * before it touches what is between: that is what CR2 says. */
+static int probe_ends(struct vcpu *v, const struct dinsn *d, gva_t at, unsigned len, bool write)
 {
+	unsigned first = env16(d) ? 2 : 4;
 	gva_t end = at + len - 1;
-	u8 byte;
+	u8 scratch[4];
 
-	return write ? lin_probe_write(v, end, 1, LIN_CPL) : lin_read(v, end, &byte, 1, LIN_CPL);
+	if (write)
+		return lin_probe_write(v, at, first, LIN_CPL) || lin_probe_write(v, end, 1, LIN_CPL) ? FAULT : 0;
+	return lin_read(v, at, scratch, first, LIN_CPL) || lin_read(v, end, scratch, 1, LIN_CPL) ? FAULT : 0;
+}
+
+/* Linear address of the area; only its first word is checked here. */
+static int env_address(struct vcpu *v, const struct dinsn *d, unsigned len, bool write, gva_t *at)
+{
+	enum seg_access acc = write ? SEG_ACC_WRITE : SEG_ACC_READ;
+
+	if (sys_mem_linear(v, d, cpu_64bit(&v->cpu) ? 1 : len, acc, at) || probe_ends(v, d, *at, len, write))
+		return FAULT;
+	return 0;
 }
 
 int sys_fnstenv(struct vcpu *v, const struct dinsn *d)
@@ -270,9 +291,7 @@ int sys_fnstenv(struct vcpu *v, const struct dinsn *d)
 	u8 env[28];
 	gva_t at;
 
-	if (x87_check(v, false) || sys_mem_linear(v, d, env_size(d), SEG_ACC_WRITE, &at))
-		return FAULT;
-	if (probe_end(v, at, env_size(d), true))
+	if (x87_check(v, false) || env_address(v, d, env_size(d), true, &at))
 		return FAULT;
 	env_store(v, d, env);
 	if (lin_write(v, at, env, env_size(d), LIN_CPL))
@@ -288,9 +307,9 @@ int sys_fldenv(struct vcpu *v, const struct dinsn *d)
 	u8 env[28];
 	gva_t at;
 
-	if (x87_check(v, true) || sys_mem_linear(v, d, env_size(d), SEG_ACC_READ, &at))
+	if (x87_check(v, true) || env_address(v, d, env_size(d), false, &at))
 		return FAULT;
-	if (probe_end(v, at, env_size(d), false) || lin_read(v, at, env, env_size(d), LIN_CPL))
+	if (lin_read(v, at, env, env_size(d), LIN_CPL))
 		return FAULT;
 	env_load(v, d, env);
 	sys_advance(v, d);
@@ -303,9 +322,9 @@ int sys_fnsave(struct vcpu *v, const struct dinsn *d)
 	u8 out[28 + 80];
 	gva_t at;
 
-	if (x87_check(v, false) || sys_mem_linear(v, d, env + 80, SEG_ACC_WRITE, &at))
+	if (x87_check(v, false) || env_address(v, d, env + 80, true, &at))
 		return FAULT;
-	if (probe_end(v, at, env + 80, true) || lin_probe_write(v, at, env + 80, LIN_CPL))
+	if (lin_probe_write(v, at, env + 80, LIN_CPL))
 		return FAULT;
 	env_store(v, d, out);
 	for (unsigned i = 0; i < 8; i++)
@@ -323,9 +342,9 @@ int sys_frstor(struct vcpu *v, const struct dinsn *d)
 	u8 in[28 + 80], st[128];
 	gva_t at;
 
-	if (x87_check(v, true) || sys_mem_linear(v, d, env + 80, SEG_ACC_READ, &at))
+	if (x87_check(v, true) || env_address(v, d, env + 80, false, &at))
 		return FAULT;
-	if (probe_end(v, at, env + 80, false) || read_chunks(v, at, in, env + 80))
+	if (read_chunks(v, at, in, env + 80))
 		return FAULT;
 	env_load(v, d, in);
 	for (unsigned i = 0; i < 8; i++)

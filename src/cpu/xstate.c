@@ -91,9 +91,13 @@ void xstate_load_x87_head(struct cpu *c, bool wide, const u8 in[24])
 	u16 fcw = (get16(in + FX_FCW) & 0x1f7f) | 0x40;
 	u16 fsw = xstate_fsw_summary(get16(in + FX_FSW), fcw);
 	u16 fop = get16(in + FX_FOP) & 0x7ff;
+	s64 fip;
 
 	turn_stack(c, fsw >> 11 & 7);
-	copy_words(img + FX_FIP, in + FX_FIP, 16);
+	__builtin_memcpy(&fip, in + FX_FIP, 8);
+	fip = (s64)((u64)fip << 7) >> 7; /* has the bits of the widest linear address; FDP has all 64 */
+	__builtin_memcpy(img + FX_FIP, &fip, 8);
+	copy_words(img + FX_FDP, in + FX_FDP, 8);
 	if (!wide) {
 		__builtin_memset(img + FX_FIP + 4, 0, 4);
 		__builtin_memset(img + FX_FDP + 4, 0, 4);

@@ -120,7 +120,7 @@ static void run_guest(struct oracle *o, const struct instance *n, struct oracle_
 	out->s.gs_base = c->seg[SEG_GS].base;
 	memcpy(out->s.fpu, c->fpu, ORACLE_FPU_SIZE);
 	/* It retired, and fetching what comes next failed: not this instruction's business. */
-	if (out->vector == EXC_PF && (out->error & 16) && out->addr == c->rip && c->rip != n->in.rip)
+	if (out->vector == EXC_PF && (out->error & 16) && c->rip != n->in.rip)
 		out->vector = -1;
 }
 
@@ -251,6 +251,44 @@ static void print_word(const char *name, u64 before, u64 h, u64 g)
 		       (unsigned long long)h, (unsigned long long)g);
 }
 
+/* A vector operand, or a vector of indices, before the instruction. */
+static void print_register(const struct instance *n, const ZydisDecodedOperand *op)
+{
+	ZydisRegister r = op->type == ZYDIS_OPERAND_TYPE_REGISTER ? op->reg.value :
+			  op->type == ZYDIS_OPERAND_TYPE_MEMORY	  ? op->mem.index :
+								    ZYDIS_REGISTER_NONE;
+	ZydisRegisterClass c = ZydisRegisterGetClass(r);
+	unsigned id = (unsigned)ZydisRegisterGetId(r);
+
+	if (c != ZYDIS_REGCLASS_XMM && c != ZYDIS_REGCLASS_YMM && c != ZYDIS_REGCLASS_ZMM)
+		return;
+	printf("    %s: ", ZydisRegisterGetString(r));
+	if (id < 16) {
+		print_hex(n->in.fpu + fpu_component_offset(6) + 32 * id, 32);
+		print_hex(n->in.fpu + fpu_component_offset(2) + 16 * id, 16);
+		print_hex(n->in.fpu + FX_XMM + 16 * id, 16);
+	} else {
+		print_hex(n->in.fpu + fpu_component_offset(7) + 64 * (id - 16), 64);
+	}
+	printf("\n");
+}
+
+static void print_operand(const struct instance *n)
+{
+	u64 base = n->d.base < 16 ? n->in.gpr[n->d.base] : n->d.base == REG_RIP ? n->in.rip + n->len : 0;
+	u64 index = n->d.index < 16 ? n->in.gpr[n->d.index] : 0, k = 0;
+	u64 seg = n->d.seg == SEG_FS ? n->in.fs_base : n->d.seg == SEG_GS ? n->in.gs_base : 0;
+
+	printf("    base %llx index %llx disp %llx segment %llx: %llx, %u bits", (unsigned long long)base,
+	       (unsigned long long)index, (unsigned long long)n->d.disp, (unsigned long long)seg,
+	       (unsigned long long)(base + index * n->d.scale + (u64)n->d.disp + seg), n->d.addrsize * 8u);
+	if (n->z.avx.mask.reg) {
+		memcpy(&k, n->in.fpu + fpu_component_offset(5) + 8 * ZydisRegisterGetId(n->z.avx.mask.reg), 8);
+		printf(", mask %llx", (unsigned long long)k);
+	}
+	printf("\n");
+}
+
 static void print_memory(struct oracle *o)
 {
 	const u8 *g = rig_ram(&o->rig, DATA_OFF);
@@ -287,11 +325,12 @@ void oracle_print(struct oracle *o, const struct instance *n, const struct verdi
 		print_fault("engine", &v->guest);
 	}
 	if (n->d.is_mem)
-		printf("    base %llx index %llx disp %llx mask K%u\n",
-		       (unsigned long long)(n->d.base < 16 ? n->in.gpr[n->d.base] : 0),
-		       (unsigned long long)(n->d.index < 16 ? n->in.gpr[n->d.index] : 0),
-		       (unsigned long long)n->d.disp,
-		       n->z.avx.mask.reg ? (unsigned)ZydisRegisterGetId(n->z.avx.mask.reg) : 0);
+		print_operand(n);
+	else if (n->z.meta.category == ZYDIS_CATEGORY_STRINGOP || n->z.meta.category == ZYDIS_CATEGORY_DATAXFER)
+		printf("    RSI %llx RDI %llx RCX %llx\n", (unsigned long long)n->in.gpr[REG_RSI],
+		       (unsigned long long)n->in.gpr[REG_RDI], (unsigned long long)n->in.gpr[REG_RCX]);
+	for (unsigned k = 0; k < n->z.operand_count; k++)
+		print_register(n, &n->ops[k]);
 	for (unsigned k = 0; k < 16; k++)
 		print_word(names[k], n->in.gpr[k], h->gpr[k], g->gpr[k]);
 	print_word("RIP", n->in.rip, h->rip, g->rip);

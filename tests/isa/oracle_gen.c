@@ -387,7 +387,7 @@ static void special_values(struct instance *n, struct rng *r)
 		break;
 	default: break;
 	}
-	if (n->repeats || n->z.mnemonic == ZYDIS_MNEMONIC_LOOP || n->z.mnemonic == ZYDIS_MNEMONIC_LOOPE ||
+	if ((n->repeats && !n->form->vsib) || n->z.mnemonic == ZYDIS_MNEMONIC_LOOP || n->z.mnemonic == ZYDIS_MNEMONIC_LOOPE ||
 	    n->z.mnemonic == ZYDIS_MNEMONIC_LOOPNE || n->z.mnemonic == ZYDIS_MNEMONIC_JRCXZ ||
 	    n->z.mnemonic == ZYDIS_MNEMONIC_JECXZ) {
 		u64 count = rng_percent(r, 5) ? rng_below(r, 100) : rng_below(r, 10);
@@ -452,7 +452,9 @@ bool make_instance(struct oracle *o, struct instance *n, struct form *f, u64 see
 		if (++tries == 200)
 			return false;
 	dinsn_from_zydis(&n->d, &n->z, n->ops, n->bytes, CODE_64);
-	n->repeats = n->z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE);
+	/* A gather that faults after some elements takes the single-step trap first (SDM vol. 2, VPGATHERDD). */
+	n->repeats = f->vsib ||
+		     (n->z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE));
 	make_registers(n, &r, plain);
 	if (!plain || !f->mem || f->kind == FORM_USER)
 		aim_all(n, &r);

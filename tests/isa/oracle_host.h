@@ -30,8 +30,8 @@ struct oracle_outcome {
 bool host_init(u64 xstate_mask);
 /* May FS and GS have bases other than the process's own? */
 bool host_has_fsgsbase(void);
-/* Execute one instruction from `in`. `repeats`: a string instruction with a
- * REP prefix, which traps after every iteration: go on until it is done. */
+/* Execute one instruction from `in`. `repeats`: one that may trap with some
+ * of its work done (REP after every iteration): go on until it is done. */
 void host_step(const struct oracle_state *in, bool repeats, struct oracle_outcome *out);
 /* Called with the text to print before the process ends because an
  * instruction hangs (no progress for ten seconds). */

@@ -215,6 +215,9 @@ int interp_ea(struct vcpu *v, const struct insn *i, unsigned size, unsigned writ
 int interp_segment(struct vcpu *v, const struct insn *i, unsigned size, unsigned write);
 /* FAULT with #SS(0) if `i` addresses the stack and [lin, lin+size) is not canonical. */
 int interp_stack_canonical(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size);
+/* May the bytes of `active` (bit n: lin + n) be written? As on hardware a fault
+ * of the second page names the last of them. */
+int interp_probe_masked(struct vcpu *v, const struct insn *i, gva_t lin, u64 active);
 void sync_icount(struct vcpu *v, const struct insn *i);
 
 /*
@@ -335,6 +338,19 @@ static inline __attribute__((always_inline)) const struct insn *interp_dispatch(
 		if (likely(TLB_HIT(e_, (lin), MMU_WRITE, sizeof(T)))) {                                                \
 			*(T *)((lin) + e_->addend) = (T)(val);                                                         \
 		} else if (unlikely(store_slow(v, i, (lin), (T)(val), sizeof(T)))) {                                   \
+			return interp_fault(v, i);                                                                     \
+		}                                                                                                      \
+	} while (0)
+
+/* A push of an instruction whose i->seg is that of its memory operand. */
+#define STORE_STACK(T, lin, val)                                                                                       \
+	do {                                                                                                           \
+		struct tlb_entry *e_ = tlb_slot(hot(v)->tlb, (lin));                                                   \
+		if (likely(TLB_HIT(e_, (lin), MMU_WRITE, sizeof(T)))) {                                                \
+			*(T *)((lin) + e_->addend) = (T)(val);                                                         \
+		} else if (unlikely(store_slow(v, i, (lin), (T)(val), sizeof(T)))) {                                   \
+			if (v->fault.vector == EXC_GP) /* not canonical */                                             \
+				v->fault.vector = EXC_SS;                                                              \
 			return interp_fault(v, i);                                                                     \
 		}                                                                                                      \
 	} while (0)

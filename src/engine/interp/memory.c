@@ -29,6 +29,21 @@ int interp_stack_canonical(struct vcpu *v, const struct insn *i, gva_t lin, unsi
 	return 0;
 }
 
+int interp_probe_masked(struct vcpu *v, const struct insn *i, gva_t lin, u64 active)
+{
+	gva_t first = lin + (unsigned)__builtin_ctzll(active | BIT(63)), last = lin + 63 - (unsigned)__builtin_clzll(active | 1);
+
+	if (!active)
+		return 0;
+	if (interp_stack_canonical(v, i, first, 1) || interp_stack_canonical(v, i, last, 1))
+		return FAULT;
+	if (!lin_canonical(&v->cpu, last))
+		return fault_gp(v, 0);
+	if (lin_probe_write(v, first, 1, LIN_CPL))
+		return FAULT;
+	return (first ^ last) & PAGE_MASK ? lin_probe_write(v, last, 1, LIN_CPL) : 0;
+}
+
 int interp_load(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size)
 {
 	sync_icount(v, i);

@@ -130,7 +130,7 @@ static OP(call_reg64)
 		EA_##K(lin, 8, false);                                                                                 \
 		LOAD(u64, t, lin);                                                                                     \
 		u64 sp = RSP - 8;                                                                                      \
-		STORE(u64, sp, v->cpu.rip + i->off + i->len);                                                          \
+		STORE_STACK(u64, sp, v->cpu.rip + i->off + i->len);                                                    \
 		CHECK_TARGET(t);                                                                                       \
 		RSP = sp;                                                                                              \
 		return interp_dispatch(v, t);                                                                          \

@@ -4,6 +4,7 @@
  */
 #include "engine/interp/ops.h"
 #include "engine/interp/thunk.h"
+#include "engine/interp/vector.h"
 #include "cpu/xstate.h"
 
 /*
@@ -126,19 +127,62 @@ static int masked_transfer(struct vcpu *v, const struct insn *i, gva_t lin, u8 *
 	return 0;
 }
 
+/* An x87 store whose operand cannot be written: an unmasked exception other
+ * than precision comes first, and then nothing is stored. Returns whether. */
+static bool x87_store_excepted(struct vcpu *v, const struct insn *i, u8 *buf)
+{
+	u64 before[FX_XMM / 8];
+	u16 fcw, fsw;
+
+	fpu_park(v);
+	copy_words(before, v->cpu.fpu, sizeof(before));
+	fpu_load(v);
+	if (!call_thunk(v, i, buf)) {
+		__asm__ volatile("fnstcw %0" : "=m"(fcw));
+		fsw = fpu_status();
+		if (fsw & ~fcw & 0x1f)
+			return true;
+	}
+	fpu_park(v);
+	copy_words(v->cpu.fpu, before, sizeof(before));
+	return false;
+}
+
+/* The operand cannot be written; what had to come before that? 0: the
+ * instruction retires all the same. */
+static int store_fault(struct vcpu *v, const struct insn *i, u8 *buf)
+{
+	struct fault f = v->fault;
+
+	if (i->thunk->x87 == X87_SET)
+		return x87_store_excepted(v, i, buf) ? 0 : (v->fault = f, FAULT);
+	if (i->fpu == FPU_MMX) { /* MOVQ m, mm: TOP is 0 already */
+		fpu_park(v);
+		vector_clear_top(&v->cpu);
+	}
+	if (i->thunk->converts) { /* VCVTPS2PH has set MXCSR, or found an unmasked exception */
+		fpu_load(v);
+		if (!call_thunk(v, i, buf))
+			v->fault = f;
+	}
+	return FAULT;
+}
+
 static int masked_operand(struct vcpu *v, const struct insn *i, gva_t lin)
 {
 	const struct thunk *t = i->thunk;
-	u8 *buf = interp_of(v)->bounce + (lin & 63);
+	u8 *buf = interp_of(v)->bounce; /* aligned: with nothing active no alignment is asked for */
 	u64 bytes = active_bytes(v, t);
 
+	if (t->whole && interp_stack_canonical(v, i, lin, t->mem_size))
+		return FAULT;
+	if (bytes && t->align && (lin & (t->align - 1u)))
+		return fault_gp(v, 0);
 	for (unsigned n = 0; n < t->mem_size; n++)
 		buf[n] = 0;
 	if (t->mem & THUNK_WRITE) {
-		for (unsigned at = 0; at < t->mem_size; at += t->element)
-			if ((bytes >> at & 1) && (interp_stack_canonical(v, i, lin + at, t->element) ||
-						  lin_probe_write(v, lin + at, t->element, LIN_CPL)))
-				return FAULT;
+		if (t->whole ? lin_probe_write(v, lin, t->mem_size, LIN_CPL) : interp_probe_masked(v, i, lin, bytes))
+			return store_fault(v, i, buf);
 	} else if (masked_transfer(v, i, lin, buf, bytes, false)) {
 		return FAULT;
 	}
@@ -157,14 +201,14 @@ static int bounced_operand(struct vcpu *v, const struct insn *i, gva_t lin)
 	sync_icount(v, i);
 	if (t->waits && (fpu_status() & FSW_ES))
 		return fault_raise(v, EXC_MF, false, 0, 0);
-	if (t->align && (lin & (t->align - 1u)))
-		return fault_gp(v, 0);
 	if (t->mask_reg)
 		return masked_operand(v, i, lin);
+	if (t->align && (lin & (t->align - 1u)))
+		return fault_gp(v, 0);
 	if (interp_stack_canonical(v, i, lin, t->mem_size))
 		return FAULT;
 	if ((t->mem & THUNK_WRITE) && lin_probe_write(v, lin, t->mem_size, LIN_CPL))
-		return FAULT;
+		return store_fault(v, i, buf);
 	/* An x87 store with an unmasked exception leaves the operand alone. */
 	if (((t->mem & THUNK_READ) || t->x87) && mmu_read(v, lin, buf, t->mem_size))
 		return FAULT;

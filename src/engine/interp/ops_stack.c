@@ -39,7 +39,7 @@ static OP(pop64_reg)
 		EA_##K(lin, 8, false);                                                                                 \
 		LOAD(u64, a, lin);                                                                                     \
 		u64 sp = RSP - 8;                                                                                      \
-		STORE(u64, sp, a);                                                                                     \
+		STORE_STACK(u64, sp, a);                                                                               \
 		RSP = sp;                                                                                              \
 		NEXT;                                                                                                  \
 	}

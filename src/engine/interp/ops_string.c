@@ -241,14 +241,17 @@ static int cmps(struct vcpu *v, const struct insn *i, u64 n, u64 *done)
 
 typedef int (*string_fn)(struct vcpu *v, const struct insn *i, u64 n, u64 *done);
 
-/* A fault finds the count and index registers of 32-bit addresses already zero-extended. */
-static int repeated_fault(struct vcpu *v, const struct insn *i, string_fn fn)
+/* What a fault of a repeated instruction leaves behind: the flags it began
+ * with (SDM vol. 2, REP), and with 32-bit addresses RCX, in MOVS and STOS the
+ * index registers too, zero-extended. */
+static int repeated_fault(struct vcpu *v, const struct insn *i, string_fn fn, u16 flags)
 {
+	hot(v)->flags = flags;
 	if (i->addrsize == 4) {
 		add_reg(v, i, REG_RCX, 0);
-		if (fn != stos && fn != scas)
+		if (fn == movs)
 			add_reg(v, i, REG_RSI, 0);
-		if (fn != lods)
+		if (fn == movs || fn == stos)
 			add_reg(v, i, REG_RDI, 0);
 	}
 	return FAULT;
@@ -257,6 +260,7 @@ static int repeated_fault(struct vcpu *v, const struct insn *i, string_fn fn)
 static int repeat(struct vcpu *v, const struct insn *i, string_fn fn)
 {
 	bool compares = fn == scas || fn == cmps, single = hot(v)->careful && (v->cpu.rflags & FL_TF);
+	u16 flags = hot(v)->flags;
 	u64 done, count;
 
 	sync_icount(v, i);
@@ -269,10 +273,12 @@ static int repeat(struct vcpu *v, const struct insn *i, string_fn fn)
 	}
 	for (;;) {
 		count = truncate_to(RCX, i->addrsize);
-		if (!count)
+		if (!count) {
+			add_reg(v, i, REG_RCX, 0);
 			return STRING_DONE;
+		}
 		if (fn(v, i, single ? 1 : count, &done))
-			return repeated_fault(v, i, fn);
+			return repeated_fault(v, i, fn, flags);
 		set_reg(v, i, REG_RCX, RCX - done);
 		if (compares && stops(v, i))
 			break;

@@ -4,6 +4,7 @@
  * for them and worked on in the image; what moves is bytes, nothing is
  * computed.
  */
+#include "cpu/xstate.h"
 #include "engine/interp/special.h"
 #include "engine/interp/vector.h"
 
@@ -51,37 +52,64 @@ static int element_lin(struct vcpu *v, const struct insn *i, const struct specia
 	return interp_stack_canonical(v, i, *lin, s->element);
 }
 
+/* What an instruction that a fault stops halfway leaves behind: a vector mask
+ * holds all ones for the elements that remain; once an element was loaded the
+ * destination is cleared above them. */
+static int gather_stopped(struct vcpu *v, const struct special *s, bool any)
+{
+	if (!s->opmask) {
+		for (unsigned at = 0; at < s->vector; at += s->element) {
+			bool active = *vector_byte(&v->cpu, s->mask_reg, at + s->element - 1) & 0x80;
+
+			for (unsigned b = 0; b < s->element; b++)
+				*vector_byte(&v->cpu, s->mask_reg, at + b) = active ? 0xff : 0;
+		}
+		vector_clear_from(&v->cpu, s->mask_reg, s->vector);
+	}
+	if (any && !s->store)
+		vector_clear_from(&v->cpu, s->value_reg, s->vector);
+	vector_touched(&v->cpu);
+	return FAULT;
+}
+
+static int gather_element(struct vcpu *v, const struct insn *i, const struct special *s, unsigned n)
+{
+	u64 ea = R64(i->base) + ((u64)index_value(v, s, n) << i->shift) + (u64)i->disp;
+	u8 buf[8];
+	gva_t lin;
+
+	if (element_lin(v, i, s, ea, s->store, &lin))
+		return FAULT;
+	if (s->store) {
+		for (unsigned b = 0; b < s->element; b++)
+			buf[b] = *vector_byte(&v->cpu, s->value_reg, n * s->element + b);
+		return mmu_write(v, lin, buf, s->element);
+	}
+	if (mmu_read(v, lin, buf, s->element))
+		return FAULT;
+	for (unsigned b = 0; b < s->element; b++)
+		*vector_byte(&v->cpu, s->value_reg, n * s->element + b) = buf[b];
+	return 0;
+}
+
 /* Elements in order, each done for good before the next: a fault leaves the
  * mask saying what remains (SDM vol. 2, VPGATHERDD). */
 static int gather(struct vcpu *v, const struct insn *i)
 {
 	const struct special *s = special_of(i);
+	bool any = false;
 
 	if (!enabled(v, i))
 		return interp_unit_fault(v, i->fpu);
 	fpu_park(v);
 	sync_icount(v, i);
 	for (unsigned n = 0; n < s->count; n++) {
-		u8 buf[8];
-		u64 ea = R64(i->base) + ((u64)index_value(v, s, n) << i->shift) + (u64)i->disp;
-		gva_t lin;
-
 		if (!element_active(v, s, n))
 			continue;
-		if (element_lin(v, i, s, ea, s->store, &lin))
-			return FAULT;
-		if (s->store) {
-			for (unsigned b = 0; b < s->element; b++)
-				buf[b] = *vector_byte(&v->cpu, s->value_reg, n * s->element + b);
-			if (mmu_write(v, lin, buf, s->element))
-				return FAULT;
-		} else {
-			if (mmu_read(v, lin, buf, s->element))
-				return FAULT;
-			for (unsigned b = 0; b < s->element; b++)
-				*vector_byte(&v->cpu, s->value_reg, n * s->element + b) = buf[b];
-		}
+		if (gather_element(v, i, s, n))
+			return gather_stopped(v, s, any);
 		element_done(v, s, n);
+		any = true;
 	}
 	if (s->opmask)
 		vector_set_opmask(&v->cpu, s->mask_reg, 0);
@@ -97,8 +125,9 @@ static int gather(struct vcpu *v, const struct insn *i)
 static int masked_move(struct vcpu *v, const struct insn *i)
 {
 	const struct special *s = special_of(i);
+	u64 active = 0, one = BIT(s->element) - 1;
 	u8 buf[32] = { 0 };
-	gva_t lin, base;
+	gva_t base;
 
 	if (!enabled(v, i))
 		return interp_unit_fault(v, i->fpu);
@@ -107,20 +136,19 @@ static int masked_move(struct vcpu *v, const struct insn *i)
 	if (interp_ea(v, i, s->element, s->store))
 		return FAULT;
 	base = hot(v)->tmp[7];
-	for (unsigned n = 0; n < s->count; n++) {
-		lin = base + n * s->element;
-		if (!element_active(v, s, n))
+	for (unsigned n = 0; n < s->count; n++)
+		if (element_active(v, s, n))
+			active |= one << (n * s->element);
+	if (s->store && interp_probe_masked(v, i, base, active))
+		return FAULT;
+	for (unsigned at = 0; at < s->count * s->element; at += s->element) {
+		if (!(active >> at & 1))
 			continue;
-		if (s->store ? lin_probe_write(v, lin, s->element, LIN_CPL) :
-			       mmu_read(v, lin, buf + n * s->element, s->element))
-			return FAULT;
-	}
-	for (unsigned n = 0; n < s->count && s->store; n++) {
-		if (!element_active(v, s, n))
-			continue;
-		for (unsigned b = 0; b < s->element; b++)
-			buf[b] = *vector_byte(&v->cpu, s->value_reg, n * s->element + b);
-		if (mmu_write(v, base + n * s->element, buf, s->element))
+		for (unsigned b = 0; b < s->element && s->store; b++)
+			buf[at + b] = *vector_byte(&v->cpu, s->value_reg, at + b);
+		if (interp_stack_canonical(v, i, base + at, s->element) ||
+		    (s->store ? mmu_write(v, base + at, buf + at, s->element) :
+				mmu_read(v, base + at, buf + at, s->element)))
 			return FAULT;
 	}
 	if (!s->store) {
@@ -132,7 +160,14 @@ static int masked_move(struct vcpu *v, const struct insn *i)
 	return 0;
 }
 
-/* MASKMOVQ, MASKMOVDQU: bytes of the source whose mask byte has its sign set go to DS:rDI. */
+static const u8 *byte_operand(struct vcpu *v, const struct special *s, unsigned reg, unsigned n)
+{
+	return s->mmx ? vector_mmx(&v->cpu, reg) + n : vector_byte(&v->cpu, reg, n);
+}
+
+/* MASKMOVQ, MASKMOVDQU: bytes of the source whose mask byte has its sign set
+ * go to DS:rDI. As on hardware halves of 8 bytes, the upper first, are checked
+ * as a whole, whatever the mask; a fault finds the MMX state entered. */
 static int masked_bytes(struct vcpu *v, const struct insn *i)
 {
 	const struct special *s = special_of(i);
@@ -142,23 +177,19 @@ static int masked_bytes(struct vcpu *v, const struct insn *i)
 		return interp_unit_fault(v, i->fpu);
 	fpu_park(v);
 	sync_icount(v, i);
-	if (element_lin(v, i, s, v->cpu.gpr[REG_RDI], true, &base))
-		return FAULT;
-	for (unsigned pass = 0; pass < 2; pass++) {
-		for (unsigned n = 0; n < s->count; n++) {
-			const u8 *src = s->mmx ? vector_mmx(&v->cpu, s->value_reg) + n :
-						 vector_byte(&v->cpu, s->value_reg, n);
-			const u8 *mask = s->mmx ? vector_mmx(&v->cpu, s->mask_reg) + n :
-						  vector_byte(&v->cpu, s->mask_reg, n);
-
-			if (!(*mask & 0x80))
-				continue;
-			if (pass ? mmu_write(v, base + n, src, 1) : lin_probe_write(v, base + n, 1, LIN_CPL))
-				return FAULT;
-		}
-	}
+	if (s->mmx && (v->cpu.fpu[FX_FSW] & FSW_ES))
+		return fault_raise(v, EXC_MF, false, 0, 0);
 	if (s->mmx)
 		vector_enter_mmx(&v->cpu);
+	if (element_lin(v, i, s, v->cpu.gpr[REG_RDI], true, &base))
+		return FAULT;
+	for (unsigned half = s->count; half; half -= 8)
+		if (lin_probe_write(v, base + half - 8, 8, LIN_CPL))
+			return FAULT;
+	for (unsigned n = 0; n < s->count; n++)
+		if ((*byte_operand(v, s, s->mask_reg, n) & 0x80) &&
+		    mmu_write(v, base + n, byte_operand(v, s, s->value_reg, n), 1))
+			return FAULT;
 	return 0;
 }
 

@@ -52,7 +52,8 @@ static bool select_gather(struct vcpu *v, struct insn *i, const struct dinsn *d,
 	index_bytes = ZydisRegisterGetWidth(ZYDIS_MACHINE_MODE_LONG_64, m->mem.index) / 8u;
 	s->count = (u8)MIN(n / MAX(s->element, s->index_size), index_bytes / s->index_size);
 	s->vlen = (u8)(s->count * s->element);
-	i->shift = d->scale == 8 ? 3 : d->scale == 4 ? 2 : d->scale == 2 ? 1 : 0;
+	s->vector = (u8)n;
+	i->shift = z->raw.sib.scale; /* a dinsn does not show it: its index is no general register */
 	i->index = REG_NONE * 8;
 	i->fn = special_gather;
 	return true;

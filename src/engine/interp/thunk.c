@@ -495,11 +495,13 @@ static void describe_memory(struct thunk *t, const ZydisDecodedInstruction *z, c
 		      (m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE ? THUNK_WRITE : 0));
 	t->mem_size = (u8)(m->size / 8);
 	t->align = required_alignment(z, t->mem_size);
+	t->converts = z->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH && (t->mem & THUNK_WRITE);
 	if (z->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || z->avx.mask.reg == ZYDIS_REGISTER_K0 ||
-	    z->avx.mask.reg == ZYDIS_REGISTER_NONE || !suppresses_faults(z))
+	    z->avx.mask.reg == ZYDIS_REGISTER_NONE || (!(t->mem & THUNK_WRITE) && !suppresses_faults(z)))
 		return;
 	t->mask_reg = (u8)ZydisRegisterGetId(z->avx.mask.reg);
 	t->element = (u8)(m->element_size / 8);
+	t->whole = !suppresses_faults(z);
 	t->packed = cat == ZYDIS_CATEGORY_COMPRESS || cat == ZYDIS_CATEGORY_EXPAND;
 	t->elements = broadcast_elements(z->avx.broadcast.mode);
 	if (!t->elements)

@@ -28,9 +28,11 @@ struct thunk {
 	u8 align;           /* 0, or the alignment whose lack is #GP before any page fault */
 	u8 mask_reg;        /* 1..7: opmask register under which elements are accessed; 0: all */
 	u8 element;         /* bytes an element, with a mask */
+	bool whole;         /* a masked store that may fault anywhere in the operand */
 	u8 packed;          /* active elements are contiguous (compress, expand) */
 	u8 elements;        /* mask bits that count; more than the operand holds if it is broadcast */
 	u8 x87;             /* enum x87_pointers */
+	bool converts;      /* sets MXCSR before it stores */
 	bool waits;         /* a pending x87 exception comes before any fault of the operand */
 };
 

@@ -397,7 +397,7 @@ static bool select_one_byte(struct select *s)
 	switch (op) {
 	case 0x60: s->i->size = d->opsize; return set(s, pusha);
 	case 0x61: s->i->size = d->opsize; return set(s, popa);
-	case 0x63: return extend(s, true, 2);
+	case 0x63: return extend(s, true, s->sz == 1 ? 1 : 2); /* 16 bits to 16 bits with 66H */
 	case 0x68:
 	case 0x6a: return push(s);
 	case 0x69:

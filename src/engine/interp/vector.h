@@ -54,8 +54,8 @@ static inline u8 *vector_mmx(struct cpu *c, unsigned reg)
 
 	return c->fpu + 32 + 16 * ((reg - top) & 7);
 }
-/* What every MMX instruction does to the x87 state: TOP 0, all tags valid. */
-static inline void vector_enter_mmx(struct cpu *c)
+/* TOP becomes 0: the data registers, in stack order in the image, change places. */
+static inline void vector_clear_top(struct cpu *c)
 {
 	u8 copy[128];
 	unsigned top = c->fpu[3] >> 3 & 7;
@@ -66,6 +66,12 @@ static inline void vector_enter_mmx(struct cpu *c)
 		for (unsigned n = 0; n < 16; n++)
 			c->fpu[32 + 16 * r + n] = copy[16 * ((r - top) & 7) + n];
 	c->fpu[3] &= (u8)~0x38;
+}
+
+/* What every MMX instruction does to the x87 state: TOP 0, all tags valid. */
+static inline void vector_enter_mmx(struct cpu *c)
+{
+	vector_clear_top(c);
 	c->fpu[4] = 0xff;
 	*(u64 *)(void *)(c->fpu + VECTOR_HEADER) |= XCR0_X87;
 }
