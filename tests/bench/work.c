@@ -18,6 +18,7 @@
 #include <sys/reboot.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -275,7 +276,7 @@ int main(int argc, char **argv)
 	printf("BENCH done\n");
 	fflush(stdout);
 	if (init) {
-		sync();
+		tcdrain(1); /* the last marks are still on their way */
 		reboot(RB_POWER_OFF);
 	}
 	return 0;
