@@ -42,8 +42,7 @@ missing=$(missing_of $wanted | tr '\n' ' ')
 [ -n "$missing" ] || exit 0
 
 give_up() {
-	echo "ectype: missing packages: $missing" >&2
-	echo "ectype: $1; install them with: apt-get install $missing" >&2
+	echo "ectype: $1; these packages are missing, install them first: apt-get install $missing" >&2
 	exit 1
 }
 command -v apt-get >/dev/null || give_up "there is no apt-get here"

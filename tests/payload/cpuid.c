@@ -14,8 +14,8 @@ static const struct {
 	int reg, bit;
 	int cr4_bit;
 } features[] = {
-	{ "VME", 1, 3, 1, 0 },	    { "DE", 1, 3, 2, 3 },	 { "PSE", 1, 3, 3, 4 },	    { "TSC", 1, 3, 4, 2 },
-	{ "MCE", 1, 3, 7, 6 },	    { "PGE", 1, 3, 13, 7 },	 { "FXSR", 1, 3, 24, 9 },   { "UMIP", 7, 2, 2, 11 },
+	{ "VME", 1, 3, 1, 0 },	     { "DE", 1, 3, 2, 3 },	  { "PSE", 1, 3, 3, 4 },   { "TSC", 1, 3, 4, 2 },
+	{ "MCE", 1, 3, 7, 6 },	     { "PGE", 1, 3, 13, 7 },	  { "FXSR", 1, 3, 24, 9 }, { "UMIP", 7, 2, 2, 11 },
 	{ "FSGSBASE", 7, 1, 0, 16 }, { "OSXSAVE", 1, 2, 26, 18 }, { "SMEP", 7, 1, 7, 20 }, { "SMAP", 7, 1, 20, 21 },
 	{ "PKU", 7, 2, 3, 22 },
 #ifdef __x86_64__
@@ -104,7 +104,8 @@ static void xsave(void)
 		FAULTS("XCR0: AVX without SSE", GP, 0, asm volatile("xsetbv" ::"a"(5), "d"(0), "c"(0)));
 	for (int i = 2; i < 31; i++) {
 		if (!(all >> i & 1)) {
-			FAULTS("XCR0: a component that is not there", GP, 0, asm volatile("xsetbv" ::"a"(3 | 1u << i), "d"(0), "c"(0)));
+			FAULTS("XCR0: a component that is not there", GP, 0,
+			       asm volatile("xsetbv" ::"a"(3 | 1u << i), "d"(0), "c"(0)));
 			break;
 		}
 	}

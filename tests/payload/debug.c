@@ -10,8 +10,8 @@
 static volatile u32 word, other;
 #define DR7_FIXED 0x400ul
 #define DR6_CLEAR 0xffff0ff0ul
-#define EN(n) (2ul << ((n) * 2)) /* Gn */
-#define RW(n, rw, len) ((ulong)((rw) | (len) << 2) << (16 + (n) * 4))
+#define EN(n) (2ul << ((n)*2)) /* Gn */
+#define RW(n, rw, len) ((ulong)((rw) | (len) << 2) << (16 + (n)*4))
 #define W 1
 #define IO 2
 #define ANY 3
@@ -60,13 +60,15 @@ static void stepping(void)
 	check("TF: pushed", last.f.flags & FL_TF, FL_TF);
 	check("TF: clear in the handler", last.flags_in & FL_TF, 0);
 
-	v = TRY(asm volatile("mov %%ss,%%eax; pushf; orl $0x100,(%%" R "sp); popf; mov %%eax,%%ss; nop; .globl l2; l2: nop" ::
-				     : "eax", "memory", "cc"));
+	v = TRY(asm volatile("mov %%ss,%%eax; pushf; orl $0x100,(%%" R
+			     "sp); popf; mov %%eax,%%ss; nop; .globl l2; l2: nop" ::
+				 : "eax", "memory", "cc"));
 	check("TF: mov ss holds the trap back", v == DB ? last.f.ip : 0, (ulong)l2);
 
 	static u8 buf[4];
-	v = TRY(asm volatile("pushf; orl $0x100,(%%" R "sp); popf; .globl l3; l3: rep stosb" ::"D"(buf), "c"(3ul), "a"(0)
-			     : "memory", "cc"));
+	v = TRY(
+	    asm volatile("pushf; orl $0x100,(%%" R "sp); popf; .globl l3; l3: rep stosb" ::"D"(buf), "c"(3ul), "a"(0)
+			 : "memory", "cc"));
 	check("TF: rep stosb traps after each iteration", v == DB ? last.f.ip : 0, (ulong)l3);
 	check("TF: rep stosb count", last.f.cx, 2);
 
@@ -143,8 +145,13 @@ static void data(void)
 	check("write breakpoint: no RF", last.f.flags & FL_RF, 0);
 	RUNS("write breakpoint: a read passes", (void)word);
 	RUNS("write breakpoint: the next word passes", asm volatile("movl $1,%0" : "=m"(other)));
-	FAULTS("write breakpoint: one byte of four", DB, 0, asm volatile("movb $1,%0" : "=m"(((volatile u8 *)&word)[3])); asm volatile("nop"));
-	FAULTS("write breakpoint: a wider write that overlaps", DB, 0, asm volatile("movl $1,%0; nop" : "=m"(*(u32 *)((u8 *)&word - 2))));
+	FAULTS("write breakpoint: one byte of four", DB, 0,
+	       asm volatile("movb $1,%0"
+			    : "=m"(((volatile u8 *)&word)[3]));
+	       asm volatile("nop"));
+	FAULTS("write breakpoint: a wider write that overlaps", DB, 0,
+	       asm volatile("movl $1,%0; nop"
+			    : "=m"(*(u32 *)((u8 *)&word - 2))));
 	set_dr7(EN(1) | RW(1, ANY, LEN2));
 	set_dr6(DR6_CLEAR);
 	FAULTS("access breakpoint: a read", DB, 0, asm volatile("movw %0,%%ax; nop" ::"m"(word) : "eax"));
@@ -155,7 +162,8 @@ static void data(void)
 	v = TRY(asm volatile("movl $7,%0; .globl l9; l9: nop" : "=m"(word)));
 	check("two breakpoints, one hit", v == DB ? last.dr6 & 15 : 99, 2);
 	set_dr6(DR6_CLEAR);
-	v = TRY(asm volatile("pushf; orl $0x100,(%%" R "sp); popf; movl $7,%0; .globl l10; l10: nop" : "=m"(word)::"memory", "cc"));
+	v = TRY(asm volatile("pushf; orl $0x100,(%%" R "sp); popf; movl $7,%0; .globl l10; l10: nop"
+			     : "=m"(word)::"memory", "cc"));
 	check("data breakpoint and single step together", v == DB ? last.dr6 : 0, DR6_CLEAR | 0x4002);
 	set_dr7(0);
 	set_dr6(DR6_CLEAR);
@@ -163,7 +171,9 @@ static void data(void)
 	static volatile u64 quad __attribute__((aligned(8)));
 	set_dr3((ulong)&quad);
 	set_dr7(EN(3) | RW(3, W, LEN8));
-	FAULTS("8-byte breakpoint: its last byte", DB, 0, asm volatile("movb $1,%0; nop" : "=m"(((volatile u8 *)&quad)[7])));
+	FAULTS("8-byte breakpoint: its last byte", DB, 0,
+	       asm volatile("movb $1,%0; nop"
+			    : "=m"(((volatile u8 *)&quad)[7])));
 	set_dr7(0);
 #endif
 }

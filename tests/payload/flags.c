@@ -32,7 +32,8 @@ static void kernel_popf(void)
 		     : "r"((ulong)FL_ID | FL_AC | FL_CF)
 		     : "memory", "cc");
 	check("popfw leaves the upper half", out, BASE | FL_ID | FL_AC | FL_DF);
-	asm volatile("pushf; mov $0xff,%%al; mov $0xff,%%ah; sahf; pushf; pop %0; popf" : "=&r"(out)::"eax", "cc", "memory");
+	asm volatile("pushf; mov $0xff,%%al; mov $0xff,%%ah; sahf; pushf; pop %0; popf"
+		     : "=&r"(out)::"eax", "cc", "memory");
 	check("sahf writes five flags", out & 0xff, 0xd7);
 }
 
@@ -60,7 +61,8 @@ static void user_flags(void)
 {
 	const ulong all = 0x3ffeff & ~FL_NT;
 
-	check("ring 3, IOPL 0: popf leaves IF and IOPL", from_user(u_popf, 2, all), BASE | ARITH | FL_DF | FL_AC | FL_ID);
+	check("ring 3, IOPL 0: popf leaves IF and IOPL", from_user(u_popf, 2, all),
+	      BASE | ARITH | FL_DF | FL_AC | FL_ID);
 	check("ring 3, IOPL 0: popf does not clear IF", from_user(u_popf, 2 | FL_IF, 0), BASE | FL_IF);
 	check("ring 3, IOPL 3: popf sets IF", from_user(u_popf, 2 | FL_IOPL, FL_IF), BASE | FL_IF | FL_IOPL);
 	check("ring 3, IOPL 3: popf clears IF, leaves IOPL", from_user(u_popf, 2 | FL_IF | FL_IOPL, 0), BASE | FL_IOPL);
@@ -68,7 +70,8 @@ static void user_flags(void)
 #ifndef __x86_64__
 	check("ring 3: iret does not enter virtual-8086 mode", from_user(u_iret, 2, FL_VM), BASE);
 #endif
-	check("ring 3, IOPL 0: iret leaves IF and IOPL", from_user(u_iret, 2, all & ~FL_VM), BASE | ARITH | FL_DF | FL_AC | FL_ID);
+	check("ring 3, IOPL 0: iret leaves IF and IOPL", from_user(u_iret, 2, all & ~FL_VM),
+	      BASE | ARITH | FL_DF | FL_AC | FL_ID);
 	check("ring 3, IOPL 0: iret does not clear IF", from_user(u_iret, 2 | FL_IF, 0), BASE | FL_IF);
 	check("ring 3, IOPL 3: iret clears IF, leaves IOPL", from_user(u_iret, 2 | FL_IF | FL_IOPL, 0), BASE | FL_IOPL);
 	FAULTS("ring 3, IOPL 0: cli", GP, 0, user(u_cli, 0));
@@ -117,15 +120,15 @@ static void eoi(void)
 	APIC(0xb0) = 0;
 }
 
-#define SHADOW(name, code) \
-	do { \
-		extern u8 after_##name[]; \
-		int v; \
-		PEND(); \
-		v = TRY(asm volatile(code ::: "eax", "memory", "cc")); \
-		check(#name ": vector", v, 0x41); \
-		check(#name ": taken after the right instruction", last.f.ip, (ulong)after_##name); \
-		eoi(); \
+#define SHADOW(name, code)                                                                                             \
+	do {                                                                                                           \
+		extern u8 after_##name[];                                                                              \
+		int v;                                                                                                 \
+		PEND();                                                                                                \
+		v = TRY(asm volatile(code ::: "eax", "memory", "cc"));                                                 \
+		check(#name ": vector", v, 0x41);                                                                      \
+		check(#name ": taken after the right instruction", last.f.ip, (ulong)after_##name);                    \
+		eoi();                                                                                                 \
 	} while (0)
 
 static int count_0x41;
@@ -144,9 +147,11 @@ static void shadows(void)
 	APIC(0xf0) = 0x1ff;
 	APIC(0x80) = 0;
 	SHADOW(sti_shadow, "cli; sti; nop; .globl after_sti_shadow; after_sti_shadow: nop; nop; nop; cli");
-	SHADOW(popf_no_shadow, "cli; pushf; orl $0x200,(%%" R "sp); popf; .globl after_popf_no_shadow; after_popf_no_shadow: nop; "
-			       "nop; nop; cli");
-	SHADOW(second_sti_no_shadow, "sti; sti; .globl after_second_sti_no_shadow; after_second_sti_no_shadow: nop; nop; cli");
+	SHADOW(popf_no_shadow,
+	       "cli; pushf; orl $0x200,(%%" R "sp); popf; .globl after_popf_no_shadow; after_popf_no_shadow: nop; "
+	       "nop; nop; cli");
+	SHADOW(second_sti_no_shadow,
+	       "sti; sti; .globl after_second_sti_no_shadow; after_second_sti_no_shadow: nop; nop; cli");
 	rt_hook = count_hook;
 	PEND();
 	asm volatile("sti; cli");

@@ -34,9 +34,13 @@ static void canonical(void)
 	FAULTS("read", GP, 0, asm volatile("mov (%0),%%al" ::"r"(BAD) : "eax"));
 	FAULTS("write", GP, 0, asm volatile("movb $0,(%0)" ::"r"(BAD)));
 	FAULTS("first address that is not canonical", GP, 0, asm volatile("mov (%0),%%al" ::"r"(EDGE) : "eax"));
-	FAULTS("last address that is not canonical", GP, 0, asm volatile("mov (%0),%%al" ::"r"(0xffff7ffffffffffful) : "eax"));
+	FAULTS("last address that is not canonical", GP, 0,
+	       asm volatile("mov (%0),%%al" ::"r"(0xffff7ffffffffffful)
+			    : "eax"));
 	FAULTS("last canonical of the lower half: #PF", PF, 0, asm volatile("mov (%0),%%al" ::"r"(EDGE - 1) : "eax"));
-	FAULTS("first canonical of the upper half: #PF", PF, 0, asm volatile("mov (%0),%%al" ::"r"(0xffff800000000000ul) : "eax"));
+	FAULTS("first canonical of the upper half: #PF", PF, 0,
+	       asm volatile("mov (%0),%%al" ::"r"(0xffff800000000000ul)
+			    : "eax"));
 	FAULTS("through rbp: #SS", SS, 0, asm volatile("xchg %%rbp,%0; mov (%%rbp),%%al" ::"r"(BAD) : "eax"));
 	FAULTS("through rsp: #SS", SS, 0, asm volatile("mov %0,%%rsp; mov (%%rsp),%%al" ::"r"(BAD) : "eax"));
 	FAULTS("push", SS, 0, asm volatile("mov %0,%%rsp; push %%rax" ::"r"(BAD)));
@@ -79,7 +83,8 @@ static void segments(void)
 	u8 a;
 	asm volatile("mov %2,%%ds; movb (%1),%0; mov %3,%%ds" : "=&r"(a) : "r"(buf), "r"(SEL(0)), "r"(KDS));
 	check("ds: base and limit are ignored", a, 0x5a);
-	RUNS("ds: null works", asm volatile("mov %0,%%ds; movb (%1),%%al; mov %2,%%ds" ::"r"(0), "r"(buf), "r"(KDS) : "eax"));
+	RUNS("ds: null works", asm volatile("mov %0,%%ds; movb (%1),%%al; mov %2,%%ds" ::"r"(0), "r"(buf), "r"(KDS)
+					    : "eax"));
 	RUNS("ss: null in ring 0", asm volatile("mov %0,%%ss; push %%rax; pop %%rax; mov %1,%%ss" ::"r"(0), "r"(KDS)));
 	FAULTS("ss: null with RPL 3 in ring 0", GP, 0, asm volatile("mov %0,%%ss" ::"r"(3)));
 	wrmsr(0xc0000100, (ulong)buf - 0x100);
@@ -182,14 +187,16 @@ static void call_gates(void)
 	FAULTS("ring 3: far call to ring 0 code", GP, KCS, user(u_lcallq, (ulong)&far64));
 }
 
-#define U(name, insn) \
-	asm("u_" #name ": " insn "; int $0x30"); \
+#define U(name, insn)                                                                                                  \
+	asm("u_" #name ": " insn "; int $0x30");                                                                       \
 	extern u8 u_##name[];
-U(int31, "int $0x31") U(ud2, "ud2") U(swapgs, "swapgs") U(sysret, "sysretq") U(hlt, "hlt") U(rdmsr, "rdmsr")
-U(cr8, "mov %cr8,%rax") U(iret0, "mov %rsp,%rax; push $0x10; push %rax; push $2; push $8; push $0; iretq")
-U(ss0, "xor %eax,%eax; mov %eax,%ss") U(xsetbv, "xor %ecx,%ecx; xsetbv") U(wrmsr, "wrmsr") U(invpcid, "invlpg (%rax)")
+U(int31, "int $0x31")
+U(ud2, "ud2") U(swapgs, "swapgs") U(sysret, "sysretq") U(hlt, "hlt") U(rdmsr, "rdmsr") U(cr8, "mov %cr8,%rax")
+    U(iret0, "mov %rsp,%rax; push $0x10; push %rax; push $2; push $8; push $0; iretq")
+	U(ss0, "xor %eax,%eax; mov %eax,%ss") U(xsetbv, "xor %ecx,%ecx; xsetbv") U(wrmsr, "wrmsr")
+	    U(invpcid, "invlpg (%rax)")
 
-static void interrupts(void)
+		static void interrupts(void)
 {
 	static u8 ist_stack[4096] __attribute__((aligned(16)));
 	ulong ist = (ulong)ist_stack + sizeof(ist_stack);
@@ -238,22 +245,29 @@ static void interrupts(void)
 	/* a stack that is not there */
 	tss.ist[0] = ist;
 	set_gate(DF, KCS, stub_of(DF), A_INTR, 1);
-	FAULTS("#UD with a missing stack: #DF on its IST", DF, 0, asm volatile("mov %0,%%rsp; ud2" ::"r"(EDGE - 0x1000)));
+	FAULTS("#UD with a missing stack: #DF on its IST", DF, 0,
+	       asm volatile("mov %0,%%rsp; ud2" ::"r"(EDGE - 0x1000)));
 	check("  RSP pushed", last.f.sp, EDGE - 0x1000);
-	FAULTS("int n with a stack that is not canonical: #SS, its stack too, #DF", DF, 0, asm volatile("mov %0,%%rsp; int $0x31" ::"r"(BAD)));
+	FAULTS("int n with a stack that is not canonical: #SS, its stack too, #DF", DF, 0,
+	       asm volatile("mov %0,%%rsp; int $0x31" ::"r"(BAD)));
 	tss.rsp[0] = BAD;
 	FAULTS("ring 3, inner stack not canonical: #SS, then #DF", DF, 0, user(u_ud2, 0));
 	tss.rsp[0] = INT_SP;
 	reset_gate(DF);
 	/* IRETQ */
-	FAULTS("iretq to ring 3 with a null stack", GP, 0, asm volatile("push $0; push $0; push $2; push $0x1b; push $0; iretq"));
-	FAULTS("iretq to ring 3 with SS of ring 0", GP, KDS, asm volatile("push $0x10; push $0; push $2; push $0x1b; push $0; iretq"));
+	FAULTS("iretq to ring 3 with a null stack", GP, 0,
+	       asm volatile("push $0; push $0; push $2; push $0x1b; push $0; iretq"));
+	FAULTS("iretq to ring 3 with SS of ring 0", GP, KDS,
+	       asm volatile("push $0x10; push $0; push $2; push $0x1b; push $0; iretq"));
 	FAULTS("iretq to data", GP, KDS, asm volatile("push $0x10; push %rsp; push $2; push $0x10; push $0; iretq"));
-	RUNS("iretq to ring 0 with a null SS", asm volatile("mov %rsp,%rax; push $0; push %rax; push $2; push $8; push $1f; iretq; 1: "
-							    "mov $16,%eax; mov %eax,%ss"));
-	FAULTS("iretq with NT", GP, 0,
-	       asm volatile("mov %rsp,%rax; push $0x10; push %rax; push $2; push $8; push $1f; pushf; orl $0x4000,(%rsp); popf; iretq; "
-			    "1: nop"));
+	RUNS("iretq to ring 0 with a null SS",
+	     asm volatile("mov %rsp,%rax; push $0; push %rax; push $2; push $8; push $1f; iretq; 1: "
+			  "mov $16,%eax; mov %eax,%ss"));
+	FAULTS(
+	    "iretq with NT", GP, 0,
+	    asm volatile(
+		"mov %rsp,%rax; push $0x10; push %rax; push $2; push $8; push $1f; pushf; orl $0x4000,(%rsp); popf; iretq; "
+		"1: nop"));
 	FAULTS("ring 3: iretq to ring 0", GP, KCS, user(u_iret0, 0));
 	FAULTS("ring 3: swapgs", GP, 0, user(u_swapgs, 0));
 	FAULTS("ring 3: hlt", GP, 0, user(u_hlt, 0));
@@ -317,7 +331,8 @@ static void fast_calls(void)
 	wrmsr(0x174, KCS);
 	wrmsr(0x175, INT_SP - 4096);
 	wrmsr(0x176, (ulong)k_enter);
-	/* SYSEXIT to 64-bit code takes CS + 32 | 3 and CS + 40 | 3; the first is the TSS's place, which is loaded already */
+	/* SYSEXIT to 64-bit code takes CS + 32 | 3 and CS + 40 | 3; the first is the TSS's place, which is loaded
+	 * already */
 	RUNS("sysexit selectors", set_desc(KCS + 32, desc(0, 0xfffff, A_P | A_DPL(3) | A_CODE, F_L)));
 	int v = TRY(user(u_sysenter, 0));
 	check("sysenter, sysexit", v, DONE);

@@ -26,7 +26,7 @@ static void undefined(void)
 	FAULTS("mov to cr1", UD, 0, CODE(0x0f, 0x22, 0xc8));
 	FAULTS("mov from cr7", UD, 0, CODE(0x0f, 0x20, 0xf8));
 	FAULTS("invlpg of a register", UD, 0, CODE(0x0f, 0x01, 0xf8 + 7)); /* 0f 01 ff: reserved */
-	FAULTS("lidt of a register", UD, 0, CODE(0x0f, 0x01, 0xdd + 2)); /* 0f 01 df: invlpga, SVM is off */
+	FAULTS("lidt of a register", UD, 0, CODE(0x0f, 0x01, 0xdd + 2));   /* 0f 01 df: invlpga, SVM is off */
 	FAULTS("rsm outside SMM", UD, 0, CODE(0x0f, 0xaa));
 #ifdef __x86_64__
 	FAULTS("64-bit: push es", UD, 0, CODE(0x06));
@@ -54,7 +54,9 @@ static void lock_prefix(void)
 	FAULTS("lock nop", UD, 0, CODE(0xf0, 0x90));
 	FAULTS("lock cmp", UD, 0, asm volatile(".byte 0xf0; cmpl $1,%0" ::"m"(word) : "cc"));
 	FAULTS("lock bt", UD, 0, asm volatile(".byte 0xf0; btl $1,%0" ::"m"(word) : "cc"));
-	FAULTS("lock add to a register from memory", UD, 0, asm volatile(".byte 0xf0; addl %0,%%eax" ::"m"(word) : "eax", "cc"));
+	FAULTS("lock add to a register from memory", UD, 0,
+	       asm volatile(".byte 0xf0; addl %0,%%eax" ::"m"(word)
+			    : "eax", "cc"));
 	FAULTS("lock mov to memory", UD, 0, asm volatile(".byte 0xf0; movl %%eax,%0" : "=m"(word)));
 	word = 1;
 	RUNS("lock add", asm volatile("lock addl $2,%0" : "+m"(word)));
@@ -66,7 +68,8 @@ static void lock_prefix(void)
 
 static void length(void)
 {
-	RUNS("15 bytes", CODE(0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x90));
+	RUNS("15 bytes",
+	     CODE(0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x90));
 	FAULTS("16 bytes", GP, 0,
 	       CODE(0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x90));
 	FAULTS("16 bytes with an immediate", GP, 0,
@@ -84,7 +87,8 @@ static void division(void)
 	FAULTS("div of a byte", DE, 0, asm volatile("divb %%cl" ::"a"(0x1000), "c"(0x10)));
 	RUNS("div of a byte that fits", asm volatile("divb %%cl" ::"a"(0xfff), "c"(0x10)));
 #ifdef __x86_64__
-	FAULTS("64-bit idiv of the most negative", DE, 0, asm volatile("idivq %%rcx" ::"a"(1ul << 63), "d"(-1ul), "c"(-1ul)));
+	FAULTS("64-bit idiv of the most negative", DE, 0,
+	       asm volatile("idivq %%rcx" ::"a"(1ul << 63), "d"(-1ul), "c"(-1ul)));
 #else
 	FAULTS("aam 0", DE, 0, CODE(0xd4, 0));
 	extern u8 d2[], d3[];
@@ -186,15 +190,18 @@ static void fpu(void)
 	/* an unmasked exception: the next x87 instruction reports it */
 	u16 cw = 0x37b; /* ZM clear */
 	asm volatile("fninit; fldcw %0" ::"m"(cw));
-	FAULTS("#MF at the next waiting instruction", MF, 0, asm volatile("fldz; fld1; fdivp %st,%st(1); fldz; fdivrp; fwait"));
+	FAULTS("#MF at the next waiting instruction", MF, 0,
+	       asm volatile("fldz; fld1; fdivp %st,%st(1); fldz; fdivrp; fwait"));
 	asm volatile("fnclex; fninit");
 	mxcsr = 0x1d80; /* ZM clear */
 	asm volatile("ldmxcsr %0" ::"m"(mxcsr));
 	static const float fs[2] = { 1, 0 };
-	FAULTS("SSE exception without OSXMMEXCPT: #UD", UD, 0, asm volatile("movss %0,%%xmm0; divss %1,%%xmm0" ::"m"(fs[0]), "m"(fs[1])));
+	FAULTS("SSE exception without OSXMMEXCPT: #UD", UD, 0,
+	       asm volatile("movss %0,%%xmm0; divss %1,%%xmm0" ::"m"(fs[0]), "m"(fs[1])));
 	set_cr4(old4 | 0x600);
 	asm volatile("ldmxcsr %0" ::"m"(mxcsr));
-	FAULTS("SSE exception with OSXMMEXCPT: #XM", XM, 0, asm volatile("movss %0,%%xmm0; divss %1,%%xmm0" ::"m"(fs[0]), "m"(fs[1])));
+	FAULTS("SSE exception with OSXMMEXCPT: #XM", XM, 0,
+	       asm volatile("movss %0,%%xmm0; divss %1,%%xmm0" ::"m"(fs[0]), "m"(fs[1])));
 	mxcsr = 0x1f80;
 	asm volatile("ldmxcsr %0" ::"m"(mxcsr));
 	mxcsr = 0x80000000;

@@ -35,7 +35,10 @@ static u64 *pde_of_va, *pte_of_va;
 static ulong root;
 static const char *mode;
 
-static u64 get(const void *e) { return pae ? *(volatile u64 *)e : *(volatile u32 *)e; }
+static u64 get(const void *e)
+{
+	return pae ? *(volatile u64 *)e : *(volatile u32 *)e;
+}
 static void put(void *e, u64 v)
 {
 	if (pae)
@@ -43,14 +46,23 @@ static void put(void *e, u64 v)
 	else
 		*(volatile u32 *)e = v;
 }
-static void *entry(void *table, unsigned i) { return (u8 *)table + i * (pae ? 8 : 4); }
+static void *entry(void *table, unsigned i)
+{
+	return (u8 *)table + i * (pae ? 8 : 4);
+}
 static void *new_table(void)
 {
 	memset(tables[used], 0, 4096);
 	return tables[used++];
 }
-static void invlpg(ulong va) { asm volatile("invlpg (%0)" ::"r"(va) : "memory"); }
-static void flush(void) { set_cr3(cr3()); }
+static void invlpg(ulong va)
+{
+	asm volatile("invlpg (%0)" ::"r"(va) : "memory");
+}
+static void flush(void)
+{
+	set_cr3(cr3());
+}
 
 /* The page directory that covers VA and, in PAE and above, 1 GiB each. */
 static void build(void)
@@ -193,8 +205,9 @@ static void table(const struct rules *r)
 			}
 		}
 	}
-	check(nm("%s: access rules, wp %d smep %d smap %d ac %d nxe %d (%d accesses)", mode, r->wp, r->smep, r->smap, r->ac,
-		 r->nxe, (int)tried), bad, 0);
+	check(nm("%s: access rules, wp %d smep %d smap %d ac %d nxe %d (%d accesses)", mode, r->wp, r->smep, r->smap,
+		 r->ac, r->nxe, (int)tried),
+	      bad, 0);
 	put(pde_of_va, (ulong)pte_of_va | P | RW | US);
 	put(entry(pte_of_va, 0), (ulong)page[0] | P | RW | US);
 	flush();
@@ -307,7 +320,8 @@ static void crossing(void)
 	/* one byte before the page: the instruction ends there, the next page is not touched */
 	map(1, page[1], 0);
 	page[0][4095] = 0xc3;
-	RUNS(nm("%s: an instruction that ends with its page", mode), asm volatile("call *%0" ::"r"(VA2 - 1) : "memory"));
+	RUNS(nm("%s: an instruction that ends with its page", mode), asm volatile("call *%0" ::"r"(VA2 - 1)
+										  : "memory"));
 	/* a 16-byte instruction is too long wherever it lies, but #PF comes first if its bytes are missing */
 	memset(&page[0][4082], 0x66, 14);
 	v = TRY(asm volatile("call *%0" ::"r"(VA2 - 14) : "memory"));
@@ -397,7 +411,8 @@ static void large(void)
 	/* PAT lies in bit 12, no address bit */
 	put(pde_of_va, P | RW | PS | 0x1000);
 	flush();
-	check(nm("%s: large page: PAT is no address bit", mode), *(volatile u32 *)(VA + ((ulong)page[2] & (size - 1))), 0xbeef);
+	check(nm("%s: large page: PAT is no address bit", mode), *(volatile u32 *)(VA + ((ulong)page[2] & (size - 1))),
+	      0xbeef);
 	put(pde_of_va, saved);
 	flush();
 }
@@ -432,7 +447,8 @@ static void reserved(void)
 	invlpg(VA);
 	RUNS(nm("%s: the same with NXE", mode), (void)*(volatile u32 *)VA);
 	map(0, page[0], P | RW | US);
-	/* page tables at nowhere: memory that is not there reads as ones, or zeros: a fault either way or none, but no hang */
+	/* page tables at nowhere: memory that is not there reads as ones, or zeros: a fault either way or none, but no
+	 * hang */
 	put(pde_of_va, 0xe0000000ul | P | RW | US);
 	flush();
 	v = TRY((void)*(volatile u32 *)VA);
@@ -450,15 +466,16 @@ static void nested(void)
 	tss.ist[0] = INT_SP;
 	set_gate(DF, KCS, stub_of(DF), A_INTR, 1);
 	tss.rsp[0] = VA2 + 0x800;
-	FAULTS(nm("%s: int n from ring 3 with a missing stack: #DF", mode), DF, 0, user_at((ulong)u_read + ALIAS, USER_SP + ALIAS, 2, VA2));
+	FAULTS(nm("%s: int n from ring 3 with a missing stack: #DF", mode), DF, 0,
+	       user_at((ulong)u_read + ALIAS, USER_SP + ALIAS, 2, VA2));
 	tss.rsp[0] = INT_SP;
 	reset_gate(DF);
 #endif
 	/* the GDT is supervisor memory, ring 3 loads from it all the same */
 	FAULTS(nm("%s: ring 3 reads the GDT with supervisor rights", mode), DONE, 0,
 	       user_at((ulong)u_load_ds + ALIAS, USER_SP + ALIAS, 2, 0));
-	/* an IDT that is not mapped: #PF while delivering is benign then fault: #PF, then with it #DF, then shutdown; so
-	 * only its second half is taken away */
+	/* an IDT that is not mapped: #PF while delivering is benign then fault: #PF, then with it #DF, then shutdown;
+	 * so only its second half is taken away */
 	ulong half = (idt_ptr.limit + 1) / 2;
 	struct desc_ptr far_idt = { idt_ptr.limit, VA2 - half };
 	memcpy(page[0] + 4096 - half, (void *)idt_ptr.base, half);
@@ -486,7 +503,8 @@ static void protection_keys(void)
 			for (int wp = 0; wp < 2; wp++) {
 				set_cr0(wp ? cr0() | 0x10000 : cr0() & ~0x10000ul);
 				for (enum access a = READ; a <= FETCH; a++) {
-					int deny = a != FETCH && ((bits & 1) || (a == WRITE && (bits & 2) && (in_user || wp)));
+					int deny =
+					    a != FETCH && ((bits & 1) || (a == WRITE && (bits & 2) && (in_user || wp)));
 					int v = touch(a, in_user, VA);
 					int got = v == PF ? (int)last.f.err : v;
 					check(nm("pkey: AD %d WD %d %s %s wp %d", (int)(bits & 1), (int)(bits >> 1),

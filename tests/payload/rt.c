@@ -174,8 +174,8 @@ void rt_fault(const char *name, int got, int want, ulong want_err)
 		return;
 	}
 	failures++;
-	say("FAIL %s: got vector %d error %lx, expected %d error %lx (ip %lx)\n", name, got, (u64)err, want, (u64)want_err,
-	    (u64)last.f.ip);
+	say("FAIL %s: got vector %d error %lx, expected %d error %lx (ip %lx)\n", name, got, (u64)err, want,
+	    (u64)want_err, (u64)last.f.ip);
 }
 
 void finish(void)
@@ -300,4 +300,3 @@ void rt_init(void)
 	outb(0xa1, 0xff);
 	set_cr0(cr0() | 0x20); /* NE */
 }
-

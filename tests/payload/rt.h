@@ -53,8 +53,8 @@ struct tss {
 struct frame {
 	u32 gs, fs, es, ds, di, si, bp, unused, bx, dx, cx, ax;
 	u32 vec, err, ip, cs, flags;
-	u32 sp, ss;                     /* if the privilege level changed */
-	u32 v_es, v_ds, v_fs, v_gs;     /* from virtual-8086 mode */
+	u32 sp, ss;		    /* if the privilege level changed */
+	u32 v_es, v_ds, v_fs, v_gs; /* from virtual-8086 mode */
 };
 struct tss {
 	u16 link, l0;
@@ -91,16 +91,16 @@ extern u8 user_stack[8192], int_stack[8192];
 extern int (*rt_hook)(struct frame *f);
 
 int rt_try(void) __attribute__((returns_twice));
-#define TRY(...) \
-	({ \
-		last.vec = NONE; \
-		int _v = rt_try(); \
-		if (_v == -2) { \
-			__VA_ARGS__; \
-			_v = NONE; \
-		} \
-		rt_caught(); \
-		_v; \
+#define TRY(...)                                                                                                       \
+	({                                                                                                             \
+		last.vec = NONE;                                                                                       \
+		int _v = rt_try();                                                                                     \
+		if (_v == -2) {                                                                                        \
+			__VA_ARGS__;                                                                                   \
+			_v = NONE;                                                                                     \
+		}                                                                                                      \
+		rt_caught();                                                                                           \
+		_v;                                                                                                    \
 	})
 void rt_caught(void);
 #define FAULTS(name, vec, err, ...) rt_fault(name, TRY(__VA_ARGS__), vec, err)
@@ -125,47 +125,56 @@ u64 desc(u32 base, u32 limit, u8 access, u8 flags);
 void set_desc(unsigned sel, u64 d);
 u64 get_desc(unsigned sel);
 void set_gate(unsigned vec, unsigned sel, ulong off, u8 access, u8 ist); /* in the IDT */
-void reset_gate(unsigned vec);                                           /* as at start */
+void reset_gate(unsigned vec);						 /* as at start */
 ulong stub_of(unsigned vec);
 void load_tss(void); /* TSS_SEL, made available again */
 
 #define A_P 0x80
 #define A_DPL(n) ((n) << 5)
-#define A_CODE 0x1a   /* S, code, readable */
-#define A_XCODE 0x18  /* S, code, execute-only */
-#define A_CONF 0x1e   /* S, code, conforming, readable */
-#define A_DATA 0x12   /* S, data, writable */
+#define A_CODE 0x1a  /* S, code, readable */
+#define A_XCODE 0x18 /* S, code, execute-only */
+#define A_CONF 0x1e  /* S, code, conforming, readable */
+#define A_DATA 0x12  /* S, data, writable */
 #define A_RODATA 0x10
-#define A_DOWN 0x16   /* S, data, expand-down, writable */
-#define A_INTR 0x8e   /* P, interrupt gate */
+#define A_DOWN 0x16 /* S, data, expand-down, writable */
+#define A_INTR 0x8e /* P, interrupt gate */
 #define A_TRAP 0x8f
 #define A_CALL 0x8c
 #define A_TASK 0x85
 #define A_TSS 0x89
 #define A_TSS_BUSY 0x8b
 #define A_LDT 0x82
-#define F_4G 0xc      /* pages, 32 bits */
-#define F_32 0x4      /* bytes, 32 bits */
+#define F_4G 0xc /* pages, 32 bits */
+#define F_32 0x4 /* bytes, 32 bits */
 #define F_L 0xa
 
 void *memset(void *p, int c, ulong n);
 void *memcpy(void *d, const void *s, ulong n);
 
-static inline void outb(u16 port, u8 v) { asm volatile("outb %0,%1" ::"a"(v), "Nd"(port)); }
+static inline void outb(u16 port, u8 v)
+{
+	asm volatile("outb %0,%1" ::"a"(v), "Nd"(port));
+}
 static inline u8 inb(u16 port)
 {
 	u8 v;
 	asm volatile("inb %1,%0" : "=a"(v) : "Nd"(port));
 	return v;
 }
-static inline void outl(u16 port, u32 v) { asm volatile("outl %0,%1" ::"a"(v), "Nd"(port)); }
+static inline void outl(u16 port, u32 v)
+{
+	asm volatile("outl %0,%1" ::"a"(v), "Nd"(port));
+}
 static inline u64 rdmsr(u32 n)
 {
 	u32 a, d;
 	asm volatile("rdmsr" : "=a"(a), "=d"(d) : "c"(n));
 	return (u64)d << 32 | a;
 }
-static inline void wrmsr(u32 n, u64 v) { asm volatile("wrmsr" ::"c"(n), "a"((u32)v), "d"((u32)(v >> 32)) : "memory"); }
+static inline void wrmsr(u32 n, u64 v)
+{
+	asm volatile("wrmsr" ::"c"(n), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
+}
 static inline void cpuid(u32 leaf, u32 sub, u32 out[4])
 {
 	asm volatile("cpuid" : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3]) : "a"(leaf), "c"(sub));
@@ -179,26 +188,32 @@ static inline u32 cpuid_reg(u32 leaf, u32 sub, int reg)
 	cpuid(leaf, sub, r);
 	return r[reg];
 }
-#define CR(n) \
-	static inline ulong cr##n(void) \
-	{ \
-		ulong v; \
-		asm volatile("mov %%cr" #n ",%0" : "=r"(v)); \
-		return v; \
-	} \
-	static inline void set_cr##n(ulong v) { asm volatile("mov %0,%%cr" #n ::"r"(v) : "memory"); }
+#define CR(n)                                                                                                          \
+	static inline ulong cr##n(void)                                                                                \
+	{                                                                                                              \
+		ulong v;                                                                                               \
+		asm volatile("mov %%cr" #n ",%0" : "=r"(v));                                                           \
+		return v;                                                                                              \
+	}                                                                                                              \
+	static inline void set_cr##n(ulong v)                                                                          \
+	{                                                                                                              \
+		asm volatile("mov %0,%%cr" #n ::"r"(v) : "memory");                                                    \
+	}
 CR(0)
 CR(2)
 CR(3)
 CR(4)
-#define DR(n) \
-	static inline ulong dr##n(void) \
-	{ \
-		ulong v; \
-		asm volatile("mov %%db" #n ",%0" : "=r"(v)); \
-		return v; \
-	} \
-	static inline void set_dr##n(ulong v) { asm volatile("mov %0,%%db" #n ::"r"(v) : "memory"); }
+#define DR(n)                                                                                                          \
+	static inline ulong dr##n(void)                                                                                \
+	{                                                                                                              \
+		ulong v;                                                                                               \
+		asm volatile("mov %%db" #n ",%0" : "=r"(v));                                                           \
+		return v;                                                                                              \
+	}                                                                                                              \
+	static inline void set_dr##n(ulong v)                                                                          \
+	{                                                                                                              \
+		asm volatile("mov %0,%%db" #n ::"r"(v) : "memory");                                                    \
+	}
 DR(0)
 DR(1)
 DR(2)
@@ -211,10 +226,22 @@ static inline ulong flags(void)
 	asm volatile("pushf; pop %0" : "=r"(v));
 	return v;
 }
-static inline void set_flags(ulong v) { asm volatile("push %0; popf" ::"r"(v) : "memory", "cc"); }
-static inline void sgdt(struct desc_ptr *p) { asm volatile("sgdt %0" : "=m"(*p)); }
-static inline void lgdt(struct desc_ptr *p) { asm volatile("lgdt %0" ::"m"(*p)); }
-static inline void lidt(struct desc_ptr *p) { asm volatile("lidt %0" ::"m"(*p)); }
+static inline void set_flags(ulong v)
+{
+	asm volatile("push %0; popf" ::"r"(v) : "memory", "cc");
+}
+static inline void sgdt(struct desc_ptr *p)
+{
+	asm volatile("sgdt %0" : "=m"(*p));
+}
+static inline void lgdt(struct desc_ptr *p)
+{
+	asm volatile("lgdt %0" ::"m"(*p));
+}
+static inline void lidt(struct desc_ptr *p)
+{
+	asm volatile("lidt %0" ::"m"(*p));
+}
 
 #define FL_CF 0x1
 #define FL_TF 0x100

@@ -15,8 +15,14 @@ static struct {
 	u16 sel;
 } __attribute__((packed)) far;
 
-static void load_ds(u32 sel) { asm volatile("mov %0,%%ds; push %1; pop %%ds" ::"r"(sel), "i"(KDS)); }
-static void load_ss(u32 sel) { asm volatile("cli; mov %0,%%ss; mov %1,%%ss" ::"r"(sel), "r"(KDS)); }
+static void load_ds(u32 sel)
+{
+	asm volatile("mov %0,%%ds; push %1; pop %%ds" ::"r"(sel), "i"(KDS));
+}
+static void load_ss(u32 sel)
+{
+	asm volatile("cli; mov %0,%%ss; mov %1,%%ss" ::"r"(sel), "r"(KDS));
+}
 static void ljmp(u32 sel, u32 off)
 {
 	far.off = off;
@@ -33,7 +39,8 @@ extern u8 f_lret[], f_lret8[], f_mark[], f_jump_back[];
 asm("f_lret: lret\n"
     "f_jump_back: ljmp $8,$1f; 1: ret\n");
 
-#define AT(sel, insn, off) asm volatile("mov %0,%%ds; " insn "; push $16; pop %%ds" ::"r"(sel), "c"(off) : "eax", "memory")
+#define AT(sel, insn, off)                                                                                             \
+	asm volatile("mov %0,%%ds; " insn "; push $16; pop %%ds" ::"r"(sel), "c"(off) : "eax", "memory")
 
 static void loads(void)
 {
@@ -88,9 +95,10 @@ static void loads(void)
 	FAULTS("ltr of data", GP, KDS, asm volatile("ltr %w0" ::"r"(KDS)));
 }
 
-
-#define AT_SS(insn) \
-	asm volatile("mov %%esp,%%edx; mov %0,%%ss; " insn "; mov $16,%%eax; mov %%eax,%%ss; mov %%edx,%%esp" ::"r"(SEL(1)), "c"(0x2000000) \
+#define AT_SS(insn)                                                                                                    \
+	asm volatile("mov %%esp,%%edx; mov %0,%%ss; " insn                                                             \
+		     "; mov $16,%%eax; mov %%eax,%%ss; mov %%edx,%%esp" ::"r"(SEL(1)),                                 \
+		     "c"(0x2000000)                                                                                    \
 		     : "eax", "edx", "memory")
 
 static void limits(void)
@@ -163,12 +171,14 @@ static void transfers(void)
 	RUNS("far call to conforming code", lcall(SEL(1), (u32)f_lret));
 	FAULTS("lret to null", GP, 0, asm volatile("push $0; push $f_lret; lret"));
 	FAULTS("lret to data", GP, KDS, asm volatile("push $0x10; push $f_lret; lret"));
-	FAULTS("lret to DPL 3 code without RPL 3", GP, SEL(0), asm volatile("push %0; push $f_lret; lret" ::"r"(SEL(0))));
+	FAULTS("lret to DPL 3 code without RPL 3", GP, SEL(0),
+	       asm volatile("push %0; push $f_lret; lret" ::"r"(SEL(0))));
 	FAULTS("iret to not present", NP, SEL(2), asm volatile("push $2; push %0; push $f_lret; iret" ::"r"(SEL(2))));
 	FAULTS("iret beyond the limit", GP, 0, asm volatile("push $2; push %0; push $0x20; iret" ::"r"(SEL(3))));
 	FAULTS("iret to ring 3 with a ring 0 stack", GP, KDS,
 	       asm volatile("push $0x10; push $0; push $2; push $0x1b; push $0; iret"));
-	FAULTS("iret to ring 3 with a null stack", GP, 0, asm volatile("push $0; push $0; push $2; push $0x1b; push $0; iret"));
+	FAULTS("iret to ring 3 with a null stack", GP, 0,
+	       asm volatile("push $0; push $0; push $2; push $0x1b; push $0; iret"));
 	/* 16-bit far call pushes two words and cuts EIP */
 	set_desc(SEL(5), desc((u32)f_lret, 0xffff, A_P | A_CODE, 0));
 	set_desc(SEL(6), desc((u32)f_lret, 0xffff, A_P | A_CODE, F_32));
@@ -265,8 +275,8 @@ static void call_gates(void)
 	FAULTS("inner stack in no LDT", TS, 0x204, user(u_gate, (u32)&far));
 }
 
-#define U(name, insn) \
-	asm("u_" #name ": " insn "; int $0x30"); \
+#define U(name, insn)                                                                                                  \
+	asm("u_" #name ": " insn "; int $0x30");                                                                       \
 	extern u8 u_##name[];
 
 U(int31, "int $0x31")
@@ -424,15 +434,18 @@ static void queries(void)
 	check("arpl does not lower", a << 1 | zf, 0x13 << 1);
 }
 
-U(hlt, "hlt") U(lgdt, "lgdt gdt_ptr") U(lidt, "lidt idt_ptr") U(lldt, "lldt %ax") U(ltr, "ltr %ax") U(clts, "clts")
-U(lmsw, "lmsw %ax") U(cr0r, "mov %cr0,%eax") U(cr3w, "mov %eax,%cr3") U(dr0r, "mov %db0,%eax") U(dr7w, "mov %eax,%db7")
-U(wrmsr, "wrmsr") U(rdmsr, "rdmsr") U(invlpg, "invlpg (%eax)") U(invd, "invd") U(wbinvd, "wbinvd") U(cli, "cli")
-U(in, "in $0x80,%al") U(out, "out %al,$0x80") U(in4, "mov $0x7e,%edx; in %dx,%eax") U(ins, "mov $buf,%edi; mov $0x80,%edx; insb")
-U(outs, "mov $buf,%esi; mov $0x80,%edx; outsb") U(sgdt, "sub $8,%esp; sgdt (%esp)") U(sidt, "sub $8,%esp; sidt (%esp)")
-U(sldt, "sldt %eax") U(str, "str %eax") U(smsw, "smsw %eax") U(rdtsc, "rdtsc") U(rdpmc, "xor %ecx,%ecx; rdpmc")
-U(sysexit, "sysexit") U(in_hi, "mov $0xffff,%edx; in %dx,%al")
+U(hlt, "hlt")
+U(lgdt, "lgdt gdt_ptr") U(lidt, "lidt idt_ptr") U(lldt, "lldt %ax") U(ltr, "ltr %ax") U(clts, "clts")
+    U(lmsw, "lmsw %ax") U(cr0r, "mov %cr0,%eax") U(cr3w, "mov %eax,%cr3") U(dr0r, "mov %db0,%eax")
+	U(dr7w, "mov %eax,%db7") U(wrmsr, "wrmsr") U(rdmsr, "rdmsr") U(invlpg, "invlpg (%eax)") U(invd, "invd")
+	    U(wbinvd, "wbinvd") U(cli, "cli") U(in, "in $0x80,%al") U(out, "out %al,$0x80")
+		U(in4, "mov $0x7e,%edx; in %dx,%eax") U(ins, "mov $buf,%edi; mov $0x80,%edx; insb")
+		    U(outs, "mov $buf,%esi; mov $0x80,%edx; outsb") U(sgdt, "sub $8,%esp; sgdt (%esp)")
+			U(sidt, "sub $8,%esp; sidt (%esp)") U(sldt, "sldt %eax") U(str, "str %eax") U(smsw, "smsw %eax")
+			    U(rdtsc, "rdtsc") U(rdpmc, "xor %ecx,%ecx; rdpmc") U(sysexit, "sysexit")
+				U(in_hi, "mov $0xffff,%edx; in %dx,%al")
 
-static const struct test {
+				    static const struct test {
 	const char *name;
 	u8 *code;
 } all[] = {

@@ -20,7 +20,10 @@ static struct {
 #define GATE SEL(2)
 
 static volatile u32 seen[8];
-static u32 busy(unsigned sel) { return get_desc(sel) >> 40 & 0xff; }
+static u32 busy(unsigned sel)
+{
+	return get_desc(sel) >> 40 & 0xff;
+}
 static u32 tr(void)
 {
 	u32 v;
@@ -84,8 +87,16 @@ static void task_iret(void)
 	}
 }
 
-static void go_jmp(u32 sel) { far.sel = sel; asm volatile("ljmp *%0" ::"m"(far) : "memory"); }
-static void go_call(u32 sel) { far.sel = sel; asm volatile("lcall *%0" ::"m"(far) : "memory"); }
+static void go_jmp(u32 sel)
+{
+	far.sel = sel;
+	asm volatile("ljmp *%0" ::"m"(far) : "memory");
+}
+static void go_call(u32 sel)
+{
+	far.sel = sel;
+	asm volatile("lcall *%0" ::"m"(far) : "memory");
+}
 
 static void switches(void)
 {
@@ -105,7 +116,10 @@ static void switches(void)
 	check("  the other is available", busy(T0), A_TSS);
 	check("  CR0.TS set by the way back", cr0() & 8, 8);
 	asm volatile("clts");
-	asm volatile("mov $0x1234,%%ebx; mov $0x5678,%%esi; ljmp *%2" : "=b"(b), "=S"(s) : "m"(far) : "memory", "eax", "ecx", "edx", "edi");
+	asm volatile("mov $0x1234,%%ebx; mov $0x5678,%%esi; ljmp *%2"
+		     : "=b"(b), "=S"(s)
+		     : "m"(far)
+		     : "memory", "eax", "ecx", "edx", "edi");
 	check("registers come back", b << 16 | s, 0x12345678);
 	check("  and were saved in the TSS", tss.ebx << 16 | tss.esi, 0x12345678);
 
@@ -179,16 +193,17 @@ static void exceptions(void)
 	home();
 }
 
-#define U(name, insn) \
-	asm("u_" #name ": " insn "; int $0x30"); \
+#define U(name, insn)                                                                                                  \
+	asm("u_" #name ": " insn "; int $0x30");                                                                       \
 	extern u8 u_##name[];
-U(call, "lcall *(%ecx)") U(iret, "pushf; orl $0x4000,(%esp); popf; iret")
+U(call, "lcall *(%ecx)")
+U(iret, "pushf; orl $0x4000,(%esp); popf; iret")
 
-/*
- * Segments that the new task cannot load: the fault comes in the new task,
- * whose stack may be among them, so its handler is a task as well.
- */
-extern u8 t_segment[];
+    /*
+     * Segments that the new task cannot load: the fault comes in the new task,
+     * whose stack may be among them, so its handler is a task as well.
+     */
+    extern u8 t_segment[];
 asm("t_segment: pop seen+28; ljmp $0x28,$0; jmp t_segment");
 
 static void new_segment(const char *name, void *field, u32 sel, int vec, u32 err)
@@ -248,7 +263,8 @@ static void refusals(void)
 	FAULTS("task gate to an LDT selector", GP, 4, go_call(GATE));
 	/* IRET with NT: the back link must name a busy TSS */
 	tss.link = T0;
-	FAULTS("iret with NT to a task that is not busy", TS, T0, asm volatile("pushf; orl $0x4000,(%esp); popf; iret"));
+	FAULTS("iret with NT to a task that is not busy", TS, T0,
+	       asm volatile("pushf; orl $0x4000,(%esp); popf; iret"));
 	tss.link = 0;
 	FAULTS("iret with NT to null", TS, 0, asm volatile("pushf; orl $0x4000,(%esp); popf; iret"));
 	tss.link = KDS;

@@ -15,27 +15,34 @@
 #define IVT ((volatile u32 *)0)
 #define IOPL3 FL_IOPL
 
-#define V(name, insn) \
-	asm(".code16\nv_" #name ": " insn "; hlt\nv_" #name "_end: .code32"); \
+#define V(name, insn)                                                                                                  \
+	asm(".code16\nv_" #name ": " insn "; hlt\nv_" #name "_end: .code32");                                          \
 	extern u8 v_##name[], v_##name##_end[];
 
-V(hlt, "hlt") V(cli, "cli") V(sti, "sti") V(pushf, "pushf") V(popf, "pushw $0x3246; popf; pushf") V(int21, "int $0x21")
-V(int3, "int3") V(iret, "pushw $0x3202; pushw %cs; call 1f; 1: popw %ax; addw $6, %ax; pushw %ax; iret; nop")
-V(in, "in $0x80,%al") V(out, "out %al,$0x80") V(ins, "movw $0x80,%dx; insb") V(cr0, "mov %cr0,%eax") V(lgdt, "lgdt (0)")
-V(lar, "lar %ax,%ax") V(sldt, "sldt %ax") V(verr, "verr %ax") V(arpl, "arpl %ax,%ax") V(lldt, "lldt %ax") V(ltr, "ltr %ax")
-V(clts, "clts") V(ud2, "ud2") V(smsw, "smsw %ax") V(sidt, "sidt (0x800)") V(wrmsr, "wrmsr") V(rdmsr, "rdmsr")
-V(seg, "movw $0x1234,%ax; movw %ax,%ds; movw $0x8765,%ax; movw %ax,%es; movw %ax,%fs; movw $0x1111,%ax; movw %ax,%gs")
-V(memory, "movw $0xabcd,%ax; movw $0x1800,%bx; movw %bx,%ds; movw %ax,(0x10); movw $0x1801,%bx; movw %bx,%es; movw %es:(0),%cx")
-V(limit, "movl $0x10000,%ebx; movb (%ebx),%al") V(wrap, "movw $0xffff,%bx; movw (%bx),%ax") V(pushad, "pushal")
-V(far, "lcall $0x1000,$0x40; movw $0x77,%bx") V(vecdiv, "xorw %cx,%cx; divw %cx")
+V(hlt, "hlt")
+V(cli, "cli") V(sti, "sti") V(pushf, "pushf") V(popf, "pushw $0x3246; popf; pushf") V(int21, "int $0x21") V(
+    int3, "int3") V(iret, "pushw $0x3202; pushw %cs; call 1f; 1: popw %ax; addw $6, %ax; pushw %ax; iret; nop")
+    V(in, "in $0x80,%al") V(out, "out %al,$0x80") V(ins, "movw $0x80,%dx; insb") V(cr0, "mov %cr0,%eax") V(
+	lgdt, "lgdt (0)") V(lar, "lar %ax,%ax") V(sldt, "sldt %ax") V(verr, "verr %ax") V(arpl, "arpl %ax,%ax")
+	V(lldt, "lldt %ax") V(ltr, "ltr %ax") V(clts, "clts") V(ud2, "ud2") V(smsw, "smsw %ax") V(
+	    sidt,
+	    "sidt (0x800)") V(wrmsr, "wrmsr") V(rdmsr, "rdmsr")
+	    V(seg,
+	      "movw $0x1234,%ax; movw %ax,%ds; movw $0x8765,%ax; movw %ax,%es; movw %ax,%fs; movw $0x1111,%ax; movw %ax,%gs")
+		V(memory,
+		  "movw $0xabcd,%ax; movw $0x1800,%bx; movw %bx,%ds; movw %ax,(0x10); movw $0x1801,%bx; movw %bx,%es; movw %es:(0),%cx")
+		    V(limit, "movl $0x10000,%ebx; movb (%ebx),%al") V(wrap, "movw $0xffff,%bx; movw (%bx),%ax")
+			V(pushad, "pushal") V(far, "lcall $0x1000,$0x40; movw $0x77,%bx")
+			    V(vecdiv, "xorw %cx,%cx; divw %cx")
 
-static int run(const u8 *from, const u8 *to, u32 fl)
+				static int run(const u8 *from, const u8 *to, u32 fl)
 {
 	memcpy(CODE, from, to - from);
-	return TRY(asm volatile("push $0x4444; push $0x3333; push $0x2222; push $0x1000\n" /* gs fs ds es */
-				"push %0; push %1; push %2; push %3; push $0; xor %%ebx,%%ebx; xor %%ecx,%%ecx; iret" ::"r"(SS86),
-				"r"(SP86), "r"(fl | FL_VM | 2), "r"(CS86)
-				: "memory"));
+	return TRY(asm volatile(
+	    "push $0x4444; push $0x3333; push $0x2222; push $0x1000\n" /* gs fs ds es */
+	    "push %0; push %1; push %2; push %3; push $0; xor %%ebx,%%ebx; xor %%ecx,%%ecx; iret" ::"r"(SS86),
+	    "r"(SP86), "r"(fl | FL_VM | 2), "r"(CS86)
+	    : "memory"));
 }
 #define RUN(name, fl) run(v_##name, v_##name##_end, fl)
 #define V_FAULTS(text, vec, err, name, fl) rt_fault(text, RUN(name, fl), vec, err)
