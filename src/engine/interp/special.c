@@ -183,11 +183,10 @@ static const u8 *byte_operand(struct vcpu *v, const struct special *s, unsigned 
 
 /* MASKMOVQ, MASKMOVDQU: bytes of the source whose mask byte has its sign set
  * go to DS:rDI. As on hardware halves of 8 bytes, the upper first, are checked
- * as a whole if a byte of them is written. */
+ * as a whole, whatever the mask; a fault finds the MMX state entered. */
 static int masked_bytes(struct vcpu *v, const struct insn *i)
 {
 	const struct special *s = special_of(i);
-	u32 active = 0;
 	gva_t base;
 
 	if (!enabled(v, i))
@@ -196,19 +195,17 @@ static int masked_bytes(struct vcpu *v, const struct insn *i)
 	sync_icount(v, i);
 	if (s->mmx && (v->cpu.fpu[FX_FSW] & FSW_ES))
 		return fault_raise(v, EXC_MF, false, 0, 0);
-	if (element_lin(v, i, s, v->cpu.gpr[REG_RDI], true, &base))
-		return FAULT;
-	for (unsigned n = 0; n < s->count; n++)
-		if (*byte_operand(v, s, s->mask_reg, n) & 0x80)
-			active |= 1u << n;
-	for (unsigned half = s->count; half; half -= 8)
-		if ((active >> (half - 8) & 0xff) && lin_probe_write(v, base + half - 8, 8, LIN_CPL))
-			return FAULT;
-	for (unsigned n = 0; n < s->count; n++)
-		if ((active >> n & 1) && mmu_write(v, base + n, byte_operand(v, s, s->value_reg, n), 1))
-			return FAULT;
 	if (s->mmx)
 		vector_enter_mmx(&v->cpu);
+	if (element_lin(v, i, s, v->cpu.gpr[REG_RDI], true, &base))
+		return FAULT;
+	for (unsigned half = s->count; half; half -= 8)
+		if (lin_probe_write(v, base + half - 8, 8, LIN_CPL))
+			return FAULT;
+	for (unsigned n = 0; n < s->count; n++)
+		if ((*byte_operand(v, s, s->mask_reg, n) & 0x80) &&
+		    mmu_write(v, base + n, byte_operand(v, s, s->value_reg, n), 1))
+			return FAULT;
 	return 0;
 }
 
