@@ -539,6 +539,8 @@ static enum mmu_index how_index(const struct vcpu *v, enum lin_how how)
 
 static int probe(struct vcpu *v, gva_t lin, unsigned len, enum mmu_access acc, enum mmu_index index)
 {
+	if ((lin & ~PAGE_MASK) + len > PAGE_SIZE && !lin_canonical(&v->cpu, next_page(v, lin)))
+		return fault_gp(v, 0);
 	while (len) {
 		unsigned n = (unsigned)MIN((u64)len, PAGE_SIZE - (lin & ~PAGE_MASK));
 		struct place p;

@@ -36,26 +36,47 @@ static void usage(void)
 static void parse(struct options *p, int argc, char **argv)
 {
 	static const struct option longs[] = {
-		{ "engine", 1, NULL, 'e' },   { "seed", 1, NULL, 's' },	    { "count", 1, NULL, 'c' },
-		{ "mnemonic", 1, NULL, 'm' }, { "form", 1, NULL, 'f' },	    { "instance", 1, NULL, 'i' },
+		{ "engine", 1, NULL, 'e' },   { "seed", 1, NULL, 's' },	     { "count", 1, NULL, 'c' },
+		{ "mnemonic", 1, NULL, 'm' }, { "form", 1, NULL, 'f' },	     { "instance", 1, NULL, 'i' },
 		{ "print", 1, NULL, 'p' },    { "undefined", 0, NULL, 'u' }, { NULL, 0, NULL, 0 },
 	};
 	int c;
 
-	*p = (struct options){ .seed = (u64)time(NULL), .count = 1000000, .engine = "interp", .form = -1,
-			       .print = PRINTED_MAX };
+	*p = (struct options){
+		.seed = (u64)time(NULL), .count = 1000000, .engine = "interp", .form = -1, .print = PRINTED_MAX
+	};
 	while ((c = getopt_long(argc, argv, "v", longs, NULL)) != -1) {
 		switch (c) {
-		case 'e': p->engine = optarg; break;
-		case 's': p->seed = strtoull(optarg, NULL, 0); break;
-		case 'c': p->count = strtoull(optarg, NULL, 0); break;
-		case 'm': p->mnemonic = optarg; break;
-		case 'f': p->form = strtol(optarg, NULL, 0); break;
-		case 'i': p->instance = strtoull(optarg, NULL, 16); p->one = true; break;
-		case 'p': p->print = (unsigned)strtoul(optarg, NULL, 0); break;
-		case 'u': p->undefined = true; break;
-		case 'v': p->verbose = true; break;
-		default: usage();
+		case 'e':
+			p->engine = optarg;
+			break;
+		case 's':
+			p->seed = strtoull(optarg, NULL, 0);
+			break;
+		case 'c':
+			p->count = strtoull(optarg, NULL, 0);
+			break;
+		case 'm':
+			p->mnemonic = optarg;
+			break;
+		case 'f':
+			p->form = strtol(optarg, NULL, 0);
+			break;
+		case 'i':
+			p->instance = strtoull(optarg, NULL, 16);
+			p->one = true;
+			break;
+		case 'p':
+			p->print = (unsigned)strtoul(optarg, NULL, 0);
+			break;
+		case 'u':
+			p->undefined = true;
+			break;
+		case 'v':
+			p->verbose = true;
+			break;
+		default:
+			usage();
 		}
 	}
 	if (optind != argc || (p->one && p->form < 0))
@@ -136,7 +157,8 @@ static void probe(struct oracle *o, struct options *p, struct totals *t)
 
 static void run_all(struct oracle *o, struct options *p, struct totals *t)
 {
-	struct form **all = calloc(o->forms.count + 1, sizeof(*all)), **core = calloc(o->forms.count + 1, sizeof(*core));
+	struct form **all = calloc(o->forms.count + 1, sizeof(*all)),
+		    **core = calloc(o->forms.count + 1, sizeof(*core));
 	unsigned n = 0, cores = 0;
 	struct rng r = { p->seed };
 

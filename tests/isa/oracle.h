@@ -21,8 +21,14 @@ struct rng {
 	u64 s;
 };
 u64 rng_next(struct rng *r);
-static inline u64 rng_below(struct rng *r, u64 n) { return (u32)(rng_next(r) >> 32) * n >> 32; } /* n < 2^32 */
-static inline bool rng_percent(struct rng *r, unsigned p) { return rng_below(r, 100) < p; }
+static inline u64 rng_below(struct rng *r, u64 n)
+{
+	return (u32)(rng_next(r) >> 32) * n >> 32;
+} /* n < 2^32 */
+static inline bool rng_percent(struct rng *r, unsigned p)
+{
+	return rng_below(r, 100) < p;
+}
 u64 rng_value(struct rng *r); /* an interesting integer */
 /* Fill `n` bytes (multiple of 8) with elements of one random type. */
 void rng_fill(struct rng *r, u8 *p, unsigned n);
@@ -62,7 +68,7 @@ struct form {
 	u16 size[3]; /* of the first operands, legacy only */
 	u64 modrm;   /* bit reg * 8 + rm: the combinations that are this form */
 	u8 isa_set;
-	u8 kind;     /* enum form_kind */
+	u8 kind; /* enum form_kind */
 	bool host_runs, core;
 	const char *excluded;
 	u32 instances, undefined, different;

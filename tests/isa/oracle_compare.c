@@ -254,9 +254,9 @@ static void print_word(const char *name, u64 before, u64 h, u64 g)
 /* A vector operand, or a vector of indices, before the instruction. */
 static void print_register(const struct instance *n, const ZydisDecodedOperand *op)
 {
-	ZydisRegister r = op->type == ZYDIS_OPERAND_TYPE_REGISTER ? op->reg.value :
-			  op->type == ZYDIS_OPERAND_TYPE_MEMORY	  ? op->mem.index :
-								    ZYDIS_REGISTER_NONE;
+	ZydisRegister r = op->type == ZYDIS_OPERAND_TYPE_REGISTER ? op->reg.value
+			  : op->type == ZYDIS_OPERAND_TYPE_MEMORY ? op->mem.index
+								  : ZYDIS_REGISTER_NONE;
 	ZydisRegisterClass c = ZydisRegisterGetClass(r);
 	unsigned id = (unsigned)ZydisRegisterGetId(r);
 
@@ -317,8 +317,7 @@ void oracle_print(struct oracle *o, const struct instance *n, const struct verdi
 	for (unsigned k = 0; k < n->len; k++)
 		printf(" %02x", n->bytes[k]);
 	printf("  %s\n    at %llx, %s; repeat with --instance %llx --form %ld\n", text, (unsigned long long)n->in.rip,
-	       ZydisISASetGetString(n->z.meta.isa_set), (unsigned long long)n->seed,
-	       (long)(n->form - o->forms.form));
+	       ZydisISASetGetString(n->z.meta.isa_set), (unsigned long long)n->seed, (long)(n->form - o->forms.form));
 	printf("    MXCSR %x FCW %x FSW %x FTW %x\n", mxcsr, fcw, fsw, n->in.fpu[FX_FTW]);
 	if (!faults_equal(&v->host, &v->guest) || o->verbose) {
 		print_fault("host  ", &v->host);

@@ -22,14 +22,22 @@ u64 rng_value(struct rng *r)
 	u64 x = rng_next(r);
 
 	switch (rng_below(r, 10)) {
-	case 0: return 0;
-	case 1: return ~0ull;
-	case 2: return x & 0xff;
-	case 3: return 1ull << (x & 63);
-	case 4: return (1ull << (x & 63)) - 1;
-	case 5: return -(x & 0xff);
-	case 6: return x >> (x & 63);
-	default: return x;
+	case 0:
+		return 0;
+	case 1:
+		return ~0ull;
+	case 2:
+		return x & 0xff;
+	case 3:
+		return 1ull << (x & 63);
+	case 4:
+		return (1ull << (x & 63)) - 1;
+	case 5:
+		return -(x & 0xff);
+	case 6:
+		return x >> (x & 63);
+	default:
+		return x;
 	}
 }
 
@@ -76,12 +84,24 @@ void rng_fill(struct rng *r, u8 *p, unsigned n)
 		u64 x;
 
 		switch (type) {
-		case 0: x = float_value(r, 16); break;
-		case 1: x = float_value(r, 32); break;
-		case 2: x = float_value(r, 64); break;
-		case 3: x = rng_value(r); break;
-		case 4: x = (u32)rng_value(r) | rng_value(r) << 32; break;
-		default: x = rng_next(r); break;
+		case 0:
+			x = float_value(r, 16);
+			break;
+		case 1:
+			x = float_value(r, 32);
+			break;
+		case 2:
+			x = float_value(r, 64);
+			break;
+		case 3:
+			x = rng_value(r);
+			break;
+		case 4:
+			x = (u32)rng_value(r) | rng_value(r) << 32;
+			break;
+		default:
+			x = rng_next(r);
+			break;
 		}
 		memcpy(p + at, &x, step);
 	}
@@ -93,13 +113,31 @@ static void x87_value(struct rng *r, u8 *p)
 	u16 exp = (u16)rng_next(r);
 
 	switch (rng_below(r, 8)) {
-	case 0: mant = 0; exp &= 0x8000; break;
-	case 1: mant = 1ull << 63; exp = (exp & 0x8000) | 0x3fff; break;
-	case 2: mant = 1ull << 63; exp = (exp & 0x8000) | 0x7fff; break;     /* infinity */
-	case 3: exp |= 0x7fff; mant |= (mant & 1) << 63; break;		      /* NaN, pseudo-NaN */
-	case 4: exp &= 0x8000; break;					      /* denormal, pseudo-denormal */
-	case 5: break;							      /* unnormal perhaps */
-	default: mant |= 1ull << 63; exp = (u16)((exp & 0x8000) | (0x3fff - 20 + (exp & 63))); break;
+	case 0:
+		mant = 0;
+		exp &= 0x8000;
+		break;
+	case 1:
+		mant = 1ull << 63;
+		exp = (exp & 0x8000) | 0x3fff;
+		break;
+	case 2:
+		mant = 1ull << 63;
+		exp = (exp & 0x8000) | 0x7fff;
+		break; /* infinity */
+	case 3:
+		exp |= 0x7fff;
+		mant |= (mant & 1) << 63;
+		break; /* NaN, pseudo-NaN */
+	case 4:
+		exp &= 0x8000;
+		break; /* denormal, pseudo-denormal */
+	case 5:
+		break; /* unnormal perhaps */
+	default:
+		mant |= 1ull << 63;
+		exp = (u16)((exp & 0x8000) | (0x3fff - 20 + (exp & 63)));
+		break;
 	}
 	memcpy(p, &mant, 8);
 	memcpy(p + 8, &exp, 2);
@@ -113,11 +151,11 @@ static void x87_state(struct rng *r, u8 *image, bool mmx)
 	if (rng_percent(r, 60))
 		fcw = (u16)((rng_next(r) & 0x0f00) | 0x7f);
 	if (rng_percent(r, 12))
-		fcw &= (u16)~(rng_next(r) & 0x3f);
+		fcw &= (u16) ~(rng_next(r) & 0x3f);
 	if (rng_percent(r, 50))
 		fsw = (u16)(rng_next(r) & 0x7f7f);
 	if (rng_percent(r, 85))
-		fsw &= (u16)~(0x3f & ~fcw); /* no exception pends */
+		fsw &= (u16) ~(0x3f & ~fcw); /* no exception pends */
 	if (mmx)
 		fsw &= (u16)~0x3800;
 	fsw = xstate_fsw_summary(fsw, fcw);
@@ -148,7 +186,7 @@ void rng_fpu(struct rng *r, u8 *image, bool mmx)
 	if (rng_percent(r, 60))
 		mxcsr = (u32)((rng_next(r) & 0xe07f) | 0x1f80);
 	if (rng_percent(r, 12))
-		mxcsr &= (u32)~(rng_next(r) & 0x1f80);
+		mxcsr &= (u32) ~(rng_next(r) & 0x1f80);
 	memcpy(image + FX_MXCSR, &mxcsr, 4);
 	rng_fill(r, image + FX_XMM, 256);
 	if (rng_percent(r, 50)) /* the same type of element everywhere */

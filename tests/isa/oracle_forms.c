@@ -13,16 +13,16 @@
 
 static bool key_equal(const struct form *a, const struct form *b)
 {
-	return a->mnemonic == b->mnemonic && a->encoding == b->encoding && a->map == b->map &&
-	       a->opcode == b->opcode && a->eff_pp == b->eff_pp && a->mem == b->mem && a->l == b->l && a->b == b->b &&
+	return a->mnemonic == b->mnemonic && a->encoding == b->encoding && a->map == b->map && a->opcode == b->opcode &&
+	       a->eff_pp == b->eff_pp && a->mem == b->mem && a->l == b->l && a->b == b->b &&
 	       (a->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY || a->w == b->w) &&
 	       !memcmp(a->size, b->size, sizeof(a->size));
 }
 
 static u32 key_hash(const struct form *f)
 {
-	u64 h = f->mnemonic | (u64)f->encoding << 16 | (u64)f->map << 20 | (u64)f->opcode << 28 |
-		(u64)f->eff_pp << 36 | (u64)f->mem << 40 | (u64)f->l << 41 | (u64)f->b << 43;
+	u64 h = f->mnemonic | (u64)f->encoding << 16 | (u64)f->map << 20 | (u64)f->opcode << 28 | (u64)f->eff_pp << 36 |
+		(u64)f->mem << 40 | (u64)f->l << 41 | (u64)f->b << 43;
 
 	h ^= (u64)f->size[0] << 44 ^ (u64)f->size[1] << 50 ^ (u64)f->size[2] << 55;
 	return (u32)(h * 0x9e3779b97f4a7c15ull >> 40) % HASH_SIZE;
@@ -56,7 +56,8 @@ static void form_key(struct form *f, const ZydisDecodedInstruction *z, const Zyd
 		f->eff_pp = z->raw.evex.pp;
 		f->w = z->raw.evex.W;
 		f->b = z->raw.evex.b;
-		f->l = f->b && !f->mem ? 0 : (u8)(z->raw.evex.L2 << 1 | z->raw.evex.L); /* then L'L is the rounding mode */
+		f->l =
+		    f->b && !f->mem ? 0 : (u8)(z->raw.evex.L2 << 1 | z->raw.evex.L); /* then L'L is the rounding mode */
 		break;
 	default:
 		for (unsigned k = 0; k < z->raw.prefix_count; k++)

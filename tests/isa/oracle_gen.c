@@ -208,10 +208,10 @@ static void set_vector_index(struct instance *n, struct rng *r, const ZydisDecod
 			x = (s64)rng_below(r, 8192) - 4096;
 		if (rng_percent(r, 1))
 			x = (s64)rng_next(r);
-		p += reg >= 16	 ? fpu_component_offset(7) + 64 * (reg - 16) + at :
-		     at < 16 ? FX_XMM + 16 * reg + at :
-		     at < 32 ? fpu_component_offset(2) + 16 * reg + at - 16 :
-			       fpu_component_offset(6) + 32 * reg + at - 32;
+		p += reg >= 16 ? fpu_component_offset(7) + 64 * (reg - 16) + at
+		     : at < 16 ? FX_XMM + 16 * reg + at
+		     : at < 32 ? fpu_component_offset(2) + 16 * reg + at - 16
+			       : fpu_component_offset(6) + 32 * reg + at - 32;
 		memcpy(p, &x, size);
 	}
 }
@@ -269,9 +269,9 @@ static void aim_implicit(struct instance *n, struct rng *r, const ZydisDecodedOp
 			return;
 	if (n->d.addrsize == 8 && rng_percent(r, 20))
 		target += DATA_HIGH;
-	n->in.gpr[reg] = target - (m->mem.segment == ZYDIS_REGISTER_FS ? n->in.fs_base :
-				   m->mem.segment == ZYDIS_REGISTER_GS ? n->in.gs_base :
-									 0);
+	n->in.gpr[reg] = target - (m->mem.segment == ZYDIS_REGISTER_FS	 ? n->in.fs_base
+				   : m->mem.segment == ZYDIS_REGISTER_GS ? n->in.gs_base
+									 : 0);
 	if (n->d.addrsize == 4 && rng_percent(r, 30))
 		n->in.gpr[reg] = (u32)n->in.gpr[reg] | rng_next(r) << 32;
 	patch_data(n, r, target, 64);
@@ -289,7 +289,8 @@ static void aim_all(struct instance *n, struct rng *r)
 		if (m->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM && n->d.has_modrm &&
 		    m->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
 			continue;
-		if (m->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT || n->z.meta.category == ZYDIS_CATEGORY_STRINGOP) {
+		if (m->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT ||
+		    n->z.meta.category == ZYDIS_CATEGORY_STRINGOP) {
 			aim_implicit(n, r, m);
 			continue;
 		}
@@ -385,11 +386,12 @@ static void special_values(struct instance *n, struct rng *r)
 	case ZYDIS_MNEMONIC_WRFSBASE:
 	case ZYDIS_MNEMONIC_WRGSBASE:
 		break;
-	default: break;
+	default:
+		break;
 	}
-	if ((n->repeats && !n->form->vsib) || n->z.mnemonic == ZYDIS_MNEMONIC_LOOP || n->z.mnemonic == ZYDIS_MNEMONIC_LOOPE ||
-	    n->z.mnemonic == ZYDIS_MNEMONIC_LOOPNE || n->z.mnemonic == ZYDIS_MNEMONIC_JRCXZ ||
-	    n->z.mnemonic == ZYDIS_MNEMONIC_JECXZ) {
+	if ((n->repeats && !n->form->vsib) || n->z.mnemonic == ZYDIS_MNEMONIC_LOOP ||
+	    n->z.mnemonic == ZYDIS_MNEMONIC_LOOPE || n->z.mnemonic == ZYDIS_MNEMONIC_LOOPNE ||
+	    n->z.mnemonic == ZYDIS_MNEMONIC_JRCXZ || n->z.mnemonic == ZYDIS_MNEMONIC_JECXZ) {
 		u64 count = rng_percent(r, 5) ? rng_below(r, 100) : rng_below(r, 10);
 
 		g[REG_RCX] = count;
@@ -453,8 +455,8 @@ bool make_instance(struct oracle *o, struct instance *n, struct form *f, u64 see
 			return false;
 	dinsn_from_zydis(&n->d, &n->z, n->ops, n->bytes, CODE_64);
 	/* A gather that faults after some elements takes the single-step trap first (SDM vol. 2, VPGATHERDD). */
-	n->repeats = f->vsib ||
-		     (n->z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE));
+	n->repeats =
+	    f->vsib || (n->z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE));
 	make_registers(n, &r, plain);
 	if (!plain || !f->mem || f->kind == FORM_USER)
 		aim_all(n, &r);

@@ -27,13 +27,13 @@
 /* Read by the assembly below: keep the offsets. */
 struct host_run {
 	u64 gpr[16];
-	u64 frame[5]; /* 128: RIP CS RFLAGS RSP SS for IRETQ */
-	u64 sp;	      /* 168: of host_enter() */
-	u64 fs, gs;   /* 176 */
-	u64 own_fs;   /* 192 */
-	u64 mask;     /* 200 */
+	u64 frame[5];  /* 128: RIP CS RFLAGS RSP SS for IRETQ */
+	u64 sp;	       /* 168: of host_enter() */
+	u64 fs, gs;    /* 176 */
+	u64 own_fs;    /* 192 */
+	u64 mask;      /* 200 */
 	const u8 *fpu; /* 208 */
-	u64 fsgsbase; /* 216: may the bases be changed? */
+	u64 fsgsbase;  /* 216: may the bases be changed? */
 	u64 active;
 	bool repeats;
 	unsigned steps;
@@ -43,8 +43,8 @@ struct host_run {
 	char watched[512];
 };
 _Static_assert(offsetof(struct host_run, sp) == 168 && offsetof(struct host_run, fs) == 176 &&
-		       offsetof(struct host_run, own_fs) == 192 && offsetof(struct host_run, mask) == 200 &&
-		       offsetof(struct host_run, fpu) == 208 && offsetof(struct host_run, fsgsbase) == 216,
+		   offsetof(struct host_run, own_fs) == 192 && offsetof(struct host_run, mask) == 200 &&
+		   offsetof(struct host_run, fpu) == 208 && offsetof(struct host_run, fsgsbase) == 216,
 	       "offsets used by host_enter and host_signal");
 
 /* Signal handlers have no argument: one object for the process. */
@@ -117,8 +117,7 @@ void oracle_host_trap(int sig, siginfo_t *info, void *context, u64 fs, u64 gs)
 			signal(sig, SIG_DFL);
 		return;
 	}
-	if (sig == SIGTRAP && r->repeats && (u64)uc->uc_mcontext.gregs[REG_RIP] == r->start &&
-	    ++r->steps < STEPS_MAX)
+	if (sig == SIGTRAP && r->repeats && (u64)uc->uc_mcontext.gregs[REG_RIP] == r->start && ++r->steps < STEPS_MAX)
 		return;
 	record(uc, fs, gs);
 	r->active = 0;

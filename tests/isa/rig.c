@@ -18,17 +18,38 @@
 #define AT_STACK (AT_STUBS + PAGE_SIZE)
 #define SUPER 0xffff800000000000ull /* where they are mapped, supervisor only */
 
-static u64 fake_tsc(void *m) { return 0; }
-static bool fake_pending(void *m, unsigned cpu) { return false; }
-static int fake_ack(void *m, unsigned cpu) { return -1; }
-static u64 fake_cr8(void *m, unsigned cpu) { return 0; }
+static u64 fake_tsc(void *m)
+{
+	return 0;
+}
+static bool fake_pending(void *m, unsigned cpu)
+{
+	return false;
+}
+static int fake_ack(void *m, unsigned cpu)
+{
+	return -1;
+}
+static u64 fake_cr8(void *m, unsigned cpu)
+{
+	return 0;
+}
 static void fake_set_cr8(void *m, unsigned cpu, u64 v) {}
-static int fake_msr(void *m, unsigned cpu, u32 msr, u64 *v) { return -1; }
-static int fake_set_msr(void *m, unsigned cpu, u32 msr, u64 v) { return -1; }
-static void fake_random(void *m, void *p, size_t n) { memset(p, 0x5a, n); }
+static int fake_msr(void *m, unsigned cpu, u32 msr, u64 *v)
+{
+	return -1;
+}
+static int fake_set_msr(void *m, unsigned cpu, u32 msr, u64 v)
+{
+	return -1;
+}
+static void fake_random(void *m, void *p, size_t n)
+{
+	memset(p, 0x5a, n);
+}
 static void fake_triple(void *m, unsigned cpu) {}
 
-static const struct vcpu_hooks hooks = { fake_tsc, fake_pending, fake_ack,    fake_cr8,	   fake_set_cr8,
+static const struct vcpu_hooks hooks = { fake_tsc, fake_pending, fake_ack,    fake_cr8,	  fake_set_cr8,
 					 fake_msr, fake_set_msr, fake_random, fake_triple };
 
 static void die(const char *what)

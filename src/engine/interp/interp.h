@@ -237,6 +237,8 @@ int interp_ea(struct vcpu *v, const struct insn *i, unsigned size, unsigned writ
 int interp_segment(struct vcpu *v, const struct insn *i, unsigned size, unsigned write);
 /* FAULT with #SS(0) if `i` addresses the stack and [lin, lin+size) is not canonical. */
 int interp_stack_canonical(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size);
+/* The first and last byte of `active` (bit n: lin + n): FAULT if one is not canonical. */
+int interp_masked_canonical(struct vcpu *v, const struct insn *i, gva_t lin, u64 active, gva_t *first, gva_t *last);
 /* May the bytes of `active` (bit n: lin + n) be written? As on hardware a fault
  * of the second page names the last of them. */
 int interp_probe_masked(struct vcpu *v, const struct insn *i, gva_t lin, u64 active);

@@ -29,16 +29,25 @@ int interp_stack_canonical(struct vcpu *v, const struct insn *i, gva_t lin, unsi
 	return 0;
 }
 
-int interp_probe_masked(struct vcpu *v, const struct insn *i, gva_t lin, u64 active)
+int interp_masked_canonical(struct vcpu *v, const struct insn *i, gva_t lin, u64 active, gva_t *first, gva_t *last)
 {
-	gva_t first = lin + (unsigned)__builtin_ctzll(active | BIT(63)), last = lin + 63 - (unsigned)__builtin_clzll(active | 1);
-
+	*first = lin + (unsigned)__builtin_ctzll(active | BIT(63));
+	*last = lin + 63 - (unsigned)__builtin_clzll(active | 1);
 	if (!active)
 		return 0;
-	if (interp_stack_canonical(v, i, first, 1) || interp_stack_canonical(v, i, last, 1))
+	if (interp_stack_canonical(v, i, *first, 1) || interp_stack_canonical(v, i, *last, 1))
 		return FAULT;
-	if (!lin_canonical(&v->cpu, last))
-		return fault_gp(v, 0);
+	return lin_canonical(&v->cpu, *first) && lin_canonical(&v->cpu, *last) ? 0 : fault_gp(v, 0);
+}
+
+int interp_probe_masked(struct vcpu *v, const struct insn *i, gva_t lin, u64 active)
+{
+	gva_t first, last;
+
+	if (interp_masked_canonical(v, i, lin, active, &first, &last))
+		return FAULT;
+	if (!active)
+		return 0;
 	if (lin_probe_write(v, first, 1, LIN_CPL))
 		return FAULT;
 	return (first ^ last) & PAGE_MASK ? lin_probe_write(v, last, 1, LIN_CPL) : 0;

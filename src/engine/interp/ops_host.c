@@ -115,12 +115,13 @@ static u64 active_bytes(struct vcpu *v, const struct thunk *t)
 static int masked_transfer(struct vcpu *v, const struct insn *i, gva_t lin, u8 *buf, u64 bytes, bool write)
 {
 	const struct thunk *t = i->thunk;
+	gva_t first, last;
 
+	if (interp_masked_canonical(v, i, lin, bytes, &first, &last))
+		return FAULT;
 	for (unsigned at = 0; at < t->mem_size; at += t->element) {
 		if (!(bytes >> at & 1))
 			continue;
-		if (interp_stack_canonical(v, i, lin + at, t->element))
-			return FAULT;
 		if (write ? mmu_write(v, lin + at, buf + at, t->element) : mmu_read(v, lin + at, buf + at, t->element))
 			return FAULT;
 	}
@@ -150,12 +151,19 @@ static bool x87_store_excepted(struct vcpu *v, const struct insn *i, u8 *buf)
 
 /* The operand cannot be written; what had to come before that? 0: the
  * instruction retires all the same. */
-static int store_fault(struct vcpu *v, const struct insn *i, u8 *buf)
+static int store_fault(struct vcpu *v, const struct insn *i, gva_t lin, u8 *buf)
 {
 	struct fault f = v->fault;
 
-	if (i->thunk->x87 == X87_SET)
-		return x87_store_excepted(v, i, buf) ? 0 : (v->fault = f, FAULT);
+	if (i->thunk->x87 == X87_SET) {
+		if (x87_store_excepted(v, i, buf))
+			return 0;
+		/* The 80-bit forms store 8 bytes, then 2. */
+		if (i->thunk->mem_size == 10 && !lin_probe_write(v, lin, 8, LIN_CPL) && mmu_write(v, lin, buf, 8))
+			return FAULT;
+		v->fault = f;
+		return FAULT;
+	}
 	if (i->fpu == FPU_MMX) { /* MOVQ m, mm: TOP is 0 already */
 		fpu_park(v);
 		vector_clear_top(&v->cpu);
@@ -168,21 +176,31 @@ static int store_fault(struct vcpu *v, const struct insn *i, u8 *buf)
 	return FAULT;
 }
 
+static int masked_store_denied(struct vcpu *v, const struct insn *i, gva_t lin, u64 bytes)
+{
+	const struct thunk *t = i->thunk;
+
+	/* a single element is one plain store */
+	if (!t->whole && !(bytes && t->elements == 1))
+		return interp_probe_masked(v, i, lin, bytes);
+	if (interp_stack_canonical(v, i, lin, t->mem_size))
+		return FAULT;
+	return lin_probe_write(v, lin, t->mem_size, LIN_CPL);
+}
+
 static int masked_operand(struct vcpu *v, const struct insn *i, gva_t lin)
 {
 	const struct thunk *t = i->thunk;
 	u8 *buf = interp_of(v)->bounce; /* aligned: with nothing active no alignment is asked for */
 	u64 bytes = active_bytes(v, t);
 
-	if (t->whole && interp_stack_canonical(v, i, lin, t->mem_size))
-		return FAULT;
 	if (bytes && t->align && (lin & (t->align - 1u)))
 		return fault_gp(v, 0);
 	for (unsigned n = 0; n < t->mem_size; n++)
 		buf[n] = 0;
 	if (t->mem & THUNK_WRITE) {
-		if (t->whole ? lin_probe_write(v, lin, t->mem_size, LIN_CPL) : interp_probe_masked(v, i, lin, bytes))
-			return store_fault(v, i, buf);
+		if (masked_store_denied(v, i, lin, bytes))
+			return store_fault(v, i, lin, buf);
 	} else if (masked_transfer(v, i, lin, buf, bytes, false)) {
 		return FAULT;
 	}
@@ -206,9 +224,9 @@ static int bounced_operand(struct vcpu *v, const struct insn *i, gva_t lin)
 	if (t->align && (lin & (t->align - 1u)))
 		return fault_gp(v, 0);
 	if (interp_stack_canonical(v, i, lin, t->mem_size))
-		return FAULT;
+		return t->mem & THUNK_WRITE ? store_fault(v, i, lin, buf) : FAULT;
 	if ((t->mem & THUNK_WRITE) && lin_probe_write(v, lin, t->mem_size, LIN_CPL))
-		return store_fault(v, i, buf);
+		return store_fault(v, i, lin, buf);
 	/* An x87 store with an unmasked exception leaves the operand alone. */
 	if (((t->mem & THUNK_READ) || t->x87) && mmu_read(v, lin, buf, t->mem_size))
 		return FAULT;

@@ -241,20 +241,17 @@ static int cmps(struct vcpu *v, const struct insn *i, u64 n, u64 *done)
 
 typedef int (*string_fn)(struct vcpu *v, const struct insn *i, u64 n, u64 *done);
 
-/* What a fault of a repeated instruction leaves behind: the flags it began
- * with (SDM vol. 2, REP), and with 32-bit addresses RCX, in MOVS and STOS the
- * index registers too, zero-extended. */
-static int repeated_fault(struct vcpu *v, const struct insn *i, string_fn fn, u16 flags)
+/* With 32-bit addresses a repeated instruction that does nothing, or faults,
+ * still zero-extends RCX, MOVS and STOS their index registers too. */
+static void zero_extend(struct vcpu *v, const struct insn *i, string_fn fn)
 {
-	hot(v)->flags = flags;
-	if (i->addrsize == 4) {
-		add_reg(v, i, REG_RCX, 0);
-		if (fn == movs)
-			add_reg(v, i, REG_RSI, 0);
-		if (fn == movs || fn == stos)
-			add_reg(v, i, REG_RDI, 0);
-	}
-	return FAULT;
+	if (i->addrsize != 4)
+		return;
+	add_reg(v, i, REG_RCX, 0);
+	if (fn == movs)
+		add_reg(v, i, REG_RSI, 0);
+	if (fn == movs || fn == stos)
+		add_reg(v, i, REG_RDI, 0);
 }
 
 static int repeat(struct vcpu *v, const struct insn *i, string_fn fn)
@@ -274,11 +271,14 @@ static int repeat(struct vcpu *v, const struct insn *i, string_fn fn)
 	for (;;) {
 		count = truncate_to(RCX, i->addrsize);
 		if (!count) {
-			add_reg(v, i, REG_RCX, 0);
+			zero_extend(v, i, fn);
 			return STRING_DONE;
 		}
-		if (fn(v, i, single ? 1 : count, &done))
-			return repeated_fault(v, i, fn, flags);
+		if (fn(v, i, single ? 1 : count, &done)) {
+			hot(v)->flags = flags; /* those it began with (SDM vol. 2, REP) */
+			zero_extend(v, i, fn);
+			return FAULT;
+		}
 		set_reg(v, i, REG_RCX, RCX - done);
 		if (compares && stops(v, i))
 			break;

@@ -501,11 +501,11 @@ static void describe_memory(struct thunk *t, const ZydisDecodedInstruction *z, c
 		return;
 	t->mask_reg = (u8)ZydisRegisterGetId(z->avx.mask.reg);
 	t->element = (u8)(m->element_size / 8);
-	t->whole = !suppresses_faults(z);
 	t->packed = cat == ZYDIS_CATEGORY_COMPRESS || cat == ZYDIS_CATEGORY_EXPAND;
 	t->elements = broadcast_elements(z->avx.broadcast.mode);
 	if (!t->elements)
 		t->elements = t->mem_size / t->element;
+	t->whole = !suppresses_faults(z);
 	/* A merging store reads nothing: what it leaves alone it does not touch. */
 	if (t->mem & THUNK_WRITE)
 		t->mem = THUNK_WRITE;
