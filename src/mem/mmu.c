@@ -93,7 +93,7 @@ static u64 entry_page(const struct tlb_entry *e)
 void mmu_flush_page(struct vcpu *v, gva_t lin)
 {
 	struct mmu_impl *m = mmu_impl(v);
-	const unsigned slot = (lin >> PAGE_SHIFT) & (TLB_SIZE - 1);
+	const unsigned slot = tlb_index(lin);
 
 	if (!m)
 		return;
@@ -233,7 +233,7 @@ static void after_access(struct vcpu *v, gva_t lin, unsigned len, bool write)
 static void fill(struct mmu_impl *m, const struct cpu *c, enum mmu_index index, gva_t page, const struct walk *w,
 		 const struct place *p, unsigned watch)
 {
-	const unsigned slot = (page >> PAGE_SHIFT) & (TLB_SIZE - 1);
+	const unsigned slot = tlb_index(page);
 	const u64 bit = BIT(slot % 64);
 	const bool align = index == MMU_USER_ALIGN;
 	struct tlb_entry *e = &m->mmu.tlb[index][slot];

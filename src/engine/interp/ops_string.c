@@ -41,16 +41,27 @@ static int string_lin(struct vcpu *v, unsigned seg, u64 off, unsigned size, bool
 	return seg_linear(v, seg, off, size, write ? SEG_ACC_WRITE : SEG_ACC_READ, lin);
 }
 
-/* Host pointer to as many elements as lie in this page, *n at most; NULL: slow. */
+/* Host pointer to as many elements as lie in this page, *n at most; NULL: slow.
+ * A TLB miss is walked here: source and destination may share a TLB slot, and
+ * then every element would miss (a 50 MB copy took 4 s). */
 static u8 *run_in_page(struct vcpu *v, gva_t lin, enum mmu_access acc, unsigned size, u64 *n)
 {
 	const struct tlb_entry *e = tlb_slot(hot(v)->tlb, lin);
 	u64 fit = (PAGE_SIZE - (lin & ~PAGE_MASK)) / size;
+	struct xlat x;
 
-	if (!TLB_HIT(e, lin, acc, size))
+	if (!fit)
+		return NULL;
+	if (TLB_HIT(e, lin, acc, size)) {
+		*n = MIN(*n, fit);
+		return (u8 *)(lin + e->addend);
+	}
+	/* A fault, a device, a code or watched page: the slow path finds it again, in its own order. */
+	if (v->debug.count || v->mmu->index == MMU_USER_ALIGN ||
+	    mmu_translate(v, lin, acc, v->mmu->index, &x) || !x.host || !x.writable)
 		return NULL;
 	*n = MIN(*n, fit);
-	return (u8 *)(lin + e->addend);
+	return x.host;
 }
 
 static bool may_run(const struct vcpu *v, const struct insn *i, unsigned seg)
