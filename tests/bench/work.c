@@ -31,6 +31,7 @@
 #include <sys/reboot.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 struct workload {
@@ -443,7 +444,7 @@ int main(int argc, char **argv)
 		say("READY\n");
 		mount("proc", "/proc", "proc", 0, NULL);
 		run_plan("/plan");
-		sync();
+		tcdrain(1); /* power-off would discard what a paced line has yet to send */
 		reboot(RB_POWER_OFF);
 		for (;;)
 			pause();
