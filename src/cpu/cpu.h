@@ -81,17 +81,32 @@
 
 /* Exception vectors (SDM vol. 3, 6.3.1) */
 enum exception {
-	EXC_DE = 0, EXC_DB = 1, EXC_NMI = 2, EXC_BP = 3, EXC_OF = 4, EXC_BR = 5,
-	EXC_UD = 6, EXC_NM = 7, EXC_DF = 8, EXC_TS = 10, EXC_NP = 11, EXC_SS = 12,
-	EXC_GP = 13, EXC_PF = 14, EXC_MF = 16, EXC_AC = 17, EXC_MC = 18, EXC_XM = 19,
+	EXC_DE = 0,
+	EXC_DB = 1,
+	EXC_NMI = 2,
+	EXC_BP = 3,
+	EXC_OF = 4,
+	EXC_BR = 5,
+	EXC_UD = 6,
+	EXC_NM = 7,
+	EXC_DF = 8,
+	EXC_TS = 10,
+	EXC_NP = 11,
+	EXC_SS = 12,
+	EXC_GP = 13,
+	EXC_PF = 14,
+	EXC_MF = 16,
+	EXC_AC = 17,
+	EXC_MC = 18,
+	EXC_XM = 19,
 };
 
 /* Attributes of a loaded segment: bytes 5 and 6 of the descriptor with the
  * limit nibble cleared (the layout of VMX access rights). */
 #define SEG_TYPE 0xfu
 #define SEG_TYPE_ACCESSED 1u
-#define SEG_TYPE_RW 2u  /* data: writable; code: readable */
-#define SEG_TYPE_EC 4u  /* data: expand-down; code: conforming */
+#define SEG_TYPE_RW 2u /* data: writable; code: readable */
+#define SEG_TYPE_EC 4u /* data: expand-down; code: conforming */
 #define SEG_TYPE_CODE 8u
 #define SEG_S (1u << 4)
 #define SEG_DPL_SHIFT 5
@@ -117,8 +132,8 @@ struct table_reg {
 
 enum activity {
 	ACT_RUNNING,
-	ACT_HALTED,        /* HLT or MWAIT: waits for an interrupt */
-	ACT_SHUTDOWN,      /* triple fault: waits for reset */
+	ACT_HALTED,	   /* HLT or MWAIT: waits for an interrupt */
+	ACT_SHUTDOWN,	   /* triple fault: waits for reset */
 	ACT_WAIT_FOR_SIPI, /* application processor after INIT */
 };
 
@@ -135,7 +150,7 @@ enum shadow { SHADOW_NONE, SHADOW_STI, SHADOW_MOV_SS };
 struct cpu {
 	u64 gpr[16]; /* with rip and zero behind: indexed by dinsn's base and index, REG_RIP and REG_NONE included */
 	u64 rip;
-	u64 zero; /* always 0: what an absent base or index register reads as */
+	u64 zero;   /* always 0: what an absent base or index register reads as */
 	u64 rflags; /* bit 1 always set */
 	struct segment seg[SEG_COUNT];
 	struct segment ldtr, tr;
@@ -154,11 +169,11 @@ struct cpu {
 	u64 mcg_status, mcg_ctl, mc_ctl[4], mc_status[4], mc_addr[4], mc_misc[4];
 	u64 bios_sign_id, perf_global_ctrl;
 
-	u8 activity;       /* enum activity */
-	u8 shadow;         /* enum shadow */
-	bool nmi_blocked;  /* an NMI handler runs, until IRET */
+	u8 activity;	  /* enum activity */
+	u8 shadow;	  /* enum shadow */
+	bool nmi_blocked; /* an NMI handler runs, until IRET */
 	bool nmi_pending;
-	u64 pending_db;    /* DR6 bits of debug traps to deliver at the next boundary */
+	u64 pending_db; /* DR6 bits of debug traps to deliver at the next boundary */
 
 	_Alignas(64) u8 fpu[FPU_IMAGE_SIZE];
 };
@@ -175,14 +190,23 @@ static inline unsigned cpu_cpl(const struct cpu *c)
 	return (c->seg[SEG_SS].attr & SEG_DPL) >> SEG_DPL_SHIFT;
 }
 
-static inline bool cpu_long_mode(const struct cpu *c) { return c->efer & EFER_LMA; }
+static inline bool cpu_long_mode(const struct cpu *c)
+{
+	return c->efer & EFER_LMA;
+}
 static inline bool cpu_64bit(const struct cpu *c)
 {
 	return (c->efer & EFER_LMA) && (c->seg[SEG_CS].attr & SEG_L);
 }
-static inline bool cpu_v86(const struct cpu *c) { return (c->rflags & FL_VM) && (c->cr0 & CR0_PE); }
+static inline bool cpu_v86(const struct cpu *c)
+{
+	return (c->rflags & FL_VM) && (c->cr0 & CR0_PE);
+}
 /* Real mode: no descriptors, no privilege (virtual-8086 mode is not real mode). */
-static inline bool cpu_real(const struct cpu *c) { return !(c->cr0 & CR0_PE); }
+static inline bool cpu_real(const struct cpu *c)
+{
+	return !(c->cr0 & CR0_PE);
+}
 static inline enum code_mode cpu_code_mode(const struct cpu *c)
 {
 	if (cpu_64bit(c))

@@ -11,19 +11,19 @@
 /* Features the code asks about; filled from the CPUID table when the model is built. */
 struct cpu_model {
 	char name[32];
-	u64 xcr0_supported;  /* XCR0 bits the guest may set */
+	u64 xcr0_supported; /* XCR0 bits the guest may set */
 	u64 xss_supported;
-	u64 cr4_supported;   /* CR4 bits that exist; others #GP */
+	u64 cr4_supported; /* CR4 bits that exist; others #GP */
 	u64 efer_supported;
 	unsigned phys_bits, lin_bits;
-	bool nx, gbpages, pcid, invpcid, smep, smap, umip, pku, la57, rdtscp, fsgsbase, xsave,
-		xsaveopt, xsavec, xsaves, rdpid, rdrand, rdseed, sse42, avx, avx2, avx512, x2apic,
-		tsc_deadline, sysenter, syscall, monitor, xgetbv1, tsc_adjust;
-	u32 mxcsr_mask;            /* MXCSR bits that exist */
-	u64 arch_capabilities;     /* IA32_ARCH_CAPABILITIES */
-	u64 spec_ctrl_supported;   /* bits of IA32_SPEC_CTRL; others #GP */
-	u8 isa_sets[32];           /* bitmap by ZydisISASet: what the model offers */
-	u64 tsc_hz; /* what CPUID leaf 15H and the hypervisor leaf report */
+	bool nx, gbpages, pcid, invpcid, smep, smap, umip, pku, la57, rdtscp, fsgsbase, xsave, xsaveopt, xsavec, xsaves,
+	    rdpid, rdrand, rdseed, sse42, avx, avx2, avx512, x2apic, tsc_deadline, sysenter, syscall, monitor, xgetbv1,
+	    tsc_adjust;
+	u32 mxcsr_mask;		 /* MXCSR bits that exist */
+	u64 arch_capabilities;	 /* IA32_ARCH_CAPABILITIES */
+	u64 spec_ctrl_supported; /* bits of IA32_SPEC_CTRL; others #GP */
+	u8 isa_sets[32];	 /* bitmap by ZydisISASet: what the model offers */
+	u64 tsc_hz;		 /* what CPUID leaf 15H and the hypervisor leaf report */
 	struct cpuid_entry {
 		u32 leaf, subleaf;
 		bool has_subleaf;

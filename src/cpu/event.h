@@ -8,11 +8,11 @@
 #include "cpu/vcpu.h"
 
 enum event_kind {
-	EVENT_HARDWARE,  /* external interrupt or NMI */
+	EVENT_HARDWARE,	 /* external interrupt or NMI */
 	EVENT_EXCEPTION, /* fault, trap or abort raised by the processor */
-	EVENT_SOFT_INT,  /* INT n: gate DPL is checked, VME applies */
-	EVENT_SOFT_EXC,  /* INT3, INTO: gate DPL is checked */
-	EVENT_PRIV_EXC,  /* INT1: gate DPL is not checked */
+	EVENT_SOFT_INT,	 /* INT n: gate DPL is checked, VME applies */
+	EVENT_SOFT_EXC,	 /* INT3, INTO: gate DPL is checked */
+	EVENT_PRIV_EXC,	 /* INT1: gate DPL is not checked */
 };
 
 /*

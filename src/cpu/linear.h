@@ -14,10 +14,10 @@
 #include "cpu/vcpu.h"
 
 enum lin_how {
-	LIN_CPL = 0,        /* an ordinary access at the current privilege level */
+	LIN_CPL = 0,	    /* an ordinary access at the current privilege level */
 	LIN_SUPERVISOR = 1, /* implicit supervisor access: descriptor tables, TSS (SMAP applies
-	                       whatever EFLAGS.AC says), and stack pushes to an inner level */
-	LIN_USER = 2,       /* as if CPL were 3 */
+			       whatever EFLAGS.AC says), and stack pushes to an inner level */
+	LIN_USER = 2,	    /* as if CPL were 3 */
 };
 
 int must_check lin_read(struct vcpu *v, gva_t lin, void *dst, unsigned len, enum lin_how how);
@@ -39,7 +39,7 @@ static inline int must_check lin_read64(struct vcpu *v, gva_t lin, u64 *val, enu
  * tagged with a PCID: every write of CR3 that changes it must flush, whatever
  * its bit 63 says. Writes of DR0-3 and DR7 that change which data accesses
  * are watched must mmu_flush_all(). */
-void mmu_flush_all(struct vcpu *v);        /* global ones too, every PCID */
+void mmu_flush_all(struct vcpu *v); /* global ones too, every PCID */
 void mmu_flush_nonglobal(struct vcpu *v);
 void mmu_flush_page(struct vcpu *v, gva_t lin);
 /* CR0, CR4, EFER, CPL, PKRU or EFLAGS.AC may have changed: choose the table

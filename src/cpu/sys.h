@@ -32,6 +32,7 @@ int must_check sys_mem_linear(struct vcpu *v, const struct dinsn *d, unsigned le
 #define SYS(name) int must_check sys_##name(struct vcpu *v, const struct dinsn *d);
 
 /* sys_flow.c, sys_seg.c and relatives: control transfer and segmentation */
+/* clang-format off */
 SYS(call_far) SYS(jmp_far) SYS(ret_far) SYS(iret)
 SYS(int) SYS(int1) SYS(int3) SYS(into) SYS(bound)
 SYS(syscall) SYS(sysret) SYS(sysenter) SYS(sysexit)
@@ -39,8 +40,10 @@ SYS(mov_to_sreg) SYS(mov_from_sreg) SYS(push_sreg) SYS(pop_sreg) SYS(load_far_pt
 SYS(lar) SYS(lsl) SYS(verr) SYS(verw) SYS(arpl)
 SYS(lldt) SYS(sldt) SYS(ltr) SYS(str) SYS(lgdt) SYS(sgdt) SYS(lidt) SYS(sidt)
 SYS(pushf) SYS(popf) SYS(cli) SYS(sti) SYS(enter)
+    /* clang-format on */
 
-/* processor control */
+    /* processor control */
+    /* clang-format off */
 SYS(cpuid) SYS(rdtsc) SYS(rdtscp) SYS(rdpmc) SYS(rdpid) SYS(rdmsr) SYS(wrmsr)
 SYS(mov_cr) SYS(mov_dr) SYS(clts) SYS(lmsw) SYS(smsw)
 SYS(hlt) SYS(invd) SYS(wbinvd) SYS(invlpg) SYS(invpcid)
@@ -54,11 +57,12 @@ SYS(rdpkru) SYS(wrpkru) SYS(clac) SYS(stac) SYS(swapgs)
 SYS(rdfsbase) SYS(rdgsbase) SYS(wrfsbase) SYS(wrgsbase)
 SYS(rdrand) SYS(rdseed)
 SYS(ud) /* any instruction the CPU model does not have, RSM, VMX, SVM, SGX, ... */
+/* clang-format on */
 #undef SYS
 
-/* Shared helpers other code needs too. */
-/* Writes with all checks and side effects; FAULT on #GP. */
-int must_check cpu_write_cr(struct vcpu *v, unsigned cr, u64 val);
+    /* Shared helpers other code needs too. */
+    /* Writes with all checks and side effects; FAULT on #GP. */
+    int must_check cpu_write_cr(struct vcpu *v, unsigned cr, u64 val);
 u64 cpu_read_cr(struct vcpu *v, unsigned cr);
 int must_check cpu_rdmsr(struct vcpu *v, u32 msr, u64 *val); /* FAULT (#GP) for unknown ones */
 int must_check cpu_wrmsr(struct vcpu *v, u32 msr, u64 val);

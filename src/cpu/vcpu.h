@@ -33,13 +33,13 @@ struct fault {
 /* Bits of vcpu->event: reasons to leave translated or interpreted code at the
  * next instruction boundary. Set from any thread with vcpu_raise(). */
 enum vcpu_event {
-	EV_KICK = 1 << 0,   /* the machine wants the vCPU thread (input, stop, gdb) */
-	EV_INTR = 1 << 1,   /* the interrupt controller has something deliverable: look at hooks->intr_pending */
+	EV_KICK = 1 << 0, /* the machine wants the vCPU thread (input, stop, gdb) */
+	EV_INTR = 1 << 1, /* the interrupt controller has something deliverable: look at hooks->intr_pending */
 	EV_NMI = 1 << 2,
-	EV_TIMER = 1 << 3,  /* the next deadline changed: recompute the budget */
-	EV_RESET = 1 << 4,  /* reset, shutdown or power-off was requested */
-	EV_TRAP = 1 << 5,   /* pending_db, TF or a shadow must be looked at before the next instruction */
-	EV_FLUSH = 1 << 6,  /* code caches must be looked at (engine-internal use) */
+	EV_TIMER = 1 << 3, /* the next deadline changed: recompute the budget */
+	EV_RESET = 1 << 4, /* reset, shutdown or power-off was requested */
+	EV_TRAP = 1 << 5,  /* pending_db, TF or a shadow must be looked at before the next instruction */
+	EV_FLUSH = 1 << 6, /* code caches must be looked at (engine-internal use) */
 };
 
 struct vcpu_hooks {
@@ -49,20 +49,21 @@ struct vcpu_hooks {
 	/* An interrupt above PPR waits (ExtINT included). Whenever the answer turns from no to
 	 * yes (arrival, EOI, unmasking, a lower TPR) the controller raises EV_INTR. */
 	bool (*intr_pending)(void *m, unsigned cpu);
-	int (*intr_ack)(void *m, unsigned cpu);               /* acknowledge: vector, or -1 if it went away */
+	int (*intr_ack)(void *m, unsigned cpu); /* acknowledge: vector, or -1 if it went away */
 	u64 (*cr8_read)(void *m, unsigned cpu);
-	void (*cr8_write)(void *m, unsigned cpu, u64 v);      /* v in 0..15 */
-	int (*apic_msr_read)(void *m, unsigned cpu, u32 msr, u64 *v);  /* APIC_BASE, x2APIC range, TSC_DEADLINE; -1: #GP */
+	void (*cr8_write)(void *m, unsigned cpu, u64 v); /* v in 0..15 */
+	int (*apic_msr_read)(void *m, unsigned cpu, u32 msr,
+			     u64 *v); /* APIC_BASE, x2APIC range, TSC_DEADLINE; -1: #GP */
 	int (*apic_msr_write)(void *m, unsigned cpu, u32 msr, u64 v);
-	void (*random)(void *m, void *p, size_t n);           /* RDRAND, RDSEED: the replay door */
-	void (*triple_fault)(void *m, unsigned cpu);          /* activity is already ACT_SHUTDOWN */
+	void (*random)(void *m, void *p, size_t n);  /* RDRAND, RDSEED: the replay door */
+	void (*triple_fault)(void *m, unsigned cpu); /* activity is already ACT_SHUTDOWN */
 };
 
 /* Breakpoints set by a debugger, not by the guest. */
 #define DEBUG_MAX_POINTS 64
 struct debug_point {
 	u64 addr;
-	u8 len;  /* 1 for execution */
+	u8 len;	 /* 1 for execution */
 	u8 kind; /* 0 execution, 1 write, 2 read, 3 access */
 };
 struct vcpu_debug {
@@ -77,13 +78,13 @@ struct vcpu {
 
 	struct fault fault;
 	_Atomic u32 event; /* enum vcpu_event */
-	u64 icount;        /* instructions retired since the machine started; exact whenever
-	                      hooks or devices are called */
+	u64 icount;	   /* instructions retired since the machine started; exact whenever
+			      hooks or devices are called */
 	unsigned index;
-	bool fpu_live;     /* guest vector state is in the host's registers, not in cpu.fpu */
+	bool fpu_live; /* guest vector state is in the host's registers, not in cpu.fpu */
 
 	/* Owned by cpu/event.c; see "Instruction boundaries" there. Not architectural: zero is always sound. */
-	bool intr_held;       /* EV_INTR was seen while interrupts were blocked */
+	bool intr_held;	      /* EV_INTR was seen while interrupts were blocked */
 	bool window_seen;     /* cpu_take_events() met the shadow or RF at the boundary window_icount */
 	bool step_suppressed; /* the instruction just executed makes no single-step trap */
 	u64 window_icount;
@@ -125,11 +126,29 @@ static inline int fault_raise(struct vcpu *v, enum exception vec, bool has_error
 	v->fault = (struct fault){ .vector = (u8)vec, .has_error = has_error, .error = error, .addr = addr };
 	return FAULT;
 }
-static inline int fault_ud(struct vcpu *v) { return fault_raise(v, EXC_UD, false, 0, 0); }
-static inline int fault_nm(struct vcpu *v) { return fault_raise(v, EXC_NM, false, 0, 0); }
-static inline int fault_gp(struct vcpu *v, u32 error) { return fault_raise(v, EXC_GP, true, error, 0); }
-static inline int fault_ss(struct vcpu *v, u32 error) { return fault_raise(v, EXC_SS, true, error, 0); }
-static inline int fault_np(struct vcpu *v, u32 error) { return fault_raise(v, EXC_NP, true, error, 0); }
-static inline int fault_ts(struct vcpu *v, u32 error) { return fault_raise(v, EXC_TS, true, error, 0); }
+static inline int fault_ud(struct vcpu *v)
+{
+	return fault_raise(v, EXC_UD, false, 0, 0);
+}
+static inline int fault_nm(struct vcpu *v)
+{
+	return fault_raise(v, EXC_NM, false, 0, 0);
+}
+static inline int fault_gp(struct vcpu *v, u32 error)
+{
+	return fault_raise(v, EXC_GP, true, error, 0);
+}
+static inline int fault_ss(struct vcpu *v, u32 error)
+{
+	return fault_raise(v, EXC_SS, true, error, 0);
+}
+static inline int fault_np(struct vcpu *v, u32 error)
+{
+	return fault_raise(v, EXC_NP, true, error, 0);
+}
+static inline int fault_ts(struct vcpu *v, u32 error)
+{
+	return fault_raise(v, EXC_TS, true, error, 0);
+}
 
 #endif

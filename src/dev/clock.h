@@ -29,8 +29,8 @@ struct clock *clock_create(enum clock_kind kind, struct door *door, const u64 *i
 void clock_destroy(struct clock *c);
 
 enum clock_kind clock_kind(const struct clock *c);
-u64 clock_now(struct clock *c);       /* guest ns since power-on; never goes back */
-u64 clock_tsc(struct clock *c);       /* TSC ticks since power-on */
+u64 clock_now(struct clock *c); /* guest ns since power-on; never goes back */
+u64 clock_tsc(struct clock *c); /* TSC ticks since power-on */
 u64 clock_tsc_hz(const struct clock *c);
 u64 clock_tsc_to_ns(const struct clock *c, u64 tsc); /* when the TSC will have that value; saturates to CLOCK_NEVER */
 /* muldiv without overflow: ns * hz / 1e9 and back (rounding up), for device counters. */

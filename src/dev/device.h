@@ -18,10 +18,10 @@
 struct device;
 
 struct device_ops {
-	const char *name; /* section name in the state stream */
-	void (*reset)(struct device *d);               /* power-on state */
-	void (*quiesce)(struct device *d);             /* may be NULL: nothing runs behind its back */
-	void (*resume)(struct device *d);              /* may be NULL */
+	const char *name;		   /* section name in the state stream */
+	void (*reset)(struct device *d);   /* power-on state */
+	void (*quiesce)(struct device *d); /* may be NULL: nothing runs behind its back */
+	void (*resume)(struct device *d);  /* may be NULL */
 	void (*save)(const struct device *d, struct encoder *e);
 	int (*check)(const struct device *d, struct decoder *in); /* 0 sound, -1 not */
 	void (*load)(struct device *d, struct decoder *in);
@@ -35,10 +35,10 @@ struct device {
 };
 
 enum board_request {
-	BOARD_RESET,       /* CPU and devices back to power-on */
-	BOARD_INIT_CPU,    /* INIT only (i8042, port 92h on some boards) */
-	BOARD_POWER_OFF,   /* ACPI S5 */
-	BOARD_DEBUG_EXIT,  /* value: what the guest wrote to the debug-exit port */
+	BOARD_RESET,	  /* CPU and devices back to power-on */
+	BOARD_INIT_CPU,	  /* INIT only (i8042, port 92h on some boards) */
+	BOARD_POWER_OFF,  /* ACPI S5 */
+	BOARD_DEBUG_EXIT, /* value: what the guest wrote to the debug-exit port */
 };
 
 /*

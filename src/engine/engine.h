@@ -11,10 +11,10 @@
 #include "mem/physmem.h"
 
 enum vcpu_exit {
-	VCPU_EXIT_BUDGET,   /* the instruction budget is spent, to the instruction */
-	VCPU_EXIT_EVENT,    /* v->event holds something the engine does not deal with itself */
-	VCPU_EXIT_HALT,     /* cpu.activity is no longer ACT_RUNNING (HLT, shutdown) */
-	VCPU_EXIT_DEBUG,    /* a debugger's breakpoint or watchpoint, see v->debug */
+	VCPU_EXIT_BUDGET, /* the instruction budget is spent, to the instruction */
+	VCPU_EXIT_EVENT,  /* v->event holds something the engine does not deal with itself */
+	VCPU_EXIT_HALT,	  /* cpu.activity is no longer ACT_RUNNING (HLT, shutdown) */
+	VCPU_EXIT_DEBUG,  /* a debugger's breakpoint or watchpoint, see v->debug */
 	VCPU_EXIT_COUNT,
 };
 

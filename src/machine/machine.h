@@ -21,28 +21,28 @@ enum machine_clock { MACHINE_CLOCK_REAL, MACHINE_CLOCK_VIRTUAL };
 
 struct machine_config {
 	const char *name;
-	u64 memory;                /* bytes, multiple of 1 MiB */
-	unsigned cpus;             /* 1 */
-	const char *engine;        /* "auto" or a name */
+	u64 memory;	    /* bytes, multiple of 1 MiB */
+	unsigned cpus;	    /* 1 */
+	const char *engine; /* "auto" or a name */
 	enum machine_clock clock;
-	u64 seed;                  /* of the virtual clock's random numbers */
-	const char *cpu_model;     /* "host" or x86-64-v2.. */
+	u64 seed;	       /* of the virtual clock's random numbers */
+	const char *cpu_model; /* "host" or x86-64-v2.. */
 	/* what to boot: exactly one of kernel and firmware */
 	const char *kernel, *initrd, *append;
-	const char *firmware;      /* path, or "seabios" */
+	const char *firmware; /* path, or "seabios" */
 	bool debug_exit, test_device, no_reboot;
-	struct chr *serial;        /* COM1; NULL: none. Owned by the caller */
-	u64 insn_limit;            /* stop (as by the debugger) after so many; 0: none. For tests */
+	struct chr *serial; /* COM1; NULL: none. Owned by the caller */
+	u64 insn_limit;	    /* stop (as by the debugger) after so many; 0: none. For tests */
 };
 
 enum machine_end {
 	MACHINE_END_POWER_OFF,
-	MACHINE_END_RESET,        /* guest reset under no_reboot */
-	MACHINE_END_DEBUG_EXIT,   /* see exit_code */
+	MACHINE_END_RESET,	  /* guest reset under no_reboot */
+	MACHINE_END_DEBUG_EXIT,	  /* see exit_code */
 	MACHINE_END_TRIPLE_FAULT, /* under no_reboot */
-	MACHINE_END_STOPPED,      /* machine_stop(): Ctrl-A x, signal, gdb kill */
-	MACHINE_END_LIMIT,        /* insn_limit */
-	MACHINE_END_FAILED,       /* host error, see `text` */
+	MACHINE_END_STOPPED,	  /* machine_stop(): Ctrl-A x, signal, gdb kill */
+	MACHINE_END_LIMIT,	  /* insn_limit */
+	MACHINE_END_FAILED,	  /* host error, see `text` */
 };
 
 struct machine_result {
@@ -91,7 +91,14 @@ void machine_reset(struct machine *m);
  * breakpoints, steps and machine_debug_interrupt); `wait` returns what to do
  * next.
  */
-enum debug_stop { DEBUG_STOP_START, DEBUG_STOP_BREAKPOINT, DEBUG_STOP_STEP, DEBUG_STOP_INTERRUPT, DEBUG_STOP_TRIPLE_FAULT, DEBUG_STOP_END };
+enum debug_stop {
+	DEBUG_STOP_START,
+	DEBUG_STOP_BREAKPOINT,
+	DEBUG_STOP_STEP,
+	DEBUG_STOP_INTERRUPT,
+	DEBUG_STOP_TRIPLE_FAULT,
+	DEBUG_STOP_END
+};
 enum debug_go { DEBUG_CONTINUE, DEBUG_STEP, DEBUG_DETACH, DEBUG_KILL };
 struct machine_debugger {
 	enum debug_go (*wait)(void *opaque, enum debug_stop why);

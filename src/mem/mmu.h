@@ -29,18 +29,18 @@ struct tlb_entry {
 };
 
 enum mmu_index {
-	MMU_USER,       /* CPL 3 */
-	MMU_KERNEL,     /* CPL 0-2, EFLAGS.AC clear: SMAP applies; also implicit supervisor accesses */
-	MMU_KERNEL_AC,  /* CPL 0-2, EFLAGS.AC set */
+	MMU_USER,	/* CPL 3 */
+	MMU_KERNEL,	/* CPL 0-2, EFLAGS.AC clear: SMAP applies; also implicit supervisor accesses */
+	MMU_KERNEL_AC,	/* CPL 0-2, EFLAGS.AC set */
 	MMU_USER_ALIGN, /* CPL 3 with alignment checking */
 	MMU_INDEX_COUNT,
 };
 
 struct mmu {
 	struct tlb_entry *current; /* table for explicit accesses in the present mode */
-	u8 index;                  /* its enum mmu_index */
-	u64 gen; /* changes whenever any translation may have been dropped or changed: engines
-	            key their own caches of linear-to-physical code translations on it */
+	u8 index;		   /* its enum mmu_index */
+	u64 gen;		   /* changes whenever any translation may have been dropped or changed: engines
+				      key their own caches of linear-to-physical code translations on it */
 	struct tlb_entry tlb[MMU_INDEX_COUNT][TLB_SIZE];
 	u64 fills, flushes, page_flushes, walks; /* statistics */
 };

@@ -22,8 +22,8 @@ struct io_ops {
 };
 
 enum region_kind {
-	REGION_RAM,  /* host memory, readable and writable */
-	REGION_ROM,  /* host memory, writes ignored */
+	REGION_RAM, /* host memory, readable and writable */
+	REGION_ROM, /* host memory, writes ignored */
 	REGION_MMIO,
 };
 
@@ -35,11 +35,11 @@ struct memory;
 
 /* Where a guest-physical page leads. */
 struct page_target {
-	u8 *host;            /* host address of the page, NULL for MMIO and holes */
-	bool writable;       /* false: ROM */
+	u8 *host;	     /* host address of the page, NULL for MMIO and holes */
+	bool writable;	     /* false: ROM */
 	struct region *mmio; /* NULL for RAM, ROM and holes */
-	u64 mmio_off;        /* offset of the page within the region */
-	u8 *flags;           /* PAGE_* of the frame; NULL for MMIO and holes */
+	u64 mmio_off;	     /* offset of the page within the region */
+	u8 *flags;	     /* PAGE_* of the frame; NULL for MMIO and holes */
 };
 
 /* RAM of `size` bytes (multiple of 4 KiB) in a memfd, mapped once, linearly.
@@ -47,7 +47,7 @@ struct page_target {
 struct memory *memory_create(u64 size, struct error *e);
 void memory_destroy(struct memory *m);
 
-u8 *memory_ram(struct memory *m);      /* host address of RAM offset 0 */
+u8 *memory_ram(struct memory *m); /* host address of RAM offset 0 */
 u64 memory_ram_size(const struct memory *m);
 int memory_ram_fd(const struct memory *m);
 

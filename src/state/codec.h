@@ -19,7 +19,7 @@ struct encoder {
 	u8 *data;
 	size_t len, cap;
 	size_t section; /* offset of the open section's length field, 0 if none */
-	bool failed;    /* out of memory */
+	bool failed;	/* out of memory */
 };
 
 struct decoder {

@@ -190,8 +190,10 @@ static void call_gates(void)
 #define U(name, insn)                                                                                                  \
 	asm("u_" #name ": " insn "; int $0x30");                                                                       \
 	extern u8 u_##name[];
+/* clang-format off */
 U(int31, "int $0x31")
 U(ud2, "ud2") U(swapgs, "swapgs") U(sysret, "sysretq") U(hlt, "hlt") U(rdmsr, "rdmsr") U(cr8, "mov %cr8,%rax")
+    /* clang-format on */
     U(iret0, "mov %rsp,%rax; push $0x10; push %rax; push $2; push $8; push $0; iretq")
 	U(ss0, "xor %eax,%eax; mov %eax,%ss") U(xsetbv, "xor %ecx,%ecx; xsetbv") U(wrmsr, "wrmsr")
 	    U(invpcid, "invlpg (%rax)")
@@ -284,8 +286,10 @@ U(ud2, "ud2") U(swapgs, "swapgs") U(sysret, "sysretq") U(hlt, "hlt") U(rdmsr, "r
 }
 
 extern u8 k_syscall[], k_syscall32[], k_enter[], u_syscall_next[], u_sysenter_next[], k_sysret_bad[];
+/* clang-format off */
 U(syscall, "mov $0x1234,%ebx; syscall; u_syscall_next: mov %cs,%edx; mov %ss,%esi; pushf; pop %rdi")
 U(sysenter, "mov %rsp,%rcx; lea u_sysenter_next(%rip),%rdx; sysenter; u_sysenter_next: mov %cs,%ebx; mov %ss,%esi")
+/* clang-format on */
 asm("k_syscall: mov %rcx,%r8; mov %r11,%r9; mov %cs,%r10d; mov %ss,%r12d; pushf; pop %r13; mov %rsp,%r14; sysretq\n"
     "k_syscall32: mov %cs,%r10d; lea 1f(%rip),%rcx; sysretl\n"
     ".code32\n1: mov %cs,%ebx; mov %ss,%esi; int $0x30\n.code64\n"

@@ -279,9 +279,11 @@ static void call_gates(void)
 	asm("u_" #name ": " insn "; int $0x30");                                                                       \
 	extern u8 u_##name[];
 
+/* clang-format off */
 U(int31, "int $0x31")
 U(int3, "int3")
 U(ud2, "ud2")
+/* clang-format on */
 static volatile u32 hook_flags;
 
 static void gates(void)
@@ -388,7 +390,9 @@ static int verw(u32 sel)
 	return z;
 }
 
+/* clang-format off */
 U(lar_k, "xor %eax,%eax; mov $8,%edx; lar %edx,%eax; setz %bl; verr %dx; setz %bh; lsl %edx,%eax; setz %al")
+/* clang-format on */
 
 static void queries(void)
 {
@@ -434,8 +438,10 @@ static void queries(void)
 	check("arpl does not lower", a << 1 | zf, 0x13 << 1);
 }
 
+/* clang-format off */
 U(hlt, "hlt")
 U(lgdt, "lgdt gdt_ptr") U(lidt, "lidt idt_ptr") U(lldt, "lldt %ax") U(ltr, "ltr %ax") U(clts, "clts")
+    /* clang-format on */
     U(lmsw, "lmsw %ax") U(cr0r, "mov %cr0,%eax") U(cr3w, "mov %eax,%cr3") U(dr0r, "mov %db0,%eax")
 	U(dr7w, "mov %eax,%db7") U(wrmsr, "wrmsr") U(rdmsr, "rdmsr") U(invlpg, "invlpg (%eax)") U(invd, "invd")
 	    U(wbinvd, "wbinvd") U(cli, "cli") U(in, "in $0x80,%al") U(out, "out %al,$0x80")
@@ -500,7 +506,9 @@ static void privileged(void)
 	load_tss();
 }
 
+/* clang-format off */
 U(sysenter, "mov %esp,%ebp; mov $1f,%edx; mov %esp,%ecx; sysenter; 1: mov %cs,%ebx; mov %ss,%esi")
+/* clang-format on */
 extern u8 k_sysenter[], k_sysenter_stop[];
 asm("k_sysenter: mov %cs,%eax; mov %ss,%edi; mov $0x23,%ebx; sysexit\n"
     "k_sysenter_stop: mov %esp,%eax; pushf; pop %ebx; int $0x31");

@@ -199,11 +199,11 @@ static void exceptions(void)
 U(call, "lcall *(%ecx)")
 U(iret, "pushf; orl $0x4000,(%esp); popf; iret")
 
-    /*
-     * Segments that the new task cannot load: the fault comes in the new task,
-     * whose stack may be among them, so its handler is a task as well.
-     */
-    extern u8 t_segment[];
+/*
+ * Segments that the new task cannot load: the fault comes in the new task,
+ * whose stack may be among them, so its handler is a task as well.
+ */
+extern u8 t_segment[];
 asm("t_segment: pop seen+28; ljmp $0x28,$0; jmp t_segment");
 
 static void new_segment(const char *name, void *field, u32 sel, int vec, u32 err)

@@ -19,14 +19,15 @@
 	asm(".code16\nv_" #name ": " insn "; hlt\nv_" #name "_end: .code32");                                          \
 	extern u8 v_##name[], v_##name##_end[];
 
+/* clang-format off */
 V(hlt, "hlt")
 V(cli, "cli") V(sti, "sti") V(pushf, "pushf") V(popf, "pushw $0x3246; popf; pushf") V(int21, "int $0x21") V(
+    /* clang-format on */
     int3, "int3") V(iret, "pushw $0x3202; pushw %cs; call 1f; 1: popw %ax; addw $6, %ax; pushw %ax; iret; nop")
     V(in, "in $0x80,%al") V(out, "out %al,$0x80") V(ins, "movw $0x80,%dx; insb") V(cr0, "mov %cr0,%eax") V(
 	lgdt, "lgdt (0)") V(lar, "lar %ax,%ax") V(sldt, "sldt %ax") V(verr, "verr %ax") V(arpl, "arpl %ax,%ax")
 	V(lldt, "lldt %ax") V(ltr, "ltr %ax") V(clts, "clts") V(ud2, "ud2") V(smsw, "smsw %ax") V(
-	    sidt,
-	    "sidt (0x800)") V(wrmsr, "wrmsr") V(rdmsr, "rdmsr")
+	    sidt, "sidt (0x800)") V(wrmsr, "wrmsr") V(rdmsr, "rdmsr")
 	    V(seg,
 	      "movw $0x1234,%ax; movw %ax,%ds; movw $0x8765,%ax; movw %ax,%es; movw %ax,%fs; movw $0x1111,%ax; movw %ax,%gs")
 		V(memory,

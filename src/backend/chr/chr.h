@@ -17,7 +17,7 @@ struct chr_ops {
 	void (*write)(struct chr *c, const u8 *bytes, size_t n);
 	/* Start taking input: bytes go to door_post(door, sink, ...). */
 	void (*start)(struct chr *c, struct door *door, int sink);
-	void (*stop)(struct chr *c);    /* restores the terminal */
+	void (*stop)(struct chr *c); /* restores the terminal */
 	void (*destroy)(struct chr *c);
 };
 struct chr {
@@ -33,8 +33,8 @@ struct chr_stdio_actions {
  * helps, Ctrl-A Ctrl-A sends one. End of file on a stdin that is no terminal
  * is not the end of the machine. */
 struct chr *chr_stdio_create(const struct chr_stdio_actions *a, struct error *e);
-struct chr *chr_file_create(const char *path, struct error *e);  /* output only; created new or truncated */
-struct chr *chr_unix_create(const char *path, struct error *e);  /* listening socket, one client at a time */
+struct chr *chr_file_create(const char *path, struct error *e); /* output only; created new or truncated */
+struct chr *chr_unix_create(const char *path, struct error *e); /* listening socket, one client at a time */
 /* For tests: output is kept in memory. */
 struct chr *chr_memory_create(void);
 const u8 *chr_memory_data(struct chr *c, size_t *n);

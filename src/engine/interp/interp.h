@@ -43,18 +43,18 @@ struct insn {
 		struct thunk *thunk;
 		struct block *link; /* direct branch inside the page: the target once known */
 	};
-	u8 dst, src;    /* byte offsets into v->cpu of register operands (AH: 1) */
+	u8 dst, src;	/* byte offsets into v->cpu of register operands (AH: 1) */
 	u8 base, index; /* byte offsets into v->cpu.gpr; absent: REG_NONE * 8 */
-	u8 shift;       /* log2 of the scale */
+	u8 shift;	/* log2 of the scale */
 	u8 len;
-	u8 seg;         /* enum seg_reg of the memory operand */
-	u8 size;        /* operand size in bytes, where the handler does not know it */
-	u16 off;        /* of the instruction in its page */
+	u8 seg;	 /* enum seg_reg of the memory operand */
+	u8 size; /* operand size in bytes, where the handler does not know it */
+	u16 off; /* of the instruction in its page */
 	u8 addrsize;
-	u8 cond;        /* condition code of Jcc, SETcc, CMOVcc; REP kind of string instructions */
-	u8 sys;         /* enum isa_sys for shared semantics */
-	u8 fpu;         /* enum fpu_need */
-	u16 left;       /* instructions of the block behind this one */
+	u8 cond;  /* condition code of Jcc, SETcc, CMOVcc; REP kind of string instructions */
+	u8 sys;	  /* enum isa_sys for shared semantics */
+	u8 fpu;	  /* enum fpu_need */
+	u16 left; /* instructions of the block behind this one */
 };
 _Static_assert(sizeof(struct insn) == 48, "an instruction fits in 48 bytes");
 
@@ -67,12 +67,12 @@ enum block_mode { BLOCK_16 = CODE_16, BLOCK_32 = CODE_32, BLOCK_64 = CODE_64, BL
 struct block {
 	struct block *next; /* in its page's bucket */
 	struct code_page *page;
-	u16 off;   /* of the first instruction in the page */
-	u16 bytes; /* code bytes covered */
-	u16 n;     /* instructions */
-	u8 mode;   /* enum block_mode */
-	bool crosses;   /* one instruction that runs into the next page ... */
-	gpa_t next_gpa; /* ... which was this frame */
+	u16 off;	    /* of the first instruction in the page */
+	u16 bytes;	    /* code bytes covered */
+	u16 n;		    /* instructions */
+	u8 mode;	    /* enum block_mode */
+	bool crosses;	    /* one instruction that runs into the next page ... */
+	gpa_t next_gpa;	    /* ... which was this frame */
 	struct insn insn[]; /* n of them, plus an `end of block` where the last one does not branch */
 };
 
@@ -98,20 +98,20 @@ struct jump_entry {
 /* Overlays vcpu->engine_hot. */
 struct interp_hot {
 	struct tlb_entry *tlb; /* mmu->current */
-	s64 budget;            /* instructions left after the running block */
-	u64 icount_end;        /* v->icount when budget reaches 0 */
-	u16 flags;             /* AH:AL as LAHF, SETO leave them */
-	u8 fpu_ok;             /* bit per enum fpu_need: may run without a look */
-	u8 mode;               /* enum block_mode */
-	u16 flat;              /* bit per segment: base 0, no limit to check (read), +8: write */
-	bool careful;          /* one instruction at a time: TF, breakpoints */
-	u64 key;               /* of jump cache entries: translation generation, rights, mode */
+	s64 budget;	       /* instructions left after the running block */
+	u64 icount_end;	       /* v->icount when budget reaches 0 */
+	u16 flags;	       /* AH:AL as LAHF, SETO leave them */
+	u8 fpu_ok;	       /* bit per enum fpu_need: may run without a look */
+	u8 mode;	       /* enum block_mode */
+	u16 flat;	       /* bit per segment: base 0, no limit to check (read), +8: write */
+	bool careful;	       /* one instruction at a time: TF, breakpoints */
+	u64 key;	       /* of jump cache entries: translation generation, rights, mode */
 	struct block *block;   /* the one that runs */
 	struct insn *poison;   /* see break_after() */
 	op_fn poison_fn;
 	u64 cs_base;
-	u64 tmp[8];            /* result of slow loads: not a local, so that handlers stay tail calls */
-	u64 thunk_sp;          /* host stack pointer inside thunk_call() */
+	u64 tmp[8];   /* result of slow loads: not a local, so that handlers stay tail calls */
+	u64 thunk_sp; /* host stack pointer inside thunk_call() */
 };
 _Static_assert(sizeof(struct interp_hot) <= sizeof(((struct vcpu *)0)->engine_hot), "hot data fits");
 
@@ -151,7 +151,7 @@ static inline struct interp *interp_of(struct vcpu *v)
 #if !defined(ECTYPE_TAIL_CALLS)
 #define GO(v, i) return (i)
 #else
-#define GO(v, i) TAIL (i)->fn((v), (i))
+#define GO(v, i) TAIL(i)->fn((v), (i))
 #endif
 /* Return what another function of type op_fn returns, by a jump. */
 #if defined(ECTYPE_TAIL_CALLS) && __has_attribute(musttail)
@@ -207,12 +207,14 @@ const struct insn *interp_leave_at(struct vcpu *v, u64 rip);
 		__asm__ volatile("call " #name "_stub" : "=a"(r_) : __VA_ARGS__ : "memory", "cc");                     \
 		r_;                                                                                                    \
 	})
-static inline __attribute__((always_inline)) int load_slow(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size)
+static inline __attribute__((always_inline)) int load_slow(struct vcpu *v, const struct insn *i, gva_t lin,
+							   unsigned size)
 {
 	return SLOW_CALL(interp_load, "D"(v), "S"(i), "d"(lin), "c"(size));
 }
 /* Translate for writing, then read the old value into hot->tmp[0]. */
-static inline __attribute__((always_inline)) int rmw_slow(struct vcpu *v, const struct insn *i, gva_t lin, unsigned size)
+static inline __attribute__((always_inline)) int rmw_slow(struct vcpu *v, const struct insn *i, gva_t lin,
+							  unsigned size)
 {
 	return SLOW_CALL(interp_rmw, "D"(v), "S"(i), "d"(lin), "c"(size));
 }
@@ -225,7 +227,8 @@ static inline __attribute__((always_inline)) int store_slow(struct vcpu *v, cons
 }
 /* Segmented effective address of `size` bytes in modes or segments that are
  * not flat. 0 with hot->tmp[7] = linear address, or FAULT. */
-static inline __attribute__((always_inline)) int ea_slow(struct vcpu *v, const struct insn *i, unsigned size, bool write)
+static inline __attribute__((always_inline)) int ea_slow(struct vcpu *v, const struct insn *i, unsigned size,
+							 bool write)
 {
 	return SLOW_CALL(interp_ea, "D"(v), "S"(i), "d"(size), "c"((unsigned)write));
 }
@@ -272,9 +275,9 @@ int translate_block(struct vcpu *v, struct block *b, const u8 *bytes, unsigned a
 /* Fills i->fn and all else for `d`; sets *ends if control never falls through to i + 1. */
 void select_op(struct vcpu *v, struct insn *i, const struct dinsn *d, bool *ends);
 void *cache_alloc(struct interp *x, size_t n); /* NULL: out of room in this block's reserve */
-OP(op_end_of_block);  /* not an instruction: falls into the next block */
-OP(op_end_of_step);   /* leaves to the run loop */
-OP(op_poisoned);      /* see break_after() */
+OP(op_end_of_block);			       /* not an instruction: falls into the next block */
+OP(op_end_of_step);			       /* leaves to the run loop */
+OP(op_poisoned);			       /* see break_after() */
 
 /* ops_host.c: the unit an instruction needs is not enabled. */
 int interp_unit_fault(struct vcpu *v, unsigned need);
@@ -383,16 +386,16 @@ static inline unsigned jump_hash(u64 lin)
 /* Read-modify-write: on a hit `p` points at the operand in host memory, else
  * at hot->tmp[0] and RMW_END writes it back. A miss probes the write first. */
 #define RMW_BEGIN(T, p, lin)                                                                                           \
-	any_##T *p;                                                                                                        \
+	any_##T *p;                                                                                                    \
 	bool slow_ = false;                                                                                            \
 	do {                                                                                                           \
 		struct tlb_entry *e_ = tlb_slot(hot(v)->tlb, (lin));                                                   \
 		if (likely(TLB_HIT(e_, (lin), MMU_WRITE, sizeof(T)))) {                                                \
-			p = (any_##T *)((lin) + e_->addend);                                                                \
+			p = (any_##T *)((lin) + e_->addend);                                                           \
 		} else {                                                                                               \
 			if (unlikely(rmw_slow(v, i, (lin), sizeof(T))))                                                \
 				return interp_fault(v, i);                                                             \
-			p = (any_##T *)&hot(v)->tmp[0];                                                                     \
+			p = (any_##T *)&hot(v)->tmp[0];                                                                \
 			slow_ = true;                                                                                  \
 		}                                                                                                      \
 	} while (0)

@@ -6,11 +6,12 @@
 
 /* Stubs with C arguments that preserve all registers but RAX, see SLOW_CALL. */
 #define STUB(name)                                                                                                     \
-	__asm__(".text\n.p2align 4\n.type " #name "_stub, @function\n" #name "_stub:\n\t"                              \
-		"push %rdi\n\tpush %rsi\n\tpush %rdx\n\tpush %rcx\n\tpush %r8\n\tpush %r9\n\tpush %r10\n\tpush %r11\n\t" \
-		"push %rbp\n\tmov %rsp, %rbp\n\tand $-16, %rsp\n\tcall " #name "\n\tmov %rbp, %rsp\n\tpop %rbp\n\t"     \
-		"pop %r11\n\tpop %r10\n\tpop %r9\n\tpop %r8\n\tpop %rcx\n\tpop %rdx\n\tpop %rsi\n\tpop %rdi\n\tret\n"    \
-		".globl " #name "_stub\n.size " #name "_stub, . - " #name "_stub\n")
+	__asm__(                                                                                                       \
+	    ".text\n.p2align 4\n.type " #name "_stub, @function\n" #name "_stub:\n\t"                                  \
+	    "push %rdi\n\tpush %rsi\n\tpush %rdx\n\tpush %rcx\n\tpush %r8\n\tpush %r9\n\tpush %r10\n\tpush %r11\n\t"   \
+	    "push %rbp\n\tmov %rsp, %rbp\n\tand $-16, %rsp\n\tcall " #name "\n\tmov %rbp, %rsp\n\tpop %rbp\n\t"        \
+	    "pop %r11\n\tpop %r10\n\tpop %r9\n\tpop %r8\n\tpop %rcx\n\tpop %rdx\n\tpop %rsi\n\tpop %rdi\n\tret\n"      \
+	    ".globl " #name "_stub\n.size " #name "_stub, . - " #name "_stub\n")
 STUB(interp_load);
 STUB(interp_rmw);
 STUB(interp_store);

@@ -22,12 +22,13 @@ extern const op_fn shift_ri[8][4], shift_rc[8][4];
 extern const op_fn shift_mi[8][4][EA_KINDS], shift_mc[8][4][EA_KINDS];
 
 extern const op_fn mov_rr[4], mov_ri[4], mov_rm[4][EA_KINDS], mov_mr[4][EA_KINDS], mov_mi[4][EA_KINDS];
-extern const op_fn movzx_rr[2][4], movsx_rr[3][4];                     /* [source size][destination size] */
+extern const op_fn movzx_rr[2][4], movsx_rr[3][4];		       /* [source size][destination size] */
 extern const op_fn movzx_rm[2][4][EA_KINDS], movsx_rm[3][4][EA_KINDS]; /* likewise */
 extern const op_fn lea_r[4][EA_KINDS];
 extern const op_fn xchg_rr[4], cmov_rr[4], setcc_r, bswap_r[4], imul_rr[4], imul_rri[4];
 extern const op_fn cmov_rm[4][EA_KINDS], setcc_m[EA_KINDS];
-extern const op_fn op_nop, op_cbw[4], op_cwd[4], op_lahf, op_sahf, op_clc, op_stc, op_cmc, op_cld, op_std, op_xlat, op_salc;
+extern const op_fn op_nop, op_cbw[4], op_cwd[4], op_lahf, op_sahf, op_clc, op_stc, op_cmc, op_cld, op_std, op_xlat,
+    op_salc;
 extern const op_fn op_bcd[6]; /* AAA AAS DAA DAS AAM AAD */
 extern const op_fn op_touch;  /* memory operand is checked for reading, nothing else (CLFLUSH) */
 
@@ -37,7 +38,8 @@ extern const op_fn push_r64, push_i64, pop_r64, push_m64[EA_KINDS], leave64;
 extern const op_fn push_r, push_i, push_m, pop_r, pop_m, leave_any, pusha, popa;
 
 /* control flow */
-extern const op_fn jmp_near, jcc_near[16], call_near64, ret_near64, jmp_r64, call_r64, jmp_m64[EA_KINDS], call_m64[EA_KINDS];
+extern const op_fn jmp_near, jcc_near[16], call_near64, ret_near64, jmp_r64, call_r64, jmp_m64[EA_KINDS],
+    call_m64[EA_KINDS];
 extern const op_fn jmp_any, jcc_any, call_any, ret_any, jmp_rm_any, call_rm_any, loop_any;
 
 /* Out-of-line stack access at SS:off, and rSP of the stack's width. */

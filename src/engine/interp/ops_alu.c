@@ -122,8 +122,8 @@ ALU(test, ALU_PLAIN, false)
 
 #define ALL_ALU(BY, f)                                                                                                 \
 	{                                                                                                              \
-		BY(add##f), BY(or##f), BY(adc##f), BY(sbb##f), BY(and##f), BY(sub##f), BY(xor##f), BY(cmp##f),         \
-			BY(test##f)                                                                                    \
+		BY(add##f), BY(or ##f), BY(adc##f), BY(sbb##f), BY(and##f), BY(sub##f), BY(xor##f), BY(cmp##f),        \
+		    BY(test##f)                                                                                        \
 	}
 const op_fn alu_rr[ALU_OPS][4] = ALL_ALU(BY_SIZE, _rr);
 const op_fn alu_ri[ALU_OPS][4] = ALL_ALU(BY_SIZE, _ri);
@@ -179,7 +179,7 @@ const op_fn alu_mi[ALU_OPS][4][EA_KINDS] = ALL_ALU(BY_SIZE_EA, _mi);
 UNARY(inc)
 UNARY(dec)
 UNARY(neg)
-UNARY(not)
+UNARY(not )
 const op_fn unary_r[UN_OPS][4] = { BY_SIZE(inc_r), BY_SIZE(dec_r), BY_SIZE(neg_r), BY_SIZE(not_r) };
 const op_fn unary_m[UN_OPS][4][EA_KINDS] = { BY_SIZE_EA(inc_m), BY_SIZE_EA(dec_m), BY_SIZE_EA(neg_m),
 					     BY_SIZE_EA(not_m) };
@@ -188,10 +188,7 @@ const op_fn unary_m[UN_OPS][4][EA_KINDS] = { BY_SIZE_EA(inc_m), BY_SIZE_EA(dec_m
 #define SHIFT_DO(ins, d, count)                                                                                        \
 	do {                                                                                                           \
 		u16 f_ = hot(v)->flags;                                                                                \
-		__asm__(FLAGS_IN ins " %%cl, %[a]\n\t" FLAGS_OUT                                                       \
-			: [a] "+r"(d), "+&a"(f_)                                                                       \
-			: "c"((u8)(count))                                                                             \
-			: "cc");                                                                                       \
+		__asm__(FLAGS_IN ins " %%cl, %[a]\n\t" FLAGS_OUT : [a] "+r"(d), "+&a"(f_) : "c"((u8)(count)) : "cc");  \
 		hot(v)->flags = f_;                                                                                    \
 	} while (0)
 #define SHIFT_TYPE(name, T, ins)                                                                                       \

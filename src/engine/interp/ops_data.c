@@ -22,8 +22,7 @@
 #define C4(n) C1(n), C1((n) + 1), C1((n) + 2), C1((n) + 3)
 #define C16(n) C4(n), C4((n) + 4), C4((n) + 8), C4((n) + 12)
 #define C64(n) C16(n), C16((n) + 16), C16((n) + 32), C16((n) + 48)
-static const u16 condition_table[512] = { C64(0),   C64(64),  C64(128), C64(192),
-					  C64(256), C64(320), C64(384), C64(448) };
+static const u16 condition_table[512] = { C64(0), C64(64), C64(128), C64(192), C64(256), C64(320), C64(384), C64(448) };
 
 /* Value of condition i->cond under the guest's flags. */
 static inline __attribute__((always_inline)) bool condition(struct vcpu *v, unsigned cc)
@@ -146,8 +145,14 @@ EXT(movsx, s16, u16, u64)
 EXT(movsx, s32, u32, u16)
 EXT(movsx, s32, u32, u32)
 EXT(movsx, s32, u32, u64)
-#define EXT_R(n, U) { NULL, n##_r_##U##u16, n##_r_##U##u32, n##_r_##U##u64 }
-#define EXT_M(n, U) { { NULL }, BY_EA(n##_m_##U##u16), BY_EA(n##_m_##U##u32), BY_EA(n##_m_##U##u64) }
+#define EXT_R(n, U)                                                                                                    \
+	{                                                                                                              \
+		NULL, n##_r_##U##u16, n##_r_##U##u32, n##_r_##U##u64                                                   \
+	}
+#define EXT_M(n, U)                                                                                                    \
+	{                                                                                                              \
+		{ NULL }, BY_EA(n##_m_##U##u16), BY_EA(n##_m_##U##u32), BY_EA(n##_m_##U##u64)                          \
+	}
 const op_fn movzx_rr[2][4] = { EXT_R(movzx, u8), EXT_R(movzx, u16) };
 const op_fn movsx_rr[3][4] = { EXT_R(movsx, u8), EXT_R(movsx, u16), EXT_R(movsx, u32) };
 const op_fn movzx_rm[2][4][EA_KINDS] = { EXT_M(movzx, u8), EXT_M(movzx, u16) };
@@ -192,7 +197,9 @@ const op_fn bswap_r[4] = { NULL, bswap_16, bswap_32, bswap_64 };
 	{                                                                                                              \
 		T a = RD_##T(i->dst), b = RD_##T(i->src);                                                              \
 		u16 f = hot(v)->flags;                                                                                 \
-		WITH_FLAGS("imul" sfx " %[b], %[a]\n\tlahf\n\tseto %%al", : [a] "+r"(a), "+&a"(f) : [b] "r"(b)         \
+		WITH_FLAGS("imul" sfx " %[b], %[a]\n\tlahf\n\tseto %%al",                                              \
+			   : [a] "+r"(a), "+&a"(f)                                                                     \
+			   : [b] "r"(b)                                                                                \
 			   : "cc");                                                                                    \
 		hot(v)->flags = f;                                                                                     \
 		WR_##T(i->dst, a);                                                                                     \
@@ -202,7 +209,9 @@ const op_fn bswap_r[4] = { NULL, bswap_16, bswap_32, bswap_64 };
 	{                                                                                                              \
 		T a = RD_##T(i->src), b = (T)i->imm;                                                                   \
 		u16 f = hot(v)->flags;                                                                                 \
-		WITH_FLAGS("imul" sfx " %[b], %[a]\n\tlahf\n\tseto %%al", : [a] "+r"(a), "+&a"(f) : [b] "r"(b)         \
+		WITH_FLAGS("imul" sfx " %[b], %[a]\n\tlahf\n\tseto %%al",                                              \
+			   : [a] "+r"(a), "+&a"(f)                                                                     \
+			   : [b] "r"(b)                                                                                \
 			   : "cc");                                                                                    \
 		hot(v)->flags = f;                                                                                     \
 		WR_##T(i->dst, a);                                                                                     \
@@ -383,5 +392,6 @@ static OP(bcd_aad)
 	hot(v)->flags = flags_of_byte(R8(0), false, false);
 	NEXT;
 }
-const op_fn op_bcd[6] = { bcd_adjust_unpacked, bcd_adjust_unpacked, bcd_adjust_packed,
-			  bcd_adjust_packed,   bcd_aam,		    bcd_aad };
+const op_fn op_bcd[6] = {
+	bcd_adjust_unpacked, bcd_adjust_unpacked, bcd_adjust_packed, bcd_adjust_packed, bcd_aam, bcd_aad
+};

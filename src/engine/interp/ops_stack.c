@@ -93,9 +93,15 @@ int stack_load(struct vcpu *v, const struct insn *i, u64 off, unsigned size, u64
 void stack_set_sp(struct vcpu *v, u64 sp)
 {
 	switch (cpu_stack_size(&v->cpu)) {
-	case 2: R16(REG_RSP * 8) = (u16)sp; break;
-	case 4: RSP = (u32)sp; break;
-	default: RSP = sp; break;
+	case 2:
+		R16(REG_RSP * 8) = (u16)sp;
+		break;
+	case 4:
+		RSP = (u32)sp;
+		break;
+	default:
+		RSP = sp;
+		break;
 	}
 }
 

@@ -57,8 +57,8 @@ static u8 *run_in_page(struct vcpu *v, gva_t lin, enum mmu_access acc, unsigned 
 		return (u8 *)(lin + e->addend);
 	}
 	/* A fault, a device, a code or watched page: the slow path finds it again, in its own order. */
-	if (v->debug.count || v->mmu->index == MMU_USER_ALIGN ||
-	    mmu_translate(v, lin, acc, v->mmu->index, &x) || !x.host || !x.writable)
+	if (v->debug.count || v->mmu->index == MMU_USER_ALIGN || mmu_translate(v, lin, acc, v->mmu->index, &x) ||
+	    !x.host || !x.writable)
 		return NULL;
 	*n = MIN(*n, fit);
 	return x.host;
@@ -76,19 +76,35 @@ static bool may_run(const struct vcpu *v, const struct insn *i, unsigned seg)
 static void host_movs(u8 *dst, const u8 *src, u64 n, unsigned size)
 {
 	switch (size) {
-	case 1: __asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n) : : "memory"); break;
-	case 2: __asm__ volatile("rep movsw" : "+D"(dst), "+S"(src), "+c"(n) : : "memory"); break;
-	case 4: __asm__ volatile("rep movsl" : "+D"(dst), "+S"(src), "+c"(n) : : "memory"); break;
-	default: __asm__ volatile("rep movsq" : "+D"(dst), "+S"(src), "+c"(n) : : "memory"); break;
+	case 1:
+		__asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
+		break;
+	case 2:
+		__asm__ volatile("rep movsw" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
+		break;
+	case 4:
+		__asm__ volatile("rep movsl" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
+		break;
+	default:
+		__asm__ volatile("rep movsq" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
+		break;
 	}
 }
 static void host_stos(u8 *dst, u64 a, u64 n, unsigned size)
 {
 	switch (size) {
-	case 1: __asm__ volatile("rep stosb" : "+D"(dst), "+c"(n) : "a"(a) : "memory"); break;
-	case 2: __asm__ volatile("rep stosw" : "+D"(dst), "+c"(n) : "a"(a) : "memory"); break;
-	case 4: __asm__ volatile("rep stosl" : "+D"(dst), "+c"(n) : "a"(a) : "memory"); break;
-	default: __asm__ volatile("rep stosq" : "+D"(dst), "+c"(n) : "a"(a) : "memory"); break;
+	case 1:
+		__asm__ volatile("rep stosb" : "+D"(dst), "+c"(n) : "a"(a) : "memory");
+		break;
+	case 2:
+		__asm__ volatile("rep stosw" : "+D"(dst), "+c"(n) : "a"(a) : "memory");
+		break;
+	case 4:
+		__asm__ volatile("rep stosl" : "+D"(dst), "+c"(n) : "a"(a) : "memory");
+		break;
+	default:
+		__asm__ volatile("rep stosq" : "+D"(dst), "+c"(n) : "a"(a) : "memory");
+		break;
 	}
 }
 
@@ -98,10 +114,18 @@ static u16 compare(u64 a, u64 b, unsigned size)
 	u16 f;
 
 	switch (size) {
-	case 1: __asm__("cmpb %b2, %b1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc"); break;
-	case 2: __asm__("cmpw %w2, %w1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc"); break;
-	case 4: __asm__("cmpl %k2, %k1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc"); break;
-	default: __asm__("cmpq %2, %1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc"); break;
+	case 1:
+		__asm__("cmpb %b2, %b1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc");
+		break;
+	case 2:
+		__asm__("cmpw %w2, %w1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc");
+		break;
+	case 4:
+		__asm__("cmpl %k2, %k1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc");
+		break;
+	default:
+		__asm__("cmpq %2, %1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc");
+		break;
 	}
 	return f;
 }
@@ -172,9 +196,15 @@ static int lods(struct vcpu *v, const struct insn *i, u64 n, u64 *done)
 	if (read_element(v, i->seg, truncate_to(v->cpu.gpr[REG_RSI], i->addrsize), i->size, &val))
 		return FAULT;
 	switch (i->size) {
-	case 1: R8(0) = (u8)val; break;
-	case 2: R16(0) = (u16)val; break;
-	default: v->cpu.gpr[REG_RAX] = val; break;
+	case 1:
+		R8(0) = (u8)val;
+		break;
+	case 2:
+		R16(0) = (u16)val;
+		break;
+	default:
+		v->cpu.gpr[REG_RAX] = val;
+		break;
 	}
 	add_reg(v, i, REG_RSI, step);
 	*done = 1;

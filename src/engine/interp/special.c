@@ -147,8 +147,8 @@ static int masked_move(struct vcpu *v, const struct insn *i)
 		for (unsigned b = 0; b < s->element && s->store; b++)
 			buf[at + b] = *vector_byte(&v->cpu, s->value_reg, at + b);
 		if (interp_stack_canonical(v, i, base + at, s->element) ||
-		    (s->store ? mmu_write(v, base + at, buf + at, s->element) :
-				mmu_read(v, base + at, buf + at, s->element)))
+		    (s->store ? mmu_write(v, base + at, buf + at, s->element)
+			      : mmu_read(v, base + at, buf + at, s->element)))
 			return FAULT;
 	}
 	if (!s->store) {

@@ -8,11 +8,11 @@
 struct special {
 	struct dinsn d;
 	u8 value_reg, mask_reg, index_reg; /* vector (or opmask) register numbers */
-	u8 element, index_size;            /* bytes */
-	u8 count;                          /* elements */
-	u8 vlen;                           /* bytes of the value register written; cleared above */
-	u8 vector;                         /* bytes of the VEX or EVEX vector length */
-	bool opmask;                       /* mask_reg is an opmask register, else the sign bits of a vector */
+	u8 element, index_size;		   /* bytes */
+	u8 count;			   /* elements */
+	u8 vlen;			   /* bytes of the value register written; cleared above */
+	u8 vector;			   /* bytes of the VEX or EVEX vector length */
+	bool opmask;			   /* mask_reg is an opmask register, else the sign bits of a vector */
 	bool store;
 	bool mmx;
 	bool evex;

@@ -75,7 +75,8 @@ bool select_special(struct vcpu *v, struct insn *i, const struct dinsn *d, const
 		s->store = ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY;
 		s->value_reg = reg_id(&ops[s->store ? 2 : 0]);
 		s->mask_reg = reg_id(&ops[1]);
-		s->element = z->mnemonic == ZYDIS_MNEMONIC_VMASKMOVPD || z->mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ ? 8 : 4;
+		s->element =
+		    z->mnemonic == ZYDIS_MNEMONIC_VMASKMOVPD || z->mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ ? 8 : 4;
 		s->vlen = (u8)(z->avx.vector_length / 8u);
 		s->count = s->vlen / s->element;
 		i->fn = special_masked_move;

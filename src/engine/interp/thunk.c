@@ -403,9 +403,9 @@ static u8 required_alignment(const ZydisDecodedInstruction *z, unsigned size)
 	default:
 		/* of no exception class in Zydis */
 		return z->mnemonic == ZYDIS_MNEMONIC_CVTPD2PI || z->mnemonic == ZYDIS_MNEMONIC_CVTTPD2PI ||
-				       z->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B ?
-			       16 :
-			       0;
+			       z->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B
+			   ? 16
+			   : 0;
 	}
 	switch (z->mnemonic) {
 	case ZYDIS_MNEMONIC_MOVUPS:
@@ -527,9 +527,9 @@ enum fpu_need thunk_need(const ZydisDecodedInstruction *z, const ZydisDecodedOpe
 	if (z->mnemonic == ZYDIS_MNEMONIC_FWAIT)
 		return FPU_WAIT;
 	for (unsigned k = 0; k < z->operand_count; k++) {
-		ZydisRegisterClass c = ops[k].type == ZYDIS_OPERAND_TYPE_REGISTER ?
-					       ZydisRegisterGetClass(ops[k].reg.value) :
-					       ZYDIS_REGCLASS_INVALID;
+		ZydisRegisterClass c = ops[k].type == ZYDIS_OPERAND_TYPE_REGISTER
+					   ? ZydisRegisterGetClass(ops[k].reg.value)
+					   : ZYDIS_REGCLASS_INVALID;
 
 		vector |= c == ZYDIS_REGCLASS_XMM || c == ZYDIS_REGCLASS_YMM || c == ZYDIS_REGCLASS_ZMM ||
 			  c == ZYDIS_REGCLASS_MASK;
@@ -548,7 +548,8 @@ enum fpu_need thunk_need(const ZydisDecodedInstruction *z, const ZydisDecodedOpe
 	if (z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && z->opcode >= 0xd8 && z->opcode <= 0xdf)
 		return FPU_X87;
 	/* CVTSS2SI with memory names no vector register */
-	if (vector || z->meta.category == ZYDIS_CATEGORY_CONVERT || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR || z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
+	if (vector || z->meta.category == ZYDIS_CATEGORY_CONVERT || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
+	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
 		return FPU_SSE;
 	if (mmx || z->mnemonic == ZYDIS_MNEMONIC_EMMS)
 		return FPU_MMX;

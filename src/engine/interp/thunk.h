@@ -14,7 +14,7 @@ enum thunk_mem { THUNK_NO_MEM, THUNK_READ = 1, THUNK_WRITE = 2, THUNK_RMW = 3 };
 
 /* What becomes of the x87 instruction and data pointers (SDM vol. 1, 8.1.8). */
 enum x87_pointers {
-	X87_KEEP,  /* no x87 instruction, or a control instruction */
+	X87_KEEP, /* no x87 instruction, or a control instruction */
 	X87_SET,
 	X87_CLEAR, /* FNINIT */
 };
@@ -23,17 +23,17 @@ struct thunk {
 	const void *code;   /* in the executable view */
 	struct thunk *next; /* hash chain */
 	u32 hash, code_len;
-	u8 mem;             /* enum thunk_mem */
-	u8 mem_size;        /* bytes the operand spans, 1..64 */
-	u8 align;           /* 0, or the alignment whose lack is #GP before any page fault */
-	u8 mask_reg;        /* 1..7: opmask register under which elements are accessed; 0: all */
-	u8 element;         /* bytes an element, with a mask */
-	bool whole;         /* a masked store that may fault anywhere in the operand */
-	u8 packed;          /* active elements are contiguous (compress, expand) */
-	u8 elements;        /* mask bits that count; more than the operand holds if it is broadcast */
-	u8 x87;             /* enum x87_pointers */
-	bool converts;      /* sets MXCSR before it stores */
-	bool waits;         /* a pending x87 exception comes before any fault of the operand */
+	u8 mem;	       /* enum thunk_mem */
+	u8 mem_size;   /* bytes the operand spans, 1..64 */
+	u8 align;      /* 0, or the alignment whose lack is #GP before any page fault */
+	u8 mask_reg;   /* 1..7: opmask register under which elements are accessed; 0: all */
+	u8 element;    /* bytes an element, with a mask */
+	bool whole;    /* a masked store that may fault anywhere in the operand */
+	u8 packed;     /* active elements are contiguous (compress, expand) */
+	u8 elements;   /* mask bits that count; more than the operand holds if it is broadcast */
+	u8 x87;	       /* enum x87_pointers */
+	bool converts; /* sets MXCSR before it stores */
+	bool waits;    /* a pending x87 exception comes before any fault of the operand */
 };
 
 struct thunk_cache;

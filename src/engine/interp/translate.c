@@ -284,24 +284,29 @@ static bool select_high(struct select *s)
 	unsigned op = d->opcode;
 
 	switch (op) {
-	case 0x80 ... 0x83: return alu(s, d->reg & 7, 5);
-	case 0x84 ... 0x85: return alu(s, ALU_TEST, 0);
+	case 0x80 ... 0x83:
+		return alu(s, d->reg & 7, 5);
+	case 0x84 ... 0x85:
+		return alu(s, ALU_TEST, 0);
 	case 0x86 ... 0x87:
 		if (d->is_mem)
 			return false;
 		i->dst = reg_off(d, d->rm, s->sz);
 		i->src = reg_off(d, d->reg, s->sz);
 		return set(s, xchg_rr[s->sz]);
-	case 0x88 ... 0x8b: return mov(s);
+	case 0x88 ... 0x8b:
+		return mov(s);
 	case 0x8d:
 		if (!d->is_mem)
 			return set_ud(s);
 		i->dst = (u8)(d->reg * 8);
 		/* an override changes nothing: only the address size decides */
-		return set(s, lea_r[s->sz][d->mode == CODE_64 && d->addrsize == 8 ?
-						   (d->index == REG_NONE ? EA_BASE : EA_INDEXED) :
-						   EA_GENERIC]);
-	case 0x8f: return pop(s);
+		return set(
+		    s,
+		    lea_r[s->sz][d->mode == CODE_64 && d->addrsize == 8 ? (d->index == REG_NONE ? EA_BASE : EA_INDEXED)
+									: EA_GENERIC]);
+	case 0x8f:
+		return pop(s);
 	case 0x90 ... 0x97: {
 		unsigned r = (op & 7) | (d->prefixes & DI_REX && d->bytes[d->len - 2] & 1 ? 8 : 0);
 
@@ -311,18 +316,32 @@ static bool select_high(struct select *s)
 		i->src = 0;
 		return set(s, xchg_rr[s->sz]);
 	}
-	case 0x98: return set(s, op_cbw[s->sz]);
-	case 0x99: return set(s, op_cwd[s->sz]);
-	case 0x9e: return set(s, op_sahf);
-	case 0x9f: return set(s, op_lahf);
-	case 0xa0 ... 0xa1: i->dst = 0; return set(s, mov_rm[s->sz][s->ea]);
-	case 0xa2 ... 0xa3: i->src = 0; return set(s, mov_mr[s->sz][s->ea]);
-	case 0xa4 ... 0xa5: return string(s, STR_MOVS);
-	case 0xa6 ... 0xa7: return string(s, STR_CMPS);
-	case 0xa8 ... 0xa9: return alu(s, ALU_TEST, 4);
-	case 0xaa ... 0xab: return string(s, STR_STOS);
-	case 0xac ... 0xad: return string(s, STR_LODS);
-	case 0xae ... 0xaf: return string(s, STR_SCAS);
+	case 0x98:
+		return set(s, op_cbw[s->sz]);
+	case 0x99:
+		return set(s, op_cwd[s->sz]);
+	case 0x9e:
+		return set(s, op_sahf);
+	case 0x9f:
+		return set(s, op_lahf);
+	case 0xa0 ... 0xa1:
+		i->dst = 0;
+		return set(s, mov_rm[s->sz][s->ea]);
+	case 0xa2 ... 0xa3:
+		i->src = 0;
+		return set(s, mov_mr[s->sz][s->ea]);
+	case 0xa4 ... 0xa5:
+		return string(s, STR_MOVS);
+	case 0xa6 ... 0xa7:
+		return string(s, STR_CMPS);
+	case 0xa8 ... 0xa9:
+		return alu(s, ALU_TEST, 4);
+	case 0xaa ... 0xab:
+		return string(s, STR_STOS);
+	case 0xac ... 0xad:
+		return string(s, STR_LODS);
+	case 0xae ... 0xaf:
+		return string(s, STR_SCAS);
 	case 0xb0 ... 0xbf: {
 		unsigned rex_at = d->len - 2u - (op < 0xb8 ? 1u : d->opsize);
 		unsigned r = (op & 7) | (d->prefixes & DI_REX && d->bytes[rex_at] & 1 ? 8 : 0);
@@ -331,8 +350,10 @@ static bool select_high(struct select *s)
 		return set(s, mov_ri[s->sz]);
 	}
 	case 0xc0 ... 0xc1:
-	case 0xd0 ... 0xd3: return shift(s);
-	case 0xc2 ... 0xc3: return ret(s);
+	case 0xd0 ... 0xd3:
+		return shift(s);
+	case 0xc2 ... 0xc3:
+		return ret(s);
 	case 0xc6 ... 0xc7:
 		i->dst = reg_off(d, d->rm, s->sz);
 		return set(s, d->is_mem ? mov_mi[s->sz][s->ea] : mov_ri[s->sz]);
@@ -340,9 +361,12 @@ static bool select_high(struct select *s)
 		i->size = d->opsize;
 		i->seg = SEG_SS;
 		return set(s, stack64(s) ? leave64 : leave_any);
-	case 0xd4: return bcd(s, 4);
-	case 0xd5: return bcd(s, 5);
-	case 0xd6: return set(s, op_salc);
+	case 0xd4:
+		return bcd(s, 4);
+	case 0xd5:
+		return bcd(s, 5);
+	case 0xd6:
+		return set(s, op_salc);
 	case 0xd7:
 		i->base = REG_RBX * 8;
 		i->index = REG_NONE * 8;
@@ -350,29 +374,45 @@ static bool select_high(struct select *s)
 		return set(s, op_xlat);
 	case 0xe0 ... 0xe3:
 	case 0xe8 ... 0xe9:
-	case 0xeb: return near_branch(s);
-	case 0xf5: return set(s, op_cmc);
+	case 0xeb:
+		return near_branch(s);
+	case 0xf5:
+		return set(s, op_cmc);
 	case 0xf6 ... 0xf7:
 		switch (d->reg & 7) {
 		case 0:
-		case 1: return alu(s, ALU_TEST, 5);
-		case 2: return unary(s, UN_NOT);
-		case 3: return unary(s, UN_NEG);
-		default: return false;
+		case 1:
+			return alu(s, ALU_TEST, 5);
+		case 2:
+			return unary(s, UN_NOT);
+		case 3:
+			return unary(s, UN_NEG);
+		default:
+			return false;
 		}
-	case 0xf8: return set(s, op_clc);
-	case 0xf9: return set(s, op_stc);
-	case 0xfc: return set(s, op_cld);
-	case 0xfd: return set(s, op_std);
+	case 0xf8:
+		return set(s, op_clc);
+	case 0xf9:
+		return set(s, op_stc);
+	case 0xfc:
+		return set(s, op_cld);
+	case 0xfd:
+		return set(s, op_std);
 	case 0xfe ... 0xff:
 		switch (d->reg & 7) {
-		case 0: return unary(s, UN_INC);
-		case 1: return unary(s, UN_DEC);
-		case 2: return indirect(s, true);
-		case 4: return indirect(s, false);
-		default: return push(s);
+		case 0:
+			return unary(s, UN_INC);
+		case 1:
+			return unary(s, UN_DEC);
+		case 2:
+			return indirect(s, true);
+		case 4:
+			return indirect(s, false);
+		default:
+			return push(s);
 		}
-	default: return false;
+	default:
+		return false;
 	}
 }
 
@@ -395,11 +435,17 @@ static bool select_one_byte(struct select *s)
 	if (op < 0x60)
 		return pop(s);
 	switch (op) {
-	case 0x60: s->i->size = d->opsize; return set(s, pusha);
-	case 0x61: s->i->size = d->opsize; return set(s, popa);
-	case 0x63: return extend(s, true, s->sz == 1 ? 1 : 2); /* 16 bits to 16 bits with 66H */
+	case 0x60:
+		s->i->size = d->opsize;
+		return set(s, pusha);
+	case 0x61:
+		s->i->size = d->opsize;
+		return set(s, popa);
+	case 0x63:
+		return extend(s, true, s->sz == 1 ? 1 : 2); /* 16 bits to 16 bits with 66H */
 	case 0x68:
-	case 0x6a: return push(s);
+	case 0x6a:
+		return push(s);
 	case 0x69:
 	case 0x6b:
 		if (d->is_mem)
@@ -407,8 +453,10 @@ static bool select_one_byte(struct select *s)
 		s->i->dst = (u8)(d->reg * 8);
 		s->i->src = (u8)(d->rm * 8);
 		return set(s, imul_rri[s->sz]);
-	case 0x70 ... 0x7f: return near_branch(s);
-	default: return op >= 0x80 && select_high(s);
+	case 0x70 ... 0x7f:
+		return near_branch(s);
+	default:
+		return op >= 0x80 && select_high(s);
 	}
 }
 
@@ -420,13 +468,15 @@ static bool select_two_byte(struct select *s)
 
 	switch (op) {
 	case 0x0d:
-	case 0x18 ... 0x1f: return set(s, op_nop); /* PREFETCH, NOP Ev, ENDBR, CLDEMOTE: memory is not touched */
+	case 0x18 ... 0x1f:
+		return set(s, op_nop); /* PREFETCH, NOP Ev, ENDBR, CLDEMOTE: memory is not touched */
 	case 0x40 ... 0x4f:
 		i->cond = op & 15;
 		i->dst = (u8)(d->reg * 8);
 		i->src = (u8)(d->rm * 8);
 		return set(s, d->is_mem ? cmov_rm[s->sz][s->ea] : cmov_rr[s->sz]);
-	case 0x80 ... 0x8f: return near_branch(s);
+	case 0x80 ... 0x8f:
+		return near_branch(s);
 	case 0x90 ... 0x9f:
 		i->cond = op & 15;
 		i->dst = reg8(d, d->rm);
@@ -448,14 +498,19 @@ static bool select_two_byte(struct select *s)
 		i->dst = (u8)(d->reg * 8);
 		i->src = (u8)(d->rm * 8);
 		return set(s, imul_rr[s->sz]);
-	case 0xb6: return extend(s, false, 0);
-	case 0xb7: return extend(s, false, 1);
-	case 0xbe: return extend(s, true, 0);
-	case 0xbf: return extend(s, true, 1);
+	case 0xb6:
+		return extend(s, false, 0);
+	case 0xb7:
+		return extend(s, false, 1);
+	case 0xbe:
+		return extend(s, true, 0);
+	case 0xbf:
+		return extend(s, true, 1);
 	case 0xc8 ... 0xcf:
 		i->dst = (u8)(((op & 7) | (d->prefixes & DI_REX && d->bytes[d->len - 3] & 1 ? 8 : 0)) * 8);
 		return set(s, bswap_r[s->sz]);
-	default: return false;
+	default:
+		return false;
 	}
 }
 
@@ -534,8 +589,8 @@ void select_op(struct vcpu *v, struct insn *i, const struct dinsn *d, bool *ends
 		/* LOCK BTS with a register offset is the one locked form with a handler */
 		if (d->map == 0)
 			done = select_one_byte(&s);
-		else if (d->map == 1 && (!(d->prefixes & DI_LOCK) || d->opcode == 0xab || d->opcode == 0xb3 ||
-					 d->opcode == 0xbb))
+		else if (d->map == 1 &&
+			 (!(d->prefixes & DI_LOCK) || d->opcode == 0xab || d->opcode == 0xb3 || d->opcode == 0xbb))
 			done = select_two_byte(&s);
 	}
 	if (!done)

@@ -11,9 +11,18 @@
 #define RD_u32(o) R32(o)
 #define RD_u64(o) R64(o)
 
-#define BY_SIZE(n) { n##_u8, n##_u16, n##_u32, n##_u64 }
-#define BY_EA(n) { n##b, n##s, n##x }
-#define BY_SIZE_EA(n) { BY_EA(n##_u8), BY_EA(n##_u16), BY_EA(n##_u32), BY_EA(n##_u64) }
+#define BY_SIZE(n)                                                                                                     \
+	{                                                                                                              \
+		n##_u8, n##_u16, n##_u32, n##_u64                                                                      \
+	}
+#define BY_EA(n)                                                                                                       \
+	{                                                                                                              \
+		n##b, n##s, n##x                                                                                       \
+	}
+#define BY_SIZE_EA(n)                                                                                                  \
+	{                                                                                                              \
+		BY_EA(n##_u8), BY_EA(n##_u16), BY_EA(n##_u32), BY_EA(n##_u64)                                          \
+	}
 #define FOR_SIZES(M, ...) M(u8, ##__VA_ARGS__) M(u16, ##__VA_ARGS__) M(u32, ##__VA_ARGS__) M(u64, ##__VA_ARGS__)
 #define FOR_EAS(M, ...) M(b, ##__VA_ARGS__) M(s, ##__VA_ARGS__) M(x, ##__VA_ARGS__)
 
