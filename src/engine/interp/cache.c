@@ -66,7 +66,13 @@ static struct code_page *make_page(struct vcpu *v, u8 *host, gpa_t gpa)
 
 	if (!p)
 		return NULL;
-	*p = (struct code_page){ .gpa = gpa & PAGE_MASK, .host = host, .hash_next = x->pages[page_hash(host)] };
+	/* Field by field: clang makes an aggregate of this size a call of memset, which uses vector registers. */
+	p->gpa = gpa & PAGE_MASK;
+	p->host = host;
+	p->hash_next = x->pages[page_hash(host)];
+	p->lines = 0;
+	for (unsigned k = 0; k < PAGE_BUCKETS; k++)
+		p->bucket[k] = NULL;
 	x->pages[page_hash(host)] = p;
 	set_code_flag(v, gpa, true);
 	return p;
