@@ -402,10 +402,10 @@ static u8 required_alignment(const ZydisDecodedInstruction *z, unsigned size)
 		break;
 	default:
 		/* of no exception class in Zydis */
-		return z->mnemonic == ZYDIS_MNEMONIC_CVTPD2PI || z->mnemonic == ZYDIS_MNEMONIC_CVTTPD2PI ||
-				       z->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B ?
-			       16 :
-			       0;
+		if (z->mnemonic == ZYDIS_MNEMONIC_CVTPD2PI || z->mnemonic == ZYDIS_MNEMONIC_CVTTPD2PI ||
+		    z->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B)
+			return 16;
+		return 0;
 	}
 	switch (z->mnemonic) {
 	case ZYDIS_MNEMONIC_MOVUPS:
