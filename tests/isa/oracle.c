@@ -1,5 +1,5 @@
 /*
- * oracle [--engine NAME] [--seed N] [--count N] [--mnemonic NAME] [--form N [--instance HEX]] [-v]
+ * oracle [--engine NAME] [--seed N] [--count N] [--mnemonic NAME] [--form N [--instance HEX]] [--refused N] [-v]
  *
  * First every form is tried a few times: does the host run it? The engine must
  * agree that it does not (#UD) or do the same. Then random instances of the
@@ -19,7 +19,7 @@
 #define PRINTED_MAX 20
 
 struct options {
-	u64 seed, count, instance;
+	u64 seed, count, instance, refused;
 	const char *mnemonic, *engine;
 	long form;
 	bool one, verbose, undefined;
@@ -29,16 +29,17 @@ struct options {
 static void usage(void)
 {
 	fprintf(stderr, "usage: oracle [--engine NAME] [--seed N] [--count N] [--mnemonic NAME] "
-			"[--form N [--instance HEX]] [--print N] [--undefined] [-v]\n");
+			"[--form N [--instance HEX]] [--refused N] [--print N] [--undefined] [-v]\n");
 	exit(2);
 }
 
 static void parse(struct options *p, int argc, char **argv)
 {
 	static const struct option longs[] = {
-		{ "engine", 1, NULL, 'e' },   { "seed", 1, NULL, 's' },	     { "count", 1, NULL, 'c' },
-		{ "mnemonic", 1, NULL, 'm' }, { "form", 1, NULL, 'f' },	     { "instance", 1, NULL, 'i' },
-		{ "print", 1, NULL, 'p' },    { "undefined", 0, NULL, 'u' }, { NULL, 0, NULL, 0 },
+		{ "engine", 1, NULL, 'e' },   { "seed", 1, NULL, 's' },	 { "count", 1, NULL, 'c' },
+		{ "mnemonic", 1, NULL, 'm' }, { "form", 1, NULL, 'f' },	 { "instance", 1, NULL, 'i' },
+		{ "refused", 1, NULL, 'r' },  { "print", 1, NULL, 'p' }, { "undefined", 0, NULL, 'u' },
+		{ NULL, 0, NULL, 0 },
 	};
 	int c;
 
@@ -69,6 +70,9 @@ static void parse(struct options *p, int argc, char **argv)
 		case 'p':
 			p->print = (unsigned)strtoul(optarg, NULL, 0);
 			break;
+		case 'r':
+			p->refused = strtoull(optarg, NULL, 0);
+			break;
 		case 'u':
 			p->undefined = true;
 			break;
@@ -84,7 +88,7 @@ static void parse(struct options *p, int argc, char **argv)
 }
 
 struct totals {
-	u64 instances, different, undefined, faults;
+	u64 instances, different, undefined, faults, refused, refused_runs;
 };
 
 static void run_one(struct oracle *o, struct options *p, struct form *f, u64 seed, bool plain, struct totals *t)
@@ -119,18 +123,43 @@ static void run_one(struct oracle *o, struct options *p, struct form *f, u64 see
 	}
 }
 
-static bool selected(const struct options *p, const struct form_list *l, const struct form *f)
-{
-	if (p->form >= 0 && f - l->form != p->form)
-		return false;
-	return !p->mnemonic || !strcasecmp(p->mnemonic, ZydisMnemonicGetString(f->mnemonic));
-}
-
 static u64 mix(u64 seed, u64 n)
 {
 	struct rng r = { seed ^ n * 0xd1342543de82ef95ull };
 
 	return rng_next(&r);
+}
+
+/* Encodings that the decoder refuses must be #UD on the host. */
+static void run_refused(struct oracle *o, struct options *p, struct totals *t)
+{
+	struct rng r = { p->seed };
+	static struct instance n;
+	static struct verdict v;
+
+	for (u64 i = 0; i < p->refused; i++) {
+		struct form *f = &o->forms.form[rng_below(&r, o->forms.count)];
+
+		if (!make_refused(o, &n, f, mix(p->seed, i + (1ull << 61))))
+			continue;
+		host_watchdog("an encoding that the decoder refuses");
+		oracle_run(o, &n, &v);
+		t->refused++;
+		if (v.same)
+			continue;
+		t->refused_runs++;
+		if (o->printed++ < p->print)
+			oracle_print(o, &n, &v);
+		else
+			oracle_restore(o);
+	}
+}
+
+static bool selected(const struct options *p, const struct form_list *l, const struct form *f)
+{
+	if (p->form >= 0 && f - l->form != p->form)
+		return false;
+	return !p->mnemonic || !strcasecmp(p->mnemonic, ZydisMnemonicGetString(f->mnemonic));
 }
 
 static void describe(char *text, size_t size, const struct form *f)
@@ -301,11 +330,14 @@ int main(int argc, char **argv)
 	}
 	probe(&o, &p, &t);
 	run_all(&o, &p, &t);
+	run_refused(&o, &p, &t);
 	percent = print_coverage(&o.forms);
 	if (p.undefined)
 		print_undefined(&o);
 	printf("%.2f %% of the forms the host runs; %llu instances faulted; undefined flags differ in %llu\n", percent,
 	       (unsigned long long)t.faults, (unsigned long long)t.undefined);
+	printf("%llu encodings the decoder refuses, %llu of them run by the host\n", (unsigned long long)t.refused,
+	       (unsigned long long)t.refused_runs);
 	printf("%llu instances, %llu differences\n", (unsigned long long)t.instances, (unsigned long long)t.different);
 	rig_destroy(&o.rig);
 	forms_free(&o.forms);

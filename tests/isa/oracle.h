@@ -114,6 +114,8 @@ struct oracle {
 
 /* False if no instance could be made. `plain`: no redundant prefixes, code not at a page's end. */
 bool make_instance(struct oracle *o, struct instance *n, struct form *f, u64 seed, bool plain);
+/* Bytes like those of `f` that the decoder refuses: the host must, too. */
+bool make_refused(struct oracle *o, struct instance *n, struct form *f, u64 seed);
 
 struct verdict {
 	bool same, undefined_differs;

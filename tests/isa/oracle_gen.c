@@ -463,3 +463,41 @@ bool make_instance(struct oracle *o, struct instance *n, struct form *f, u64 see
 	special_values(n, &r);
 	return true;
 }
+
+/* Change an encoding so that it may mean nothing: a prefix more, other bits. */
+static void spoil(struct instance *n, struct rng *r)
+{
+	static const u8 prefixes[] = { 0xf0, 0x66, 0xf2, 0xf3, 0x48 };
+	unsigned changes = 1 + (unsigned)rng_below(r, 3);
+
+	if (rng_percent(r, 30)) {
+		memmove(n->bytes + 1, n->bytes, 14);
+		n->bytes[0] = prefixes[rng_below(r, ARRAY_SIZE(prefixes))];
+	}
+	for (unsigned k = 0; k < changes && rng_percent(r, 85); k++)
+		n->bytes[rng_below(r, 6)] ^= (u8)(1u << rng_below(r, 8));
+	if (rng_percent(r, 10))
+		for (unsigned k = 0; k < 15; k++)
+			n->bytes[k] = (u8)rng_next(r);
+}
+
+bool make_refused(struct oracle *o, struct instance *n, struct form *f, u64 seed)
+{
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction z;
+	struct rng r = { ~seed };
+
+	if (!make_instance(o, n, f, seed, true))
+		return false;
+	for (unsigned tries = 0; tries < 20; tries++) {
+		spoil(n, &r);
+		if (isa_decode_full(&z, ops, n->bytes, 15, CODE_64) != DECODE_INVALID)
+			continue;
+		n->len = 15;
+		n->patches = 0;
+		n->repeats = false;
+		n->z.cpu_flags = NULL;
+		return true;
+	}
+	return false;
+}

@@ -402,10 +402,10 @@ static u8 required_alignment(const ZydisDecodedInstruction *z, unsigned size)
 		break;
 	default:
 		/* of no exception class in Zydis */
-		return z->mnemonic == ZYDIS_MNEMONIC_CVTPD2PI || z->mnemonic == ZYDIS_MNEMONIC_CVTTPD2PI ||
-			       z->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B
-			   ? 16
-			   : 0;
+		if (z->mnemonic == ZYDIS_MNEMONIC_CVTPD2PI || z->mnemonic == ZYDIS_MNEMONIC_CVTTPD2PI ||
+		    z->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B)
+			return 16;
+		return 0;
 	}
 	switch (z->mnemonic) {
 	case ZYDIS_MNEMONIC_MOVUPS:
@@ -575,17 +575,20 @@ static enum x87_pointers x87_pointers(const ZydisDecodedInstruction *z, unsigned
 }
 
 /* A pending x87 exception is reported before the operand is looked at. */
-static bool waits(const ZydisDecodedInstruction *z, unsigned need)
+static bool waits(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops, unsigned need)
 {
-	return (need == FPU_X87 || need == FPU_MMX) && z->mnemonic != ZYDIS_MNEMONIC_FNSTCW &&
-	       z->mnemonic != ZYDIS_MNEMONIC_FNSTSW;
+	for (unsigned k = 0; k < z->operand_count; k++)
+		if (ops[k].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    ZydisRegisterGetClass(ops[k].reg.value) == ZYDIS_REGCLASS_MMX)
+			return true;
+	return need == FPU_X87 && z->mnemonic != ZYDIS_MNEMONIC_FNSTCW && z->mnemonic != ZYDIS_MNEMONIC_FNSTSW;
 }
 
 struct thunk *thunk_make(struct thunk_cache *c, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops,
 			 const struct dinsn *d, unsigned need)
 {
 	const ZydisDecodedOperand *m = memory_operand(z, ops);
-	struct thunk want = { .x87 = (u8)x87_pointers(z, need), .waits = waits(z, need) }, *t;
+	struct thunk want = { .x87 = (u8)x87_pointers(z, need), .waits = waits(z, ops, need) }, *t;
 	struct emit e = { .n = 0 };
 	u32 slot;
 
