@@ -136,6 +136,7 @@ static const struct host_feature host_features[] = {
 	{ F_AVX512VPOPCNTDQ, 9, "" },
 	{ F_CLDEMOTE, 9, "" },
 	{ F_MOVDIRI, 9, "" },
+	{ F_MOVDIR64B, 9, "" },
 	{ F_FSRM, 9, "" },
 	{ F_AVX512VP2INTERSECT, 9, "" },
 	{ F_SERIALIZE, 9, "" },

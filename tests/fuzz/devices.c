@@ -3,14 +3,6 @@
  * MMIO accesses, input, interrupt acknowledges and time, with a save, check, load
  * of every device at the end. Input bytes are operations (see step()).
  *
- * By hand:
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -Isrc -Itests/unit \
- *     tests/fuzz/fuzz_devices.c src/dev/device.c
- * src/dev/chipset/{acpi_pm,debugexit,fw_cfg,i8042,pic,pit,rtc,testdev,uart16550}.c \
- *     src/dev/pci/pci.c src/dev/pci/q35.c src/replay/door.c src/backend/chr/chr_memory.c \
- *     src/mem/physmem.c src/mem/physmem_map.c src/mem/portmap.c src/base/error.c src/base/log.c src/state/codec.c \
- *     -lpthread -o fuzz_devices && ./fuzz_devices -max_total_time=30
- *
  * With -DFUZZ_MAIN instead of the fuzzer sanitizer it is a plain program that
  * feeds itself pseudo-random inputs (argument: how many).
  */

@@ -2,11 +2,6 @@
  * Fuzz target: the gdb protocol on any bytes, against one processor with 64
  * KiB of memory. Input that starts with 00 is a raw stream; else each line is
  * framed with a right checksum, so that the fuzzer gets past the framing.
- *
- *   clang -g -O1 -std=gnu11 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc \
- *     tests/fuzz/fuzz_gdb.c src/gdb/packet.c src/gdb/regs.c src/gdb/memory.c src/gdb/monitor.c src/gdb/stub.c \
- *     -o fuzz_gdb
- *   ./fuzz_gdb -max_len=4096 -max_total_time=60
  */
 #include <stdlib.h>
 #include <string.h>
