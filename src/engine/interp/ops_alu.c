@@ -22,123 +22,6 @@
 		hot(v)->flags = f_;                                                                                    \
 	} while (0)
 
-/* Handlers of one operation for one type. `keep`: the result is written. */
-#define ALU_MEM(name, T, ins, DO, keep, K)                                                                             \
-	static OP(name##_rm_##T##K)                                                                                    \
-	{                                                                                                              \
-		EA_##K(lin, sizeof(T), false);                                                                         \
-		LOAD(T, b, lin);                                                                                       \
-		T a = RD_##T(i->dst);                                                                                  \
-		DO(ins, a, b);                                                                                         \
-		if (keep)                                                                                              \
-			WR_##T(i->dst, a);                                                                             \
-		NEXT;                                                                                                  \
-	}                                                                                                              \
-	static OP(name##_mr_##T##K)                                                                                    \
-	{                                                                                                              \
-		EA_##K(lin, sizeof(T), keep);                                                                          \
-		T b = RD_##T(i->src);                                                                                  \
-		if (keep) {                                                                                            \
-			RMW_BEGIN(T, p, lin);                                                                          \
-			u16 f0_ = hot(v)->flags;                                                                       \
-			T a = *p;                                                                                      \
-			DO(ins, a, b);                                                                                 \
-			if (unlikely(slow_)) {                                                                         \
-				u16 f1_ = hot(v)->flags;                                                               \
-				hot(v)->flags = f0_; /* a fault must find the old flags */                             \
-				if (store_slow(v, i, lin, a, sizeof(T)))                                               \
-					return interp_fault(v, i);                                                     \
-				hot(v)->flags = f1_;                                                                   \
-			} else {                                                                                       \
-				*p = a;                                                                                \
-			}                                                                                              \
-		} else {                                                                                               \
-			LOAD(T, a, lin);                                                                               \
-			DO(ins, a, b);                                                                                 \
-		}                                                                                                      \
-		NEXT;                                                                                                  \
-	}                                                                                                              \
-	static OP(name##_mi_##T##K)                                                                                    \
-	{                                                                                                              \
-		EA_##K(lin, sizeof(T), keep);                                                                          \
-		T b = (T)i->imm;                                                                                       \
-		if (keep) {                                                                                            \
-			RMW_BEGIN(T, p, lin);                                                                          \
-			u16 f0_ = hot(v)->flags;                                                                       \
-			T a = *p;                                                                                      \
-			DO(ins, a, b);                                                                                 \
-			if (unlikely(slow_)) {                                                                         \
-				u16 f1_ = hot(v)->flags;                                                               \
-				hot(v)->flags = f0_;                                                                   \
-				if (store_slow(v, i, lin, a, sizeof(T)))                                               \
-					return interp_fault(v, i);                                                     \
-				hot(v)->flags = f1_;                                                                   \
-			} else {                                                                                       \
-				*p = a;                                                                                \
-			}                                                                                              \
-		} else {                                                                                               \
-			LOAD(T, a, lin);                                                                               \
-			DO(ins, a, b);                                                                                 \
-		}                                                                                                      \
-		NEXT;                                                                                                  \
-	}
-
-#define ALU_TYPE(name, T, ins, DO, keep)                                                                               \
-	static OP(name##_rr_##T)                                                                                       \
-	{                                                                                                              \
-		T a = RD_##T(i->dst), b = RD_##T(i->src);                                                              \
-		DO(ins, a, b);                                                                                         \
-		if (keep)                                                                                              \
-			WR_##T(i->dst, a);                                                                             \
-		NEXT;                                                                                                  \
-	}                                                                                                              \
-	static OP(name##_ri_##T)                                                                                       \
-	{                                                                                                              \
-		T a = RD_##T(i->dst), b = (T)i->imm;                                                                   \
-		DO(ins, a, b);                                                                                         \
-		if (keep)                                                                                              \
-			WR_##T(i->dst, a);                                                                             \
-		NEXT;                                                                                                  \
-	}                                                                                                              \
-	ALU_MEM(name, T, ins, DO, keep, b)                                                                             \
-	ALU_MEM(name, T, ins, DO, keep, s)                                                                             \
-	ALU_MEM(name, T, ins, DO, keep, x)
-
-#define ALU(name, DO, keep)                                                                                            \
-	ALU_TYPE(name, u8, #name "b", DO, keep)                                                                        \
-	ALU_TYPE(name, u16, #name "w", DO, keep)                                                                       \
-	ALU_TYPE(name, u32, #name "l", DO, keep)                                                                       \
-	ALU_TYPE(name, u64, #name "q", DO, keep)
-
-ALU(add, ALU_PLAIN, true)
-ALU(or, ALU_PLAIN, true)
-ALU(adc, ALU_CARRY, true)
-ALU(sbb, ALU_CARRY, true)
-ALU(and, ALU_PLAIN, true)
-ALU(sub, ALU_PLAIN, true)
-ALU(xor, ALU_PLAIN, true)
-ALU(cmp, ALU_PLAIN, false)
-ALU(test, ALU_PLAIN, false)
-
-#define ALL_ALU(BY, f)                                                                                                 \
-	{                                                                                                              \
-		BY(add##f), BY(or ##f), BY(adc##f), BY(sbb##f), BY(and##f), BY(sub##f), BY(xor##f), BY(cmp##f),        \
-		    BY(test##f)                                                                                        \
-	}
-const op_fn alu_rr[ALU_OPS][4] = ALL_ALU(BY_SIZE, _rr);
-const op_fn alu_ri[ALU_OPS][4] = ALL_ALU(BY_SIZE, _ri);
-const op_fn alu_rm[ALU_OPS][4][EA_KINDS] = ALL_ALU(BY_SIZE_EA, _rm);
-const op_fn alu_mr[ALU_OPS][4][EA_KINDS] = ALL_ALU(BY_SIZE_EA, _mr);
-const op_fn alu_mi[ALU_OPS][4][EA_KINDS] = ALL_ALU(BY_SIZE_EA, _mi);
-
-/* One operand: INC and DEC keep CF, NOT keeps all. */
-#define UNARY_DO(ins, d)                                                                                               \
-	do {                                                                                                           \
-		u16 f_ = hot(v)->flags;                                                                                \
-		__asm__(FLAGS_IN ins " %[a]\n\t" FLAGS_OUT : [a] "+r"(d), "+&a"(f_) : : "cc");                         \
-		hot(v)->flags = f_;                                                                                    \
-	} while (0)
-
 /* Memory operand, DO on the value; a slow store that faults must find the old flags. */
 #define MODIFY(name, T, K, DO)                                                                                         \
 	static OP(name##_##T##K)                                                                                       \
@@ -159,6 +42,98 @@ const op_fn alu_mi[ALU_OPS][4][EA_KINDS] = ALL_ALU(BY_SIZE_EA, _mi);
 		}                                                                                                      \
 		NEXT;                                                                                                  \
 	}
+
+/* The memory forms that write their operand, and those of CMP and TEST that only look. */
+#define ALU_MEM_WRITES(name, T, ins, DO, K)                                                                            \
+	MODIFY(name##_mr, T, K, T b = RD_##T(i->src); DO(ins, a, b))                                                   \
+	MODIFY(name##_mi, T, K, T b = (T)i->imm; DO(ins, a, b))
+#define ALU_MEM_LOOKS(name, T, ins, DO, K)                                                                             \
+	static OP(name##_mr_##T##K)                                                                                    \
+	{                                                                                                              \
+		EA_##K(lin, sizeof(T), false);                                                                         \
+		LOAD(T, a, lin);                                                                                       \
+		T b = RD_##T(i->src);                                                                                  \
+		DO(ins, a, b);                                                                                         \
+		NEXT;                                                                                                  \
+	}                                                                                                              \
+	static OP(name##_mi_##T##K)                                                                                    \
+	{                                                                                                              \
+		EA_##K(lin, sizeof(T), false);                                                                         \
+		LOAD(T, a, lin);                                                                                       \
+		T b = (T)i->imm;                                                                                       \
+		DO(ins, a, b);                                                                                         \
+		NEXT;                                                                                                  \
+	}
+
+/* Handlers of one operation for one type. `keep`: the result is written; MEM: one of the two above. */
+#define ALU_MEM(name, T, ins, DO, keep, MEM, K)                                                                        \
+	static OP(name##_rm_##T##K)                                                                                    \
+	{                                                                                                              \
+		EA_##K(lin, sizeof(T), false);                                                                         \
+		LOAD(T, b, lin);                                                                                       \
+		T a = RD_##T(i->dst);                                                                                  \
+		DO(ins, a, b);                                                                                         \
+		if (keep)                                                                                              \
+			WR_##T(i->dst, a);                                                                             \
+		NEXT;                                                                                                  \
+	}                                                                                                              \
+	MEM(name, T, ins, DO, K)
+
+#define ALU_TYPE(name, T, ins, DO, keep, MEM)                                                                          \
+	static OP(name##_rr_##T)                                                                                       \
+	{                                                                                                              \
+		T a = RD_##T(i->dst), b = RD_##T(i->src);                                                              \
+		DO(ins, a, b);                                                                                         \
+		if (keep)                                                                                              \
+			WR_##T(i->dst, a);                                                                             \
+		NEXT;                                                                                                  \
+	}                                                                                                              \
+	static OP(name##_ri_##T)                                                                                       \
+	{                                                                                                              \
+		T a = RD_##T(i->dst), b = (T)i->imm;                                                                   \
+		DO(ins, a, b);                                                                                         \
+		if (keep)                                                                                              \
+			WR_##T(i->dst, a);                                                                             \
+		NEXT;                                                                                                  \
+	}                                                                                                              \
+	ALU_MEM(name, T, ins, DO, keep, MEM, b)                                                                        \
+	ALU_MEM(name, T, ins, DO, keep, MEM, s)                                                                        \
+	ALU_MEM(name, T, ins, DO, keep, MEM, x)
+
+#define ALU(name, DO, keep, MEM)                                                                                       \
+	ALU_TYPE(name, u8, #name "b", DO, keep, MEM)                                                                   \
+	ALU_TYPE(name, u16, #name "w", DO, keep, MEM)                                                                  \
+	ALU_TYPE(name, u32, #name "l", DO, keep, MEM)                                                                  \
+	ALU_TYPE(name, u64, #name "q", DO, keep, MEM)
+
+ALU(add, ALU_PLAIN, true, ALU_MEM_WRITES)
+ALU(or, ALU_PLAIN, true, ALU_MEM_WRITES)
+ALU(adc, ALU_CARRY, true, ALU_MEM_WRITES)
+ALU(sbb, ALU_CARRY, true, ALU_MEM_WRITES)
+ALU(and, ALU_PLAIN, true, ALU_MEM_WRITES)
+ALU(sub, ALU_PLAIN, true, ALU_MEM_WRITES)
+ALU(xor, ALU_PLAIN, true, ALU_MEM_WRITES)
+ALU(cmp, ALU_PLAIN, false, ALU_MEM_LOOKS)
+ALU(test, ALU_PLAIN, false, ALU_MEM_LOOKS)
+
+#define ALL_ALU(BY, f)                                                                                                 \
+	{                                                                                                              \
+		BY(add##f), BY(or ##f), BY(adc##f), BY(sbb##f), BY(and##f), BY(sub##f), BY(xor##f), BY(cmp##f),        \
+		    BY(test##f)                                                                                        \
+	}
+const op_fn alu_rr[ALU_OPS][4] = ALL_ALU(BY_SIZE, _rr);
+const op_fn alu_ri[ALU_OPS][4] = ALL_ALU(BY_SIZE, _ri);
+const op_fn alu_rm[ALU_OPS][4][EA_KINDS] = ALL_ALU(BY_SIZE_EA, _rm);
+const op_fn alu_mr[ALU_OPS][4][EA_KINDS] = ALL_ALU(BY_SIZE_EA, _mr);
+const op_fn alu_mi[ALU_OPS][4][EA_KINDS] = ALL_ALU(BY_SIZE_EA, _mi);
+
+/* One operand: INC and DEC keep CF, NOT keeps all. */
+#define UNARY_DO(ins, d)                                                                                               \
+	do {                                                                                                           \
+		u16 f_ = hot(v)->flags;                                                                                \
+		__asm__(FLAGS_IN ins " %[a]\n\t" FLAGS_OUT : [a] "+r"(d), "+&a"(f_) : : "cc");                         \
+		hot(v)->flags = f_;                                                                                    \
+	} while (0)
 
 #define UNARY_TYPE(name, T, ins)                                                                                       \
 	static OP(name##_r_##T)                                                                                        \
