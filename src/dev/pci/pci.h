@@ -39,7 +39,7 @@ struct pci_bus;
 struct pci_dev;
 
 struct pci_bar {
-	u64 size; /* 0: not implemented; a power of two */
+	u64 size; /* 0: no such BAR; a power of two */
 	bool io, is64, prefetch;
 	const struct io_ops *ops;
 	void *opaque;
