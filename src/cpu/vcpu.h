@@ -78,6 +78,8 @@ struct vcpu {
 
 	struct fault fault;
 	_Atomic u32 event; /* enum vcpu_event */
+	_Atomic u32 go;	   /* 0 once something was raised: what translated code looks at, since zero is what it
+			      can branch on without the flags. Set by the engine as it enters */
 	u64 icount;	   /* instructions retired since the machine started; exact whenever
 			      hooks or devices are called */
 	unsigned index;
@@ -99,12 +101,13 @@ struct vcpu {
 
 	const struct engine_ops *engine;
 	void *engine_data;
-	_Alignas(64) u64 engine_hot[32]; /* the attached engine's most used private data */
+	_Alignas(64) u64 engine_hot[64]; /* the attached engine's most used private data */
 };
 
 static inline void vcpu_raise(struct vcpu *v, u32 events)
 {
 	__atomic_fetch_or((u32 *)&v->event, events, __ATOMIC_SEQ_CST);
+	__atomic_store_n((u32 *)&v->go, 0, __ATOMIC_RELEASE);
 }
 static inline void vcpu_clear(struct vcpu *v, u32 events)
 {

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-const struct engine_ops *const engines[] = { &engine_interp, NULL };
+const struct engine_ops *const engines[] = { &engine_dbt, &engine_interp, NULL };
 
 static const struct engine_ops *choose_auto(struct engine_verdict *why, struct error *e)
 {

@@ -62,7 +62,7 @@ struct engine_ops {
 	unsigned (*counters)(struct vcpu *v, struct engine_counter *out, unsigned max);
 };
 
-extern const struct engine_ops engine_interp;
+extern const struct engine_ops engine_dbt, engine_interp;
 
 /* NULL-terminated, in the order --engine auto considers them. */
 extern const struct engine_ops *const engines[];

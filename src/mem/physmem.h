@@ -31,7 +31,9 @@ struct region; /* handle */
 struct memory;
 
 /* Flags of a RAM page frame, for software engines. */
-#define PAGE_CODE 1u /* an engine holds decoded code of it: writes take the slow path */
+#define PAGE_CODE_INTERP 1u
+#define PAGE_CODE_DBT 2u
+#define PAGE_CODE 3u /* an engine holds decoded code of it: writes take the slow path */
 
 /* Where a guest-physical page leads. */
 struct page_target {

@@ -50,12 +50,11 @@ static void set_code_flag(struct vcpu *v, gpa_t gpa, bool on)
 	if (!memory_page(v->mem, gpa, &t) || !t.flags)
 		return;
 	if (on) {
-		if (!(*t.flags & PAGE_CODE)) {
-			*t.flags |= PAGE_CODE;
+		if (!(*t.flags & PAGE_CODE))
 			mmu_protect_frame(v, gpa);
-		}
+		*t.flags |= PAGE_CODE_INTERP;
 	} else {
-		*t.flags &= (u8)~PAGE_CODE;
+		*t.flags &= (u8)~PAGE_CODE_INTERP;
 	}
 }
 

@@ -7,16 +7,17 @@
  *
  * Apart from the other files because <ucontext.h> has its own REG_RAX.
  */
-#include "engine/interp/host_fault.h"
-
 #include <pthread.h>
 #include <signal.h>
 #include <ucontext.h>
+
+#include "engine/interp/host_fault.h"
 
 /* What runs on this thread. Signal handlers have no other way to know. */
 static __thread struct {
 	const struct thunk_cache *cache;
 	const u64 *sp;
+	bool (*translated)(int sig, siginfo_t *info, void *context);
 } running __attribute__((tls_model("initial-exec")));
 
 extern const char thunk_fault_exit[];
@@ -39,6 +40,8 @@ static void on_host_fault(int sig, siginfo_t *info, void *context)
 {
 	mcontext_t *mc = &((ucontext_t *)context)->uc_mcontext;
 
+	if (running.translated && running.translated(sig, info, context))
+		return;
 	if (!running.cache || !thunk_holds(running.cache, (const void *)(uintptr_t)mc->gregs[REG_RIP])) {
 		give_back(sig);
 		return;
@@ -50,7 +53,7 @@ static void on_host_fault(int sig, siginfo_t *info, void *context)
 
 static void install(void)
 {
-	struct sigaction sa = { .sa_sigaction = on_host_fault, .sa_flags = SA_SIGINFO | SA_NODEFER };
+	struct sigaction sa = { .sa_sigaction = on_host_fault, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK };
 
 	sigemptyset(&sa.sa_mask);
 	for (unsigned k = 0; k < ARRAY_SIZE(fault_signals); k++)
@@ -73,4 +76,9 @@ void host_fault_enter(const struct thunk_cache *c, const u64 *sp)
 void host_fault_leave(void)
 {
 	running.cache = NULL;
+}
+
+void host_fault_set_translated(bool (*fn)(int sig, siginfo_t *info, void *context))
+{
+	running.translated = fn;
 }

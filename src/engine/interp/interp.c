@@ -21,26 +21,20 @@ static void map_changed(void *vcpu)
 	vcpu_raise(v, EV_FLUSH);
 }
 
-static void free_engine(struct interp *x)
+static void free_parts(struct interp *x)
 {
-	if (!x)
-		return;
 	thunk_cache_destroy(x->thunks);
 	if (x->arena)
 		munmap(x->arena, x->arena_size);
 	free(x->build);
 	free(x->step);
-	free(x);
 }
 
-static int interp_attach(struct vcpu *v, struct error *e)
+int interp_init(struct vcpu *v, struct interp *x, struct error *e)
 {
-	struct interp *x = aligned_alloc(64, (sizeof(*x) + 63) & ~63ull);
 	size_t scratch = sizeof(struct block) + (BLOCK_MAX + 1) * sizeof(struct insn);
 	struct memory_listener l = { map_changed, cache_page_written, v };
 
-	if (!x)
-		return error_set(e, "engine interp: out of memory");
 	memset(x, 0, sizeof(*x));
 	x->v = v;
 	x->arena_size = ARENA_SIZE;
@@ -51,7 +45,7 @@ static int interp_attach(struct vcpu *v, struct error *e)
 	x->step = calloc(1, scratch);
 	x->thunks = thunk_cache_create(e);
 	if (!x->thunks || !x->arena || !x->build || !x->step) {
-		free_engine(x);
+		free_parts(x);
 		return e && e->text[0] ? -1 : error_set(e, "engine interp: out of memory");
 	}
 	host_fault_install();
@@ -63,15 +57,34 @@ static int interp_attach(struct vcpu *v, struct error *e)
 	return 0;
 }
 
-static void interp_detach(struct vcpu *v)
+void interp_fini(struct vcpu *v, struct interp *x)
 {
-	struct interp *x = interp_of(v);
-
 	fpu_park(v);
 	cache_flush(v);
 	memory_remove_listener(v->mem, v);
 	v->engine_data = NULL;
-	free_engine(x);
+	free_parts(x);
+}
+
+static int interp_attach(struct vcpu *v, struct error *e)
+{
+	struct interp *x = aligned_alloc(64, (sizeof(*x) + 63) & ~63ull);
+
+	if (!x)
+		return error_set(e, "engine interp: out of memory");
+	if (interp_init(v, x, e)) {
+		free(x);
+		return -1;
+	}
+	return 0;
+}
+
+static void interp_detach(struct vcpu *v)
+{
+	struct interp *x = interp_of(v);
+
+	interp_fini(v, x);
+	free(x);
 }
 
 static enum vcpu_exit interp_enter(struct vcpu *v, const struct run_budget *b)

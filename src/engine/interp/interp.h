@@ -282,6 +282,15 @@ OP(op_poisoned);			       /* see break_after() */
 /* ops_host.c: the unit an instruction needs is not enabled. */
 int interp_unit_fault(struct vcpu *v, unsigned need);
 enum vcpu_exit interp_run(struct vcpu *v, const struct run_budget *budget);
+/* For an engine that has this one inside: run one instruction, v->cpu exact before and after. */
+void interp_single(struct vcpu *v);
+/* TF, RF or instruction breakpoints of the guest: to be run by interp_run(). */
+bool interp_careful(const struct vcpu *v);
+/* Bit per enum fpu_need: such instructions are enabled. */
+u8 interp_fpu_enabled(const struct cpu *c);
+/* Make and undo what the engine keeps, for `x` at v->engine_data. */
+int interp_init(struct vcpu *v, struct interp *x, struct error *e);
+void interp_fini(struct vcpu *v, struct interp *x);
 
 /* thunk.c */
 struct thunk_cache *thunk_cache_create(struct error *e);

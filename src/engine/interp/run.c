@@ -27,7 +27,7 @@ static u16 flat_segments(const struct cpu *c)
 }
 
 /* Which kinds of host-unit instructions are enabled (SDM vol. 3, 2.5 and 13). */
-static u8 fpu_enabled(const struct cpu *c)
+u8 interp_fpu_enabled(const struct cpu *c)
 {
 	bool em = c->cr0 & CR0_EM, ts = c->cr0 & CR0_TS;
 	u8 ok = 1u << FPU_NONE;
@@ -77,7 +77,7 @@ void sync_in(struct vcpu *v)
 		h->mode = BLOCK_32_FLAT;
 	h->cs_base = h->mode == BLOCK_64 ? 0 : c->seg[SEG_CS].base;
 	h->flat = flat_segments(c);
-	h->fpu_ok = fpu_enabled(c);
+	h->fpu_ok = interp_fpu_enabled(c);
 	h->careful = (c->rflags & (FL_TF | FL_RF)) || insn_breakpoints(c) || debugger_exec_points(v);
 	h->key = (v->mmu->gen << 8) | (u64)v->mmu->index << 4 | h->mode;
 }
@@ -263,6 +263,17 @@ static void step(struct vcpu *v, u64 lin)
 	run_chain(v, cache_single(v, b), lin);
 	if (tf && v->icount != before)
 		cpu_single_step_done(v);
+}
+
+void interp_single(struct vcpu *v)
+{
+	sync_in(v);
+	step(v, hot(v)->mode == BLOCK_64 ? v->cpu.rip : (u32)(v->cpu.rip + hot(v)->cs_base));
+}
+
+bool interp_careful(const struct vcpu *v)
+{
+	return (v->cpu.rflags & (FL_TF | FL_RF)) || insn_breakpoints(&v->cpu);
 }
 
 enum vcpu_exit interp_run(struct vcpu *v, const struct run_budget *budget)

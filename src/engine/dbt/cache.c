@@ -1,0 +1,296 @@
+/*
+ * The code cache: blocks by page and linear address, invalidation, lookup.
+ *
+ * A block belongs to a tpage: a guest page as it appears at one linear address.
+ * Jumps inside a page go straight to the block's entry. Jumps from other pages
+ * first look at the tpage's byte in the present set (AUX_VALID): it says that
+ * the set maps this linear address to this frame for execution. Flushes clear
+ * the bytes; the first jump into each page then looks at the page tables again,
+ * and all links stay. So address spaces share translations.
+ *
+ * A write to translated bytes kills the blocks that hold them: the block's
+ * entry is overwritten with a jump out. Memory is not reused before the whole
+ * cache is flushed. Whatever returns expected a dead block or another mapping
+ * is forgotten by emptying the return stack.
+ */
+#include "engine/dbt/dbt.h"
+#include "cpu/xstate.h"
+
+static unsigned lin_hash(gva_t lin)
+{
+	u64 h = lin >> PAGE_SHIFT;
+
+	return (unsigned)(h ^ (h >> LIN_HASH_BITS)) & ((1u << LIN_HASH_BITS) - 1);
+}
+static unsigned frame_hash(const u8 *host)
+{
+	return lin_hash((uintptr_t)host);
+}
+static unsigned bucket_of(u64 lin)
+{
+	return (unsigned)(lin ^ lin >> 5) % TPAGE_BUCKETS;
+}
+
+static void set_code_flag(struct vcpu *v, gpa_t gpa, bool on)
+{
+	struct page_target t;
+
+	if (!memory_page(v->mem, gpa, &t) || !t.flags)
+		return;
+	if (!on) {
+		*t.flags &= (u8)~PAGE_CODE_DBT;
+		return;
+	}
+	if (!(*t.flags & PAGE_CODE))
+		mmu_protect_frame(v, gpa);
+	*t.flags |= PAGE_CODE_DBT;
+}
+
+void dbt_reset_returns(struct vcpu *v)
+{
+	dhot(v)->ret_sp = dhot(v)->ret_base;
+}
+
+static void set_valid(struct dbt *x, u8 *base, u32 index, u8 valid)
+{
+	if (base) {
+		base[AUX_VALID + index] = valid;
+		return;
+	}
+	for (unsigned n = 0; n < flat_set_count(x->v->mmu->flat); n++)
+		flat_set_base(x->v->mmu->flat, n)[AUX_VALID + index] = valid;
+}
+
+void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all)
+{
+	struct vcpu *v = vcpu;
+	struct dbt *x = dbt_of(v);
+
+	if (!all) {
+		lin &= PAGE_MASK;
+		for (struct tpage *p = x->by_lin[lin_hash(lin)]; p; p = p->lin_next)
+			if (p->lin == lin)
+				set_valid(x, base, p->index, 0);
+	} else if (base) {
+		zero_words(base + AUX_VALID, (x->pages_n + 63) & ~63u);
+	} else {
+		for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++)
+			zero_words(flat_set_base(v->mmu->flat, n) + AUX_VALID, (x->pages_n + 63) & ~63u);
+	}
+	dbt_reset_returns(v);
+}
+
+/* In place of the entry: mov ecx, index ; jmp leave. */
+static void kill_block(struct dbt *x, struct tblock *b)
+{
+	struct tblock **at = &b->page->bucket[bucket_of(b->lin)];
+	u8 *p = x->rw + b->entry;
+	u32 id = (u32)(b - x->blocks);
+	s32 rel = (s32)(x->leave[LEAVE_ENTRY] - (x->rx + b->entry + 10));
+
+	while (*at != b)
+		at = &(*at)->next;
+	*at = b->next;
+	b->dead = true;
+	b->page->live--;
+	p[0] = 0xb9;
+	__builtin_memcpy(p + 1, &id, 4);
+	p[5] = 0xe9;
+	__builtin_memcpy(p + 6, &rel, 4);
+	x->stats.kills++;
+}
+
+static u64 line_mask(unsigned off, unsigned len)
+{
+	unsigned first = off >> 6, last = (unsigned)(MIN(off + len, PAGE_SIZE) - 1) >> 6;
+
+	return (last == 63 ? ~0ull : BIT(last + 1) - 1) & ~(BIT(first) - 1);
+}
+
+static void page_written(struct vcpu *v, struct tpage *p, unsigned off, unsigned len)
+{
+	struct dbt *x = dbt_of(v);
+	u64 lines = 0;
+
+	if (!(p->lines & line_mask(off, len)))
+		return;
+	for (unsigned k = 0; k < TPAGE_BUCKETS; k++) {
+		for (struct tblock *b = p->bucket[k], *next; b; b = next) {
+			unsigned at = b->lin & ~PAGE_MASK;
+
+			next = b->next;
+			if (at < off + len && off < at + b->bytes)
+				kill_block(x, b);
+			else
+				lines |= line_mask(at, b->bytes);
+		}
+	}
+	p->lines = lines;
+	dbt_reset_returns(v);
+}
+
+void dbt_page_written(void *vcpu, gpa_t gpa, unsigned len)
+{
+	struct vcpu *v = vcpu;
+	struct dbt *x = dbt_of(v);
+	unsigned off = gpa & ~PAGE_MASK;
+	struct page_target t;
+	u32 live = 0;
+
+	if (!len)
+		return;
+	if (off + len > PAGE_SIZE) { /* the rest lies in the next frame */
+		dbt_page_written(v, (gpa & PAGE_MASK) + PAGE_SIZE, (unsigned)(off + len - PAGE_SIZE));
+		len = (unsigned)PAGE_SIZE - off;
+	}
+	if (!memory_page(v->mem, gpa, &t) || !t.host || !t.flags || !(*t.flags & PAGE_CODE_DBT))
+		return;
+	for (struct tpage *p = x->by_frame[frame_hash(t.host)]; p; p = p->frame_next) {
+		if (p->host != t.host)
+			continue;
+		page_written(v, p, off, len);
+		live += p->live;
+	}
+	if (!live)
+		set_code_flag(v, gpa, false);
+}
+
+void dbt_flush(struct vcpu *v)
+{
+	struct dbt *x = dbt_of(v);
+
+	for (u32 k = 0; k < x->pages_n; k++)
+		set_code_flag(v, x->pages[k].gpa, false);
+	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++) {
+		u8 *base = flat_set_base(v->mmu->flat, n);
+		const u8 **jump = (const u8 **)(base + AUX_JUMP);
+
+		zero_words(base + AUX_VALID, (x->pages_n + 63) & ~63u);
+		for (unsigned k = 0; k < 1u << JUMP_BITS; k++)
+			jump[k] = x->leave[LEAVE_INDIRECT];
+	}
+	for (unsigned k = 0; k < 1u << LIN_HASH_BITS; k++)
+		x->by_lin[k] = x->by_frame[k] = NULL;
+	x->blocks_n = x->insns_n = x->exits_n = x->sys_n = x->pages_n = 0;
+	x->used = x->start;
+	x->stale = false;
+	x->stats.flushes++;
+	dbt_reset_returns(v);
+}
+
+static struct tpage *find_page(struct dbt *x, gva_t lin, const u8 *host)
+{
+	struct tpage *p = x->by_lin[lin_hash(lin)];
+
+	while (p && (p->lin != lin || p->host != host || p->key != x->key))
+		p = p->lin_next;
+	return p;
+}
+
+static struct tpage *make_page(struct vcpu *v, gva_t lin, u8 *host, gpa_t gpa)
+{
+	struct dbt *x = dbt_of(v);
+	struct tpage *p = &x->pages[x->pages_n];
+
+	p->lin = lin;
+	p->host = host;
+	p->gpa = gpa & PAGE_MASK;
+	p->key = x->key;
+	p->index = x->pages_n++;
+	p->lines = 0;
+	p->live = 0;
+	for (unsigned k = 0; k < TPAGE_BUCKETS; k++)
+		p->bucket[k] = NULL;
+	p->lin_next = x->by_lin[lin_hash(lin)];
+	x->by_lin[lin_hash(lin)] = p;
+	p->frame_next = x->by_frame[frame_hash(host)];
+	x->by_frame[frame_hash(host)] = p;
+	return p;
+}
+
+static bool room(const struct dbt *x)
+{
+	return !x->stale && x->size - x->used > 2 * 32768 && x->pages_n < PAGES_MAX - 1 &&
+	       x->blocks_n < BLOCKS_MAX - 1 && x->insns_n < INSNS_MAX - 64 && x->exits_n < EXITS_MAX - 256 &&
+	       x->sys_n < SYS_MAX - 64;
+}
+
+static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin)
+{
+	struct dbt *x = dbt_of(v);
+	struct tblock *b;
+
+	fpu_park(v);
+	b = dbt_translate(v, p, lin);
+	b->next = p->bucket[bucket_of(lin)];
+	p->bucket[bucket_of(lin)] = b;
+	p->live++;
+	p->lines |= line_mask(lin & ~PAGE_MASK, b->bytes);
+	set_code_flag(v, p->gpa, true);
+	(void)x;
+	return b;
+}
+
+struct tblock *dbt_find(struct vcpu *v, u64 lin)
+{
+	struct dbt *x = dbt_of(v);
+	struct tlb_entry *e = tlb_slot(v->mmu->current, lin);
+	gva_t page = lin & PAGE_MASK;
+	struct tpage *p;
+	struct tblock *b;
+	struct xlat t;
+	u8 *host;
+	gpa_t gpa;
+
+	if (unlikely(!room(x)))
+		dbt_flush(v);
+	v->fault.vector = 0xff;
+	if (e->tag[MMU_EXEC] == page) {
+		host = (u8 *)(page + e->addend);
+		p = find_page(x, page, host);
+	} else {
+		p = NULL;
+	}
+	if (!p) {
+		if (mmu_translate(v, page, MMU_EXEC, v->mmu->index, &t)) {
+			v->fault.addr = v->fault.vector == EXC_PF ? lin : v->fault.addr;
+			return NULL;
+		}
+		if (!t.host) {
+			v->fault.vector = 0xff;
+			return NULL;
+		}
+		host = t.host;
+		gpa = t.gpa;
+		p = find_page(x, page, host);
+		if (!p)
+			p = make_page(v, page, host, gpa);
+	}
+	v->mmu->flat_base[AUX_VALID + p->index] = 1;
+	for (b = p->bucket[bucket_of(lin)]; b && b->lin != lin; b = b->next)
+		;
+	return b ? b : make_block(v, p, lin);
+}
+
+const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host)
+{
+	u32 lo = 0, hi = x->blocks_n;
+	const struct tblock *b;
+	const struct tinsn *i;
+
+	while (lo < hi) {
+		u32 mid = (lo + hi) / 2;
+
+		if (x->blocks[mid].host_end <= host)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	b = &x->blocks[lo];
+	if (lo == x->blocks_n || host < b->host || !b->n)
+		return NULL;
+	i = &x->insns[b->first];
+	while (i + 1 < &x->insns[b->first] + b->n && b->host + i[1].host <= host)
+		i++;
+	return i;
+}

@@ -1,0 +1,256 @@
+/*
+ * Engine `dbt`: attach, detach, counters.
+ */
+#include "engine/dbt/dbt.h"
+#include "engine/dbt/signal.h"
+#include "engine/interp/host_fault.h"
+#include "engine/interp/thunk.h"
+
+#include <asm/prctl.h>
+#include <cpuid.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define CACHE_SIZE (64 * MiB)
+#define RET_STACK (64 * KiB)
+
+/* Behind struct dbt: what only ordinary C needs. */
+struct dbt_host {
+	struct dbt dbt; /* first */
+	struct dbt_signal signal;
+	u8 *ret_map;
+};
+
+static void *pool(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static int map_cache(struct dbt *x, struct error *e)
+{
+	int fd = memfd_create("ectype-code", MFD_CLOEXEC);
+
+	if (fd < 0 || ftruncate(fd, x->size))
+		goto fail;
+	x->rw = mmap(NULL, x->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	x->rx = mmap(NULL, x->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	if (x->rw == MAP_FAILED || x->rx == MAP_FAILED)
+		goto fail;
+	close(fd);
+	return 0;
+fail:
+	error_errno(e, errno, "engine dbt: cannot map %u MiB for code", x->size >> 20);
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
+static int map_pools(struct dbt_host *h, struct error *e)
+{
+	struct dbt *x = &h->dbt;
+
+	x->blocks = pool(BLOCKS_MAX * sizeof(*x->blocks));
+	x->insns = pool(INSNS_MAX * sizeof(*x->insns));
+	x->exits = pool(EXITS_MAX * sizeof(*x->exits));
+	x->sys = pool(SYS_MAX * sizeof(*x->sys));
+	x->pages = pool(PAGES_MAX * sizeof(*x->pages));
+	h->ret_map = pool(RET_STACK + 2 * PAGE_SIZE);
+	if (!x->blocks || !x->insns || !x->exits || !x->sys || !x->pages || !h->ret_map)
+		return error_set(e, "engine dbt: out of memory");
+	mprotect(h->ret_map, PAGE_SIZE, PROT_NONE);
+	return 0;
+}
+
+static void map_changed(void *dbt)
+{
+	struct dbt *x = dbt;
+
+	x->stale = true;
+	mmu_invalidate(x->v);
+}
+
+static void page_written(void *dbt, gpa_t gpa, unsigned len)
+{
+	dbt_page_written(((struct dbt *)dbt)->v, gpa, len);
+}
+
+static void set_up_hot(struct dbt_host *h)
+{
+	struct dbt *x = &h->dbt;
+	struct dbt_hot *hot = dhot(x->v);
+	u64 *bottom = (u64 *)(h->ret_map + PAGE_SIZE + RET_STACK);
+
+	*bottom = (u64)(uintptr_t)x->ret_miss;
+	hot->ret_base = hot->ret_sp = (u64)(uintptr_t)bottom;
+	for (unsigned log = 0; log < ARRAY_SIZE(hot->cross_mask); log++)
+		hot->cross_mask[log] = 0xfffu & ~((1u << log) - 1);
+	hot->offset_mask = 0xfff;
+	hot->jump_mask = ((1u << JUMP_BITS) - 1) << 2;
+	h->signal = (struct dbt_signal){ .rx = x->rx,
+					 .size = x->size,
+					 .reason_value = LEAVE_HOST,
+					 .reason = &hot->reason,
+					 .info = &hot->info,
+					 .flags = &hot->flags,
+					 .gpr = x->v->cpu.gpr,
+					 .t0 = &hot->t0,
+					 .ret_sp = &hot->ret_sp,
+					 .host_sp = &hot->host_sp,
+					 .ret_base = hot->ret_base,
+					 .resume = x->leave_host,
+					 .guard = h->ret_map,
+					 .flat = x->v->mmu->flat };
+}
+
+static void free_engine(struct dbt_host *h)
+{
+	struct dbt *x = &h->dbt;
+
+	if (x->rw && x->rw != MAP_FAILED)
+		munmap(x->rw, x->size);
+	if (x->rx && x->rx != MAP_FAILED)
+		munmap(x->rx, x->size);
+	if (x->blocks)
+		munmap(x->blocks, BLOCKS_MAX * sizeof(*x->blocks));
+	if (x->insns)
+		munmap(x->insns, INSNS_MAX * sizeof(*x->insns));
+	if (x->exits)
+		munmap(x->exits, EXITS_MAX * sizeof(*x->exits));
+	if (x->sys)
+		munmap(x->sys, SYS_MAX * sizeof(*x->sys));
+	if (x->pages)
+		munmap(x->pages, PAGES_MAX * sizeof(*x->pages));
+	if (h->ret_map)
+		munmap(h->ret_map, RET_STACK + 2 * PAGE_SIZE);
+	free(h);
+}
+
+static int dbt_attach(struct vcpu *v, struct error *e)
+{
+	struct dbt_host *h = aligned_alloc(64, (sizeof(*h) + 63) & ~63ull);
+	struct dbt *x = &h->dbt;
+
+	if (!h)
+		return error_set(e, "engine dbt: out of memory");
+	memset(h, 0, sizeof(*h));
+	x->v = v;
+	x->size = CACHE_SIZE;
+	if (map_cache(x, e) || map_pools(h, e) || interp_init(v, &x->interp, e)) {
+		free_engine(h);
+		return -1;
+	}
+	if (flat_create(v, &(struct flat_listener){ dbt_exec_changed, v }, e)) {
+		interp_fini(v, &x->interp);
+		free_engine(h);
+		return -1;
+	}
+	dbt_make_trampolines(x);
+	set_up_hot(h);
+	dbt_flush(v);
+	x->stats.flushes = 0;
+	memory_add_listener(v->mem, &(struct memory_listener){ map_changed, page_written, x });
+	mmu_mode_changed(v);
+	return 0;
+}
+
+static void dbt_detach(struct vcpu *v)
+{
+	struct dbt *x = dbt_of(v);
+
+	fpu_park(v);
+	dbt_flush(v);
+	memory_remove_listener(v->mem, x);
+	flat_destroy(v);
+	interp_fini(v, &x->interp);
+	free_engine((struct dbt_host *)x);
+}
+
+static enum vcpu_exit dbt_enter(struct vcpu *v, const struct run_budget *b)
+{
+	struct dbt_host *h = v->engine_data;
+	enum vcpu_exit why;
+
+	syscall(SYS_arch_prctl, ARCH_SET_GS, v);
+	host_fault_enter(h->dbt.interp.thunks, &hot(v)->thunk_sp);
+	dbt_signal_enter(&h->signal);
+	why = dbt_run(v, b);
+	dbt_signal_enter(NULL);
+	host_fault_leave();
+	return why;
+}
+
+static void dbt_debug_changed(struct vcpu *v)
+{
+	mmu_invalidate(v);
+}
+
+static void dbt_probe(struct engine_verdict *out)
+{
+	u32 a, b = 0, c, d;
+
+	__get_cpuid_count(7, 0, &a, &b, &c, &d);
+	if (!(b & (1u << 8))) {
+		out->usable = out->advisable = false;
+		snprintf(out->reason, sizeof(out->reason), "this processor has no BMI2");
+		return;
+	}
+	out->usable = out->advisable = true;
+	snprintf(out->reason, sizeof(out->reason), "translates; no hardware virtualization needed");
+}
+
+static unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigned max)
+{
+	const struct dbt *x = dbt_of(v);
+	const struct dbt_stats *s = &x->stats;
+	const struct flat_stats *f = flat_stats(v->mmu->flat);
+	const struct engine_counter all[] = {
+		{ "translations", s->translations },
+		{ "translated_instructions", s->insns },
+		{ "translated_host_bytes", s->host_bytes },
+		{ "chained_jumps", s->links },
+		{ "killed_blocks", s->kills },
+		{ "code_cache_flushes", s->flushes },
+		{ "code_cache_bytes", x->used },
+		{ "exits_link", s->leaves[LEAVE_LINK] },
+		{ "exits_indirect", s->leaves[LEAVE_INDIRECT] },
+		{ "exits_entry", s->leaves[LEAVE_ENTRY] },
+		{ "exits_miss_read", s->leaves[LEAVE_MISS_R] },
+		{ "exits_miss_write", s->leaves[LEAVE_MISS_W] },
+		{ "exits_step", s->leaves[LEAVE_STEP] },
+		{ "exits_shared_semantics", s->leaves[LEAVE_SYS] },
+		{ "exits_safepoint", s->leaves[LEAVE_SAFE] },
+		{ "exits_vector_state", s->leaves[LEAVE_FPU] },
+		{ "exits_host_fault", s->leaves[LEAVE_HOST] },
+		{ "reference_steps", s->steps },
+		{ "mmu_fills", f->fills },
+		{ "mmu_misses", f->misses },
+		{ "mmu_neighbours", f->neighbours },
+		{ "mmu_flushes", f->flushes },
+		{ "mmu_page_flushes", f->page_flushes },
+		{ "mmu_table_pages", f->table_pages },
+		{ "mmu_resets", f->resets },
+	};
+	unsigned n = MIN(max, (unsigned)ARRAY_SIZE(all));
+
+	memcpy(out, all, n * sizeof(*out));
+	return ARRAY_SIZE(all);
+}
+
+const struct engine_ops engine_dbt = {
+	.name = "dbt",
+	.summary = "binary translation: guest code runs on the host, sensitive instructions in software",
+	.caps = ENGINE_EXACT_ICOUNT | ENGINE_SINGLE_STEP,
+	.probe = dbt_probe,
+	.vcpu_attach = dbt_attach,
+	.vcpu_detach = dbt_detach,
+	.run = dbt_enter,
+	.debug_changed = dbt_debug_changed,
+	.counters = dbt_counters,
+};

@@ -1,0 +1,211 @@
+/*
+ * Host code emission: the few encodings the translator makes by itself.
+ * Guest instructions are rewritten byte by byte in rewrite.c. None of these
+ * host instructions touches the flags: they are the guest's.
+ */
+#ifndef ECTYPE_ENGINE_DBT_EMIT_H
+#define ECTYPE_ENGINE_DBT_EMIT_H
+
+#include "base/types.h"
+
+/* Where code is written: through the writable view; `rx` - `rw` leads to the
+ * address it runs at. Writing beyond `end` is counted, not done. */
+struct emit {
+	u8 *p, *end;
+	bool overflow;
+	ptrdiff_t to_rx;
+};
+
+/* Host registers by number. */
+enum {
+	H_RAX,
+	H_RCX,
+	H_RDX,
+	H_RBX,
+	H_RSP,
+	H_RBP,
+	H_RSI,
+	H_RDI,
+	H_R8,
+	H_R12 = 12,
+	H_R13,
+	H_R14,
+	H_R15,
+};
+
+static inline void put(struct emit *e, unsigned b)
+{
+	if (e->p < e->end)
+		*e->p++ = (u8)b;
+	else
+		e->overflow = true;
+}
+static inline void put_bytes(struct emit *e, const u8 *b, unsigned n)
+{
+	for (unsigned k = 0; k < n; k++)
+		put(e, b[k]);
+}
+static inline void put32(struct emit *e, u32 v)
+{
+	for (unsigned k = 0; k < 4; k++)
+		put(e, (v >> (8 * k)) & 0xff);
+}
+static inline void put64(struct emit *e, u64 v)
+{
+	put32(e, (u32)v);
+	put32(e, (u32)(v >> 32));
+}
+static inline bool fits8(s64 v)
+{
+	return v >= -128 && v <= 127;
+}
+static inline bool fits32(s64 v)
+{
+	return v == (s32)v;
+}
+
+/* ModRM, SIB and displacement of [base + disp]; any base. */
+static inline void put_base_disp(struct emit *e, unsigned reg, unsigned base, s32 disp)
+{
+	unsigned mod = disp == 0 && (base & 7) != 5 ? 0 : fits8(disp) ? 1 : 2;
+
+	put(e, mod << 6 | (reg & 7) << 3 | (base & 7));
+	if ((base & 7) == 4)
+		put(e, 0x24);
+	if (mod == 1)
+		put(e, (u8)disp);
+	else if (mod == 2)
+		put32(e, (u32)disp);
+}
+/* [base + index * 2^scale + disp] */
+static inline void put_base_index_disp(struct emit *e, unsigned reg, unsigned base, unsigned index, unsigned scale,
+				       s32 disp)
+{
+	unsigned mod = disp == 0 && (base & 7) != 5 ? 0 : fits8(disp) ? 1 : 2;
+
+	put(e, mod << 6 | (reg & 7) << 3 | 4);
+	put(e, scale << 6 | (index & 7) << 3 | (base & 7));
+	if (mod == 1)
+		put(e, (u8)disp);
+	else if (mod == 2)
+		put32(e, (u32)disp);
+}
+
+/* One-byte opcodes with a 64-bit (w) or 32-bit operand. */
+static inline void op_rr(struct emit *e, bool w, unsigned op, unsigned reg, unsigned rm)
+{
+	unsigned rex = 0x40 | w << 3 | (reg >> 3) << 2 | rm >> 3;
+
+	if (rex != 0x40)
+		put(e, rex);
+	put(e, op);
+	put(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+}
+static inline void op_rm(struct emit *e, bool w, unsigned op, unsigned reg, unsigned base, s32 disp)
+{
+	unsigned rex = 0x40 | w << 3 | (reg >> 3) << 2 | base >> 3;
+
+	if (rex != 0x40)
+		put(e, rex);
+	put(e, op);
+	put_base_disp(e, reg, base, disp);
+}
+static inline void op_rmx(struct emit *e, bool w, unsigned op, unsigned reg, unsigned base, unsigned index,
+			  unsigned scale, s32 disp)
+{
+	unsigned rex = 0x40 | w << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3;
+
+	if (rex != 0x40)
+		put(e, rex);
+	put(e, op);
+	put_base_index_disp(e, reg, base, index, scale, disp);
+}
+/* gs:[disp]: a field of struct vcpu. */
+static inline void put_gs_operand(struct emit *e, unsigned reg, u32 disp)
+{
+	put(e, (reg & 7) << 3 | 4);
+	put(e, 0x25);
+	put32(e, disp);
+}
+static inline void op_gs(struct emit *e, bool w, unsigned op, unsigned reg, u32 disp)
+{
+	unsigned rex = 0x40 | w << 3 | (reg >> 3) << 2;
+
+	put(e, 0x65);
+	if (rex != 0x40)
+		put(e, rex);
+	put(e, op);
+	put_gs_operand(e, reg, disp);
+}
+
+static inline void mov_rr(struct emit *e, unsigned dst, unsigned src)
+{
+	op_rr(e, true, 0x89, src, dst);
+}
+static inline void load_gs(struct emit *e, unsigned dst, u32 disp)
+{
+	op_gs(e, true, 0x8b, dst, disp);
+}
+static inline void store_gs(struct emit *e, unsigned src, u32 disp)
+{
+	op_gs(e, true, 0x89, src, disp);
+}
+static inline void lea(struct emit *e, unsigned dst, unsigned base, s32 disp)
+{
+	op_rm(e, true, 0x8d, dst, base, disp);
+}
+/* mov dst, imm in the shortest form */
+static inline void mov_imm(struct emit *e, unsigned dst, u64 imm)
+{
+	if (imm == (u32)imm) {
+		if (dst >> 3)
+			put(e, 0x41);
+		put(e, 0xb8 | (dst & 7));
+		put32(e, (u32)imm);
+	} else if (fits32((s64)imm)) {
+		put(e, 0x48 | dst >> 3);
+		put(e, 0xc7);
+		put(e, 0xc0 | (dst & 7));
+		put32(e, (u32)imm);
+	} else {
+		put(e, 0x48 | dst >> 3);
+		put(e, 0xb8 | (dst & 7));
+		put64(e, imm);
+	}
+}
+/* mov dword gs:[disp], imm */
+static inline void mov_gs_imm32(struct emit *e, u32 disp, u32 imm)
+{
+	put(e, 0x65);
+	put(e, 0xc7);
+	put_gs_operand(e, 0, disp);
+	put32(e, imm);
+}
+/* rorx dst, src, n (64 bit) */
+static inline void rorx(struct emit *e, unsigned dst, unsigned src, unsigned n)
+{
+	put(e, 0xc4);
+	put(e, (dst >> 3 ? 0 : 0x80) | 0x40 | (src >> 3 ? 0 : 0x20) | 3);
+	put(e, 0xfb); /* W1 vvvv=1111 L0 pp=F2 */
+	put(e, 0xf0);
+	put(e, 0xc0 | (dst & 7) << 3 | (src & 7));
+	put(e, n);
+}
+/* pext dst32, src32, dword gs:[disp] */
+static inline void pext_gs(struct emit *e, unsigned dst, unsigned src, u32 disp)
+{
+	put(e, 0x65);
+	put(e, 0xc4);
+	put(e, (dst >> 3 ? 0 : 0x80) | 0x60 | 2);
+	put(e, (~src & 15) << 3 | 2); /* W0 L0 pp=F3 */
+	put(e, 0xf5);
+	put_gs_operand(e, dst, disp);
+}
+/* jmp or call (op E9H, E8H) to `target`, an address in the executable view */
+static inline void jump(struct emit *e, unsigned op, const u8 *target)
+{
+	put(e, op);
+	put32(e, (u32)(target - (e->p + e->to_rx + 4)));
+}
+
+#endif

@@ -1,0 +1,219 @@
+/*
+ * Memory operands: effective address, the check that the access does not
+ * cross a page, the table lookup (mem/flat.h), and code out of line.
+ *
+ * No host instruction here touches the flags. PEXT extracts the bits of
+ * lin + size - 1 that are zero just behind a page's end; JECXZ branches on it.
+ * The bits are zero as well for an access at a page's very start: the code out
+ * of line tells the two apart.
+ */
+#include "engine/dbt/translate.h"
+
+const u8 home[16] = { 0,	   H_R12, 2,	  3,	      H_R13, 5, 6, 7, 8, 9, 10, 11, HOME_MEMORY, HOME_MEMORY,
+		      HOME_MEMORY, HOME_MEMORY };
+
+unsigned read_reg(struct tr *t, unsigned g, unsigned temp)
+{
+	if (home[g] != HOME_MEMORY)
+		return home[g];
+	load_gs(&t->e, temp, gpr_off(g));
+	return temp;
+}
+
+unsigned new_stub(struct tr *t, enum stub_kind kind, enum leave_reason reason, u32 info)
+{
+	if (t->stubs_n == STUBS_MAX) {
+		t->failed = true;
+		return 0;
+	}
+	t->stub[t->stubs_n] = (struct stub){ .kind = (u8)kind, .reason = (u8)reason, .info = info };
+	return t->stubs_n++;
+}
+
+static void add_ref(struct tr *t, unsigned stub, u8 *at)
+{
+	struct stub *s = &t->stub[stub];
+
+	if (!s->refs[0])
+		s->refs[0] = at;
+	else if (!s->refs[1])
+		s->refs[1] = at;
+	else
+		t->failed = true;
+}
+
+void islands(struct tr *t, unsigned room, bool inline_code)
+{
+	struct emit *e = &t->e;
+	unsigned bytes = t->pending_n * 5 + 2;
+
+	if (!t->pending_n || (inline_code && (unsigned)(e->p - t->pending[0].at) + room + bytes < 127))
+		return;
+	if (inline_code) {
+		put(e, 0xeb);
+		put(e, t->pending_n * 5);
+	}
+	for (unsigned k = 0; k < t->pending_n; k++) {
+		s64 d = e->p - (t->pending[k].at + 1);
+
+		if (d > 127)
+			t->failed = true;
+		if (t->pending[k].at < e->end)
+			*t->pending[k].at = (u8)d;
+		put(e, 0xe9);
+		add_ref(t, t->pending[k].stub, e->p);
+		put32(e, 0);
+	}
+	t->pending_n = 0;
+}
+
+void short_branch(struct tr *t, bool narrow, unsigned stub)
+{
+	struct emit *e = &t->e;
+
+	if (t->pending_n == ARRAY_SIZE(t->pending))
+		islands(t, 127, true);
+	if (narrow)
+		put(e, 0x67);
+	put(e, 0xe3);
+	t->pending[t->pending_n].at = e->p;
+	t->pending[t->pending_n++].stub = (u16)stub;
+	put(e, 0);
+}
+
+static void leave(struct tr *t, unsigned reason, u32 info)
+{
+	put(&t->e, 0xb9); /* mov ecx, info */
+	put32(&t->e, info);
+	jump(&t->e, 0xe9, t->x->leave[reason]);
+}
+
+static void emit_stub(struct tr *t, struct stub *s)
+{
+	struct emit *e = &t->e;
+	u8 *at = e->p;
+
+	for (unsigned k = 0; k < ARRAY_SIZE(s->refs); k++) {
+		if (s->refs[k]) {
+			s32 rel = (s32)(at - (s->refs[k] + 4));
+
+			if (!e->overflow)
+				__builtin_memcpy(s->refs[k], &rel, 4);
+		}
+	}
+	switch ((enum stub_kind)s->kind) {
+	case STUB_CROSS: /* zero offset: not a crossing */
+		pext_gs(e, H_RCX, s->reg, HOT(offset_mask));
+		put_bytes(e, (const u8[]){ 0x67, 0xe3, 10 }, 3);
+		leave(t, LEAVE_STEP, s->info);
+		jump(e, 0xe9, s->resume + e->to_rx);
+		break;
+	case STUB_MISS:
+		if (s->reg != H_R14)
+			mov_rr(e, H_R14, s->reg);
+		/* fall through */
+	case STUB_LEAVE:
+		if (s->resume)
+			mov_gs_imm32(e, HOT(resume), (u32)(s->resume - t->x->rw));
+		/* fall through */
+	case STUB_LINK:
+		leave(t, s->reason, s->info);
+		break;
+	}
+}
+
+void emit_stubs(struct tr *t)
+{
+	islands(t, 0, false);
+	for (unsigned k = 0; k < t->stubs_n; k++)
+		if (t->stub[k].refs[0])
+			emit_stub(t, &t->stub[k]);
+}
+
+/* R14 = base + index * scale + disp, from registers whose homes may be memory. */
+static void sum(struct tr *t, const struct dinsn *d, bool w)
+{
+	struct emit *e = &t->e;
+	unsigned scale = d->scale == 8 ? 3 : d->scale == 4 ? 2 : d->scale == 2 ? 1 : 0;
+	unsigned base, index;
+
+	if (d->base == REG_RIP || (d->base == REG_NONE && d->index == REG_NONE)) {
+		u64 a = (u64)d->disp + (d->base == REG_RIP ? t->lin + d->len : 0);
+
+		mov_imm(e, H_R14, w ? a : (u32)a);
+		return;
+	}
+	if (d->index == REG_NONE) {
+		base = read_reg(t, d->base, H_R14);
+		op_rm(e, w, 0x8d, H_R14, base, (s32)d->disp);
+		return;
+	}
+	index = read_reg(t, d->index, H_RCX);
+	if (d->base == REG_NONE) { /* [index * scale + disp32] */
+		unsigned rex = 0x40 | w << 3 | 4 | (index >> 3) << 1;
+
+		put(e, rex);
+		put(e, 0x8d);
+		put(e, (H_R14 & 7) << 3 | 4);
+		put(e, scale << 6 | (index & 7) << 3 | 5);
+		put32(e, (u32)d->disp);
+		return;
+	}
+	base = read_reg(t, d->base, H_R14);
+	op_rmx(e, w, 0x8d, H_R14, base, index, scale, (s32)d->disp);
+}
+
+unsigned emit_ea(struct tr *t)
+{
+	const struct dinsn *d = t->d;
+	bool w = d->addrsize == 8;
+
+	if (w && d->seg < SEG_FS && d->base < 16 && d->index == REG_NONE && !d->disp && home[d->base] != HOME_MEMORY)
+		return home[d->base];
+	sum(t, d, w);
+	if (d->seg >= SEG_FS) {
+		load_gs(&t->e, H_RCX,
+			(u32)(offsetof(struct cpu, seg) + d->seg * sizeof(struct segment) + offsetof(struct segment, base)));
+		op_rmx(&t->e, true, 0x8d, H_R14, H_R14, H_RCX, 0, 0);
+	}
+	return H_R14;
+}
+
+static void emit_cross_check(struct tr *t, unsigned lin, unsigned size)
+{
+	struct emit *e = &t->e;
+	unsigned log = 31u - (unsigned)__builtin_clz(size), stub;
+
+	if (size & (size - 1))
+		log++; /* 10 bytes of x87: as if they were 16 */
+	stub = new_stub(t, STUB_CROSS, LEAVE_STEP, t->insn);
+	op_rm(e, false, 0x8d, H_RCX, lin, (s32)(1u << log) - 1);
+	pext_gs(e, H_RCX, H_RCX, HOT(cross_mask) + 4 * log);
+	short_branch(t, true, stub);
+	t->stub[stub].reg = (u8)lin;
+	t->stub[stub].resume = e->p;
+}
+
+void emit_access(struct tr *t, unsigned lin, unsigned size, bool write)
+{
+	struct emit *e = &t->e;
+	unsigned stub;
+
+	islands(t, 80, true);
+	if (size > 1)
+		emit_cross_check(t, lin, size);
+	rorx(e, H_RCX, lin, 12);
+	op_rr(e, false, 0x89, H_RCX, H_RCX);
+	if (write)
+		put_bytes(e, (const u8[]){ 0x48, 0xf7, 0xd1 }, 3); /* not rcx */
+	op_rmx(e, true, 0x8b, H_RCX, H_R15, H_RCX, 3, write ? FLAT_W_DISP : FLAT_R_DISP);
+	stub = new_stub(t, STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
+	short_branch(t, true, stub);
+	t->stub[stub].reg = (u8)lin;
+	t->stub[stub].resume = e->p;
+}
+
+void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin)
+{
+	op_rmx(e, w, op, reg, lin, H_RCX, 0, 1);
+}

@@ -1,0 +1,104 @@
+/*
+ * The passages between C and translated code, made once at the start of the
+ * code cache.
+ */
+#include "engine/dbt/dbt.h"
+#include "engine/dbt/emit.h"
+
+/* Guest registers that live in host registers: host number, guest number. */
+static const u8 resident[][2] = { { H_RDX, 2 }, { H_RBX, 3 }, { H_RBP, 5 }, { H_RSI, 6 }, { H_RDI, 7 },	 { 8, 8 },
+				  { 9, 9 },	{ 10, 10 },	{ 11, 11 },	{ H_R12, 1 }, { H_R13, 4 } };
+static const u8 callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
+
+static void push_pop(struct emit *e, unsigned op, unsigned reg)
+{
+	if (reg >> 3)
+		put(e, 0x41);
+	put(e, op | (reg & 7));
+}
+
+/* mov word gs:[flags], ax or back (movzx eax) */
+static void flags_out(struct emit *e)
+{
+	put_bytes(e, (const u8[]){ 0x9f, 0x0f, 0x90, 0xc0 }, 4); /* lahf ; seto al */
+	put_bytes(e, (const u8[]){ 0x65, 0x66, 0x89 }, 3);
+	put_gs_operand(e, H_RAX, HOT(flags));
+}
+static void flags_in(struct emit *e)
+{
+	put_bytes(e, (const u8[]){ 0x65, 0x0f, 0xb7 }, 3);
+	put_gs_operand(e, H_RAX, HOT(flags));
+	put_bytes(e, (const u8[]){ 0x04, 0x7f, 0x9e }, 3); /* add al, 127 ; sahf */
+}
+
+/* void enter(struct vcpu *) */
+static void make_enter(struct emit *e)
+{
+	for (unsigned k = 0; k < ARRAY_SIZE(callee_saved); k++)
+		push_pop(e, 0x50, callee_saved[k]);
+	store_gs(e, H_RSP, HOT(host_sp));
+	/* mov r15, [rdi + mmu] ; mov r15, [r15 + flat_base] */
+	op_rm(e, true, 0x8b, H_R15, H_RDI, (s32)offsetof(struct vcpu, mmu));
+	op_rm(e, true, 0x8b, H_R15, H_R15, (s32)offsetof(struct mmu, flat_base));
+	flags_in(e);
+	load_gs(e, H_RAX, 0);
+	for (unsigned k = 0; k < ARRAY_SIZE(resident); k++)
+		load_gs(e, resident[k][0], resident[k][1] * 8u);
+	load_gs(e, H_R14, HOT(t0));
+	load_gs(e, H_RCX, HOT(t1));
+	load_gs(e, H_RSP, HOT(ret_sp));
+	put_bytes(e, (const u8[]){ 0x65, 0xff }, 2); /* jmp gs:[pc] */
+	put_gs_operand(e, 4, HOT(pc));
+}
+
+static void make_leave(struct emit *e, struct dbt *x)
+{
+	const u8 *common = e->p + e->to_rx;
+
+	store_gs(e, H_RAX, 0);
+	flags_out(e);
+	for (unsigned k = 0; k < ARRAY_SIZE(resident); k++)
+		store_gs(e, resident[k][0], resident[k][1] * 8u);
+	store_gs(e, H_R14, HOT(t0));
+	store_gs(e, H_RSP, HOT(ret_sp));
+	load_gs(e, H_RSP, HOT(host_sp));
+	x->leave_host = e->p + e->to_rx;
+	for (unsigned k = ARRAY_SIZE(callee_saved); k-- > 0;)
+		push_pop(e, 0x58, callee_saved[k]);
+	put(e, 0xc3);
+	/* Reached with ECX = info. */
+	for (unsigned r = 0; r < LEAVE_COUNT; r++) {
+		x->leave[r] = e->p + e->to_rx;
+		op_gs(e, false, 0x89, H_RCX, HOT(info));
+		mov_gs_imm32(e, HOT(reason), r);
+		jump(e, 0xe9, common);
+	}
+}
+
+/* R14 = target: through the set's jump cache. */
+static void make_indirect(struct emit *e, struct dbt *x)
+{
+	x->ret_wrong = e->p + e->to_rx; /* a return that is not the caller's: forget them all */
+	load_gs(e, H_RSP, HOT(ret_base));
+	put(e, 0xeb);
+	put(e, 5);
+	x->ret_miss = e->p + e->to_rx; /* the return stack was empty: stay at its bottom */
+	lea(e, H_RSP, H_RSP, -8);
+	if (e->p + e->to_rx != x->ret_miss + 5)
+		e->overflow = true;
+	x->jump_indirect = e->p + e->to_rx;
+	pext_gs(e, H_RCX, H_R14, HOT(jump_mask));
+	put_bytes(e, (const u8[]){ 0x41, 0xff }, 2); /* jmp [r15 + rcx*8 + AUX_JUMP] */
+	put_base_index_disp(e, 4, H_R15, H_RCX, 3, AUX_JUMP);
+}
+
+void dbt_make_trampolines(struct dbt *x)
+{
+	struct emit e = { .p = x->rw, .end = x->rw + 4096, .to_rx = x->rx - x->rw };
+
+	x->enter = (void (*)(struct vcpu *))(uintptr_t)x->rx;
+	make_enter(&e);
+	make_leave(&e, x);
+	make_indirect(&e, x);
+	x->start = x->used = 4096;
+}

@@ -1,0 +1,340 @@
+/*
+ * From guest code to a block of host code.
+ *
+ * The instruction table decides the kind of each instruction: METHOD_SYS calls
+ * the shared semantics, the others are emitted by flow.c, stack.c, rewrite.c,
+ * and what none of them can express is left to the reference engine.
+ */
+#include "cpu/cpuid.h"
+#include "cpu/xstate.h"
+#include "engine/dbt/translate.h"
+#include "isa/isa.h"
+
+#include <string.h>
+
+void emit_entries(struct tr *t);
+
+static bool is_masked_access(const struct tr *t)
+{
+	return t->z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && t->d->is_mem &&
+	       t->z->avx.mask.reg != ZYDIS_REGISTER_K0 && t->z->avx.mask.reg != ZYDIS_REGISTER_NONE;
+}
+
+/* Instructions whose host semantics would need more than their operands. */
+static bool is_odd(const struct tr *t, enum fpu_need need)
+{
+	switch (t->z->mnemonic) {
+	case ZYDIS_MNEMONIC_FNINIT:
+	case ZYDIS_MNEMONIC_FLDCW:
+	case ZYDIS_MNEMONIC_FLDENV:
+	case ZYDIS_MNEMONIC_FNSTENV:
+	case ZYDIS_MNEMONIC_FRSTOR:
+	case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_CLD:
+	case ZYDIS_MNEMONIC_STD:
+	case ZYDIS_MNEMONIC_XLAT:
+		return true;
+	default:
+		break;
+	}
+	if (need == FPU_X87 && t->x->x87_unmasked)
+		return true;
+	if (t->d->map == 1 && t->d->is_mem) { /* bit strings reach beyond their operand */
+		unsigned op = t->d->opcode;
+
+		if (op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb || op == 0xae)
+			return true;
+	}
+	return is_masked_access(t);
+}
+
+static bool is_nop(const struct dinsn *d)
+{
+	if (d->map == 1)
+		return d->opcode == 0x0d || (d->opcode >= 0x18 && d->opcode <= 0x1f);
+	return d->map == 0 && d->opcode == 0x90 &&
+	       (d->mnemonic == ZYDIS_MNEMONIC_NOP || d->mnemonic == ZYDIS_MNEMONIC_PAUSE);
+}
+
+static void emit_lea(struct tr *t)
+{
+	const struct dinsn *d = t->d;
+	struct dinsn plain = *d;
+	struct emit *e = &t->e;
+	unsigned lin, dst = home[d->reg];
+
+	plain.seg = SEG_DS;
+	t->d = &plain;
+	lin = emit_ea(t);
+	t->d = d;
+	if (dst == HOME_MEMORY) {
+		if (d->opsize == 8) {
+			store_gs(e, lin, gpr_off(d->reg));
+		} else if (d->opsize == 4) {
+			op_rr(e, false, 0x89, lin, H_RCX);
+			store_gs(e, H_RCX, gpr_off(d->reg));
+		} else {
+			put_bytes(e, (const u8[]){ 0x65, 0x66, 0x40 | (lin >> 3) << 2, 0x89 }, 4);
+			put_gs_operand(e, lin, gpr_off(d->reg));
+		}
+		return;
+	}
+	if (d->opsize == 2)
+		put(e, 0x66);
+	op_rr(e, d->opsize == 8, 0x89, lin, dst);
+}
+
+/* MOV between the accumulator and an absolute address. */
+static void emit_moffs(struct tr *t)
+{
+	const struct dinsn *d = t->d;
+	struct emit *e = &t->e;
+	bool load = d->opcode < 0xa2, byte = !(d->opcode & 1);
+
+	emit_ea(t);
+	emit_access(t, H_R14, byte ? 1 : d->opsize, !load);
+	if (!byte && d->opsize == 2)
+		put(e, 0x66);
+	op_operand(e, !byte && d->opsize == 8, (load ? 0x8a : 0x88) | !byte, H_RAX, H_R14);
+}
+
+static void check_fpu(struct tr *t)
+{
+	unsigned stub;
+
+	t->b->fpu = true;
+	if (t->fpu_checked)
+		return;
+	t->fpu_checked = true;
+	islands(t, 60, true);
+	stub = new_stub(t, STUB_LEAVE, LEAVE_FPU, t->insn);
+	put_bytes(&t->e, (const u8[]){ 0x65, 0x0f, 0xb6 }, 3); /* movzx ecx, byte gs:[fpu_live] */
+	put_gs_operand(&t->e, H_RCX, (u32)offsetof(struct vcpu, fpu_live));
+	short_branch(t, true, stub);
+	t->stub[stub].resume = t->e.p;
+}
+
+static void emit_x87_pointer(struct tr *t)
+{
+	switch (t->z->mnemonic) {
+	case ZYDIS_MNEMONIC_FNCLEX:
+	case ZYDIS_MNEMONIC_FNSTCW:
+	case ZYDIS_MNEMONIC_FNSTSW:
+	case ZYDIS_MNEMONIC_FENI8087_NOP:
+	case ZYDIS_MNEMONIC_FDISI8087_NOP:
+	case ZYDIS_MNEMONIC_FSETPM287_NOP:
+		return;
+	default:
+		break;
+	}
+	mov_imm(&t->e, H_R14, t->lin);
+	store_gs(&t->e, H_R14, (u32)(offsetof(struct cpu, fpu) + FX_FIP));
+}
+
+static bool emit_host(struct tr *t)
+{
+	enum fpu_need need = thunk_need(t->z, t->ops);
+
+	if (!cpu_model_has_isa_set(t->v->model, t->z->meta.isa_set) || is_odd(t, need))
+		return false;
+	if (need != FPU_NONE) {
+		if (!(t->x->key >> need & 1))
+			return false;
+		check_fpu(t);
+	}
+	if (!emit_general(t))
+		return false;
+	if (need == FPU_X87)
+		emit_x87_pointer(t);
+	return true;
+}
+
+/* Control goes elsewhere, or the mode changes. */
+static bool leaves_block(const struct dinsn *d)
+{
+	switch (d->mnemonic) {
+	case ZYDIS_MNEMONIC_SYSCALL:
+	case ZYDIS_MNEMONIC_SYSRET:
+	case ZYDIS_MNEMONIC_SYSENTER:
+	case ZYDIS_MNEMONIC_SYSEXIT:
+	case ZYDIS_MNEMONIC_IRET:
+	case ZYDIS_MNEMONIC_IRETD:
+	case ZYDIS_MNEMONIC_IRETQ:
+	case ZYDIS_MNEMONIC_INT:
+	case ZYDIS_MNEMONIC_INT1:
+	case ZYDIS_MNEMONIC_INT3:
+	case ZYDIS_MNEMONIC_JMP:
+	case ZYDIS_MNEMONIC_CALL:
+	case ZYDIS_MNEMONIC_RET:
+	case ZYDIS_MNEMONIC_UD0:
+	case ZYDIS_MNEMONIC_UD1:
+	case ZYDIS_MNEMONIC_UD2:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool emit_sys(struct tr *t, unsigned sys)
+{
+	struct dbt *x = t->x;
+
+	if (x->sys_n == SYS_MAX) {
+		t->failed = true;
+		return false;
+	}
+	x->sys[x->sys_n] = (struct tsys){ .insn = t->insn, .sys = (u8)sys, .d = *t->d };
+	put(&t->e, 0xb9);
+	put32(&t->e, x->sys_n++);
+	jump(&t->e, 0xe9, x->leave[LEAVE_SYS]);
+	islands(t, 0, false);
+	return true;
+}
+
+/* Sets *ends if control never falls through, *cut if a new segment begins behind it. */
+static void emit_insn(struct tr *t, bool *ends, bool *cut)
+{
+	const struct isa_row *row = isa_row_of(t->d);
+	const struct dinsn *d = t->d;
+	bool core = row->method == METHOD_CORE;
+
+	*ends = *cut = false;
+	if (row->method == METHOD_SYS) {
+		emit_sys(t, row->sys);
+		*ends = leaves_block(d);
+		return;
+	}
+	if (row->method == METHOD_UD) {
+		emit_step(t);
+		*ends = true;
+		return;
+	}
+	if (core && is_nop(d))
+		return;
+	if (core && emit_flow(t, ends)) {
+		*cut = true;
+		return;
+	}
+	if (core && d->map == 0 && d->opcode == 0x8d && d->is_mem) {
+		emit_lea(t);
+		return;
+	}
+	if (core && d->map == 0 && d->opcode >= 0xa0 && d->opcode <= 0xa3) {
+		emit_moffs(t);
+		return;
+	}
+	if (core && emit_stack(t))
+		return;
+	if (emit_host(t))
+		return;
+	emit_step(t);
+	*ends = leaves_block(d);
+}
+
+static struct tinsn *new_insn(struct tr *t)
+{
+	struct tinsn *i = &t->x->insns[t->insn];
+
+	*i = (struct tinsn){ .block = (u32)(t->b - t->x->blocks),
+			     .host = (u16)(t->e.p - t->start),
+			     .guest = (u16)(t->lin - t->b->lin),
+			     .len = t->d->len };
+	return i;
+}
+
+/* Returns the number of instructions translated. */
+static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
+{
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction z;
+	struct dinsn d;
+	unsigned at = 0, n = 0;
+	bool ends = false, cut = true;
+
+	t->z = &z;
+	t->ops = ops;
+	t->d = &d;
+	while (!ends && n < BLOCK_INSNS && at < avail && t->stubs_n < STUBS_MAX - 8) {
+		enum decode_status s =
+		    isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), CODE_64);
+
+		t->lin = t->b->lin + at;
+		if (s == DECODE_OK) {
+			dinsn_from_zydis(&d, &z, ops, code + at, CODE_64);
+		} else if (s == DECODE_MORE && n) {
+			break; /* it crosses into the next page: a block of its own */
+		} else { /* crosses, or not an instruction: the reference engine fetches it itself */
+			d.len = 1;
+		}
+		if (t->steps_only)
+			s = DECODE_INVALID;
+		islands(t, 110, true);
+		new_insn(t);
+		if (cut)
+			begin_segment(t);
+		if (s != DECODE_OK) {
+			emit_step(t);
+			ends = true;
+			cut = false;
+		} else {
+			emit_insn(t, &ends, &cut);
+			if (d.opcode == 0xe8 || d.opcode == 0xff) /* behind a call */
+				t->fpu_checked = false;
+		}
+		at += d.len;
+		t->insn++;
+		n++;
+		if (cut)
+			t->segment = t->insn;
+	}
+	if (!cut)
+		end_segment(t);
+	if (!ends)
+		emit_exit(t, t->b->lin + at);
+	t->b->bytes = (u16)at;
+	return n;
+}
+
+static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool steps_only)
+{
+	struct dbt *x = dbt_of(v);
+	static __thread struct tr t; /* large; used up within this call */
+	struct tblock *b = &x->blocks[x->blocks_n];
+	u32 exits = x->exits_n, sys = x->sys_n;
+
+	*b = (struct tblock){ .lin = lin, .page = p, .first = x->insns_n, .host = x->used };
+	memset(&t, 0, offsetof(struct tr, stub));
+	t.steps_only = steps_only;
+	t.v = v;
+	t.x = x;
+	t.b = b;
+	t.insn = x->insns_n;
+	t.start = x->rw + x->used;
+	t.e = (struct emit){ .p = t.start, .end = t.start + HOST_BYTES_MAX, .to_rx = x->rx - x->rw };
+	emit_entries(&t);
+	b->n = (u16)emit_block(&t, p->host + (lin & ~PAGE_MASK), (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK)));
+	emit_stubs(&t);
+	while (t.e.p - (x->rw + b->entry) < 10)
+		put(&t.e, 0x90); /* room for what dead blocks become */
+	if (t.failed || t.e.overflow) {
+		x->exits_n = exits;
+		x->sys_n = sys;
+		return NULL;
+	}
+	b->host_end = (u32)(t.e.p - x->rw);
+	x->used = (b->host_end + 15) & ~15u;
+	x->insns_n += b->n;
+	x->blocks_n++;
+	x->stats.translations++;
+	x->stats.insns += b->n;
+	x->stats.host_bytes += b->host_end - b->host;
+	return b;
+}
+
+struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin)
+{
+	struct tblock *b = translate(v, p, lin, false);
+
+	/* Short branches can get out of reach in odd code. */
+	return b ? b : translate(v, p, lin, true);
+}
