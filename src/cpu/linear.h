@@ -35,13 +35,17 @@ static inline int must_check lin_read64(struct vcpu *v, gva_t lin, u64 *val, enu
 }
 
 /* Invalidation of cached translations (SDM vol. 3, 4.10.4). Engines with
- * further caches are told through mmu->gen (see mem/mmu.h). Entries are not
- * tagged with a PCID: every write of CR3 that changes it must flush, whatever
- * its bit 63 says. Writes of DR0-3 and DR7 that change which data accesses
- * are watched must mmu_flush_all(). */
+ * further caches are told through mmu->gen and flat_listener (see mem/mmu.h,
+ * mem/flat.h). Not every cache is tagged by PCID: each write of CR3 that
+ * changes it must be told, whatever its bit 63 says. Writes of DR0-3 and DR7
+ * that change which data accesses are watched must mmu_flush_all(). */
 void mmu_flush_all(struct vcpu *v); /* global ones too, every PCID */
-void mmu_flush_nonglobal(struct vcpu *v);
-void mmu_flush_page(struct vcpu *v, gva_t lin);
+/* CR3 has its new value. `keep`: bit 63 was set, what is cached for its PCID may stay. */
+void mmu_cr3_loaded(struct vcpu *v, bool keep);
+/* Non-global translations of `pcid` (0 without CR4.PCIDE), or those of one page: INVPCID. */
+void mmu_flush_pcid(struct vcpu *v, unsigned pcid);
+void mmu_flush_pcid_page(struct vcpu *v, unsigned pcid, gva_t lin);
+void mmu_flush_page(struct vcpu *v, gva_t lin); /* of the current PCID, and global ones: INVLPG */
 /* CR0, CR4, EFER, CPL, PKRU or EFLAGS.AC may have changed: choose the table
  * for the new mode. Cheap; called by everything that changes one of them. */
 void mmu_mode_changed(struct vcpu *v);

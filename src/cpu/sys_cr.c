@@ -2,10 +2,9 @@
  * Control and debug registers (SDM vol. 3, 2.5, 4.10.4, 17.2; vol. 2 MOV).
  *
  * A write is checked completely, then done, then the cached translations it
- * invalidates are dropped. The TLB behind the mmu_ calls need not be tagged
- * by PCID: a write to CR3 always drops the old address space's translations
- * (bit 63 is a permission to keep them, not an order), except when it changes
- * nothing.
+ * invalidates are dropped. What of the caches behind the mmu_ calls is not
+ * tagged by PCID is dropped at every write to CR3 (bit 63 is a permission to
+ * keep translations, not an order), except when it changes nothing.
  */
 #include "cpu/bus.h"
 #include "cpu/cpuid.h"
@@ -111,7 +110,7 @@ static int write_cr3(struct vcpu *v, u64 val)
 	if (keep && val == c->cr3)
 		return 0;
 	c->cr3 = val;
-	mmu_flush_nonglobal(v);
+	mmu_cr3_loaded(v, keep);
 	return 0;
 }
 

@@ -127,15 +127,12 @@ int sys_invpcid(struct vcpu *v, const struct dinsn *d)
 		return fault_gp(v, 0);
 	if (type == INVPCID_ADDRESS && !lin_canonical(c, desc[1]))
 		return fault_gp(v, 0);
-	/* Invalidating more than asked is always allowed (4.10.4.1). */
-	if (type <= INVPCID_CONTEXT && desc[0] == (c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0)) {
-		if (type == INVPCID_ADDRESS)
-			mmu_flush_page(v, desc[1]);
-		else
-			mmu_flush_nonglobal(v);
-	} else {
-		mmu_flush_all(v);
-	}
+	if (type == INVPCID_ADDRESS)
+		mmu_flush_pcid_page(v, (unsigned)desc[0], desc[1]);
+	else if (type == INVPCID_CONTEXT)
+		mmu_flush_pcid(v, (unsigned)desc[0]);
+	else
+		mmu_flush_all(v); /* more than type 3 asks: allowed (4.10.4.1) */
 	sys_advance(v, d);
 	return 0;
 }

@@ -141,7 +141,7 @@ static void load_registers(struct vcpu *v, const struct task_image *t, u16 sel, 
 	c->dr[7] &= ~DR7_LOCAL;
 	if (t->wide && (c->cr0 & CR0_PG)) {
 		c->cr3 = t->cr3;
-		mmu_flush_nonglobal(v);
+		mmu_cr3_loaded(v, false);
 	}
 	c->rip = t->eip;
 	c->rflags = (t->eflags & FL_VALID) | FL_FIXED1;

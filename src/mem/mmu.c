@@ -14,15 +14,9 @@
 #include "mem/mmu.h"
 
 #include "cpu/event.h"
+#include "mem/flat_priv.h"
 #include "mem/mmu_priv.h"
 #include "mem/physmem_priv.h"
-
-/* Where one page's worth of an access goes. */
-struct place {
-	struct xlat x;
-	bool rom;
-	u8 *flags;
-};
 
 /* ---- flushes ---- */
 
@@ -59,6 +53,8 @@ void mmu_flush_all(struct vcpu *v)
 	drop_all(m, false);
 	m->keys = 0;
 	m->mmu.flushes++;
+	if (m->mmu.flat)
+		flat_flush_all(v);
 }
 
 void mmu_invalidate(struct vcpu *v)
@@ -66,7 +62,7 @@ void mmu_invalidate(struct vcpu *v)
 	mmu_flush_all(v);
 }
 
-void mmu_flush_nonglobal(struct vcpu *v)
+void mmu_cr3_loaded(struct vcpu *v, bool keep)
 {
 	struct mmu_impl *m = mmu_impl(v);
 
@@ -74,6 +70,42 @@ void mmu_flush_nonglobal(struct vcpu *v)
 		return;
 	drop_all(m, true);
 	m->mmu.flushes++;
+	if (m->mmu.flat)
+		flat_cr3_loaded(v, keep);
+}
+
+/* The PCID that the TLB's own entries belong to, global ones apart. */
+static bool current_pcid(const struct vcpu *v, unsigned pcid)
+{
+	return pcid == (v->cpu.cr4 & CR4_PCIDE ? v->cpu.cr3 & 0xfff : 0);
+}
+
+void mmu_flush_pcid(struct vcpu *v, unsigned pcid)
+{
+	struct mmu_impl *m = mmu_impl(v);
+
+	if (!m)
+		return;
+	if (current_pcid(v, pcid))
+		drop_all(m, true);
+	m->mmu.flushes++;
+	if (m->mmu.flat)
+		flat_flush_pcid(v, pcid);
+}
+
+void mmu_flush_pcid_page(struct vcpu *v, unsigned pcid, gva_t lin)
+{
+	struct mmu_impl *m = mmu_impl(v);
+
+	if (!m)
+		return;
+	if (current_pcid(v, pcid)) {
+		mmu_flush_page(v, lin);
+		return;
+	}
+	m->mmu.page_flushes++;
+	if (m->mmu.flat)
+		flat_flush_pcid_page(v, pcid, lin);
 }
 
 /* An entry of `e` (any tag), or TLB_NONE. */
@@ -111,6 +143,8 @@ void mmu_flush_page(struct vcpu *v, gva_t lin)
 	}
 	m->mmu.gen++;
 	m->mmu.page_flushes++;
+	if (m->mmu.flat)
+		flat_flush_page(v, lin);
 }
 
 void mmu_protect_frame(struct vcpu *v, gpa_t gpa)
@@ -120,6 +154,8 @@ void mmu_protect_frame(struct vcpu *v, gpa_t gpa)
 
 	if (!m || !memory_page(v->mem, gpa, &t) || !t.host)
 		return;
+	if (m->mmu.flat)
+		flat_protect(m->mmu.flat, t.host);
 	for (unsigned i = 0; i < MMU_INDEX_COUNT; i++) {
 		for (unsigned k = 0; k < TLB_WORDS; k++) {
 			for (u64 word = m->filled[i][k]; word; word &= word - 1) {
@@ -157,7 +193,12 @@ void mmu_mode_changed(struct vcpu *v)
 		m->pkru = c->pkru;
 		for (unsigned key = 0; key < 16; key++) {
 			if ((m->keys & BIT(key)) && (changed >> (2 * key)) & 3) {
-				mmu_flush_all(v);
+				/* Keys bear on data accesses to user pages only. */
+				drop_all(m, false);
+				m->keys = 0;
+				m->mmu.flushes++;
+				if (m->mmu.flat)
+					flat_flush_user(m->mmu.flat);
 				break;
 			}
 		}
@@ -168,6 +209,7 @@ void mmu_mode_changed(struct vcpu *v)
 		/* Without SMAP the two kernel tables would hold the same. */
 		m->mmu.index = (c->rflags & FL_AC) && (c->cr4 & CR4_SMAP) ? MMU_KERNEL_AC : MMU_KERNEL;
 	m->mmu.current = m->mmu.tlb[m->mmu.index];
+	m->mmu.flat_base = m->flat_base_of[m->mmu.index];
 }
 
 /* ---- breakpoints ---- */
@@ -186,7 +228,7 @@ static unsigned page_watch(const struct vcpu *v, gva_t page)
 	const struct cpu *c = &v->cpu;
 	unsigned watch = 0;
 
-	if (likely(!(c->dr[7] & 0xff) && !v->debug.count))
+	if (likely(!mmu_watching(v)))
 		return 0;
 	for (unsigned i = 0; i < 4; i++) {
 		unsigned rw = (c->dr[7] >> (16 + 4 * i)) & 3;
@@ -230,9 +272,11 @@ static void after_access(struct vcpu *v, gva_t lin, unsigned len, bool write)
 
 /* ---- translation ---- */
 
-static void fill(struct mmu_impl *m, const struct cpu *c, enum mmu_index index, gva_t page, const struct walk *w,
-		 const struct place *p, unsigned watch)
+static void fill(struct vcpu *v, enum mmu_index index, gva_t page, const struct walk *w, const struct place *p,
+		 unsigned watch)
 {
+	struct mmu_impl *m = mmu_impl(v);
+	const struct cpu *c = &v->cpu;
 	const unsigned slot = tlb_index(page);
 	const u64 bit = BIT(slot % 64);
 	const bool align = index == MMU_USER_ALIGN;
@@ -256,6 +300,9 @@ static void fill(struct mmu_impl *m, const struct cpu *c, enum mmu_index index, 
 	if (w->user)
 		m->keys |= (u16)BIT(w->key);
 	m->mmu.fills++;
+	if (m->mmu.flat)
+		flat_fill(v, index, page, (u8 *)(page + e->addend), w,
+			  (read ? FLAT_READ : 0) | (write ? FLAT_WRITE : 0) | (exec ? FLAT_EXEC : 0));
 }
 
 static int page_fault(struct vcpu *v, u32 error, gva_t lin)
@@ -279,6 +326,8 @@ static int translate(struct vcpu *v, gva_t *lin, enum mmu_access acc, enum mmu_i
 		w->user = w->writable = w->dirty = true;
 		w->no_exec = w->global = w->large = false;
 		w->key = 0;
+		w->shift = PAGE_SHIFT;
+		w->steps = 0;
 		return 0;
 	}
 	do {
@@ -302,18 +351,16 @@ static enum mmu_index data_index(enum mmu_index index)
 	return index == MMU_USER_ALIGN ? MMU_USER : index;
 }
 
-static int locate(struct vcpu *v, gva_t lin, enum mmu_access acc, enum mmu_index index, struct place *p)
+int mmu_locate(struct vcpu *v, gva_t lin, enum mmu_access acc, enum mmu_index index, struct place *p, struct walk *w)
 {
-	struct mmu_impl *m = mmu_impl(v);
 	struct page_target t;
 	unsigned watch;
-	struct walk w;
 
-	if (translate(v, &lin, acc, index, &w))
+	if (translate(v, &lin, acc, index, w))
 		return FAULT;
-	memory_page(v->mem, w.frame, &t);
+	memory_page(v->mem, w->frame, &t);
 	watch = page_watch(v, lin & PAGE_MASK);
-	p->x.gpa = w.frame | (lin & ~PAGE_MASK);
+	p->x.gpa = w->frame | (lin & ~PAGE_MASK);
 	p->x.host = t.host ? t.host + (lin & ~PAGE_MASK) : NULL;
 	p->x.mmio = t.mmio;
 	p->x.mmio_off = t.mmio_off + (lin & ~PAGE_MASK);
@@ -321,8 +368,15 @@ static int locate(struct vcpu *v, gva_t lin, enum mmu_access acc, enum mmu_index
 	p->rom = t.host && !t.writable;
 	p->flags = t.flags;
 	if (t.host)
-		fill(m, &v->cpu, acc == MMU_EXEC ? index : data_index(index), lin & PAGE_MASK, &w, p, watch);
+		fill(v, acc == MMU_EXEC ? index : data_index(index), lin & PAGE_MASK, w, p, watch);
 	return 0;
+}
+
+static int locate(struct vcpu *v, gva_t lin, enum mmu_access acc, enum mmu_index index, struct place *p)
+{
+	struct walk w;
+
+	return mmu_locate(v, lin, acc, index, p, &w);
 }
 
 int mmu_translate(struct vcpu *v, gva_t lin, enum mmu_access acc, enum mmu_index index, struct xlat *x)
@@ -496,18 +550,13 @@ static int align_check(struct vcpu *v, gva_t lin, unsigned len, enum mmu_index i
 	return fault_raise(v, EXC_AC, true, 0, 0);
 }
 
-static bool watched(const struct vcpu *v)
-{
-	return unlikely((v->cpu.dr[7] & 0xff) || v->debug.count);
-}
-
 int mmu_read(struct vcpu *v, gva_t lin, void *dst, unsigned len)
 {
 	const enum mmu_index index = v->mmu->index;
 
 	if (align_check(v, lin, len, index) || read_some(v, lin, dst, len, index))
 		return FAULT;
-	if (watched(v))
+	if (mmu_watching(v))
 		after_access(v, lin, len, false);
 	return 0;
 }
@@ -518,7 +567,7 @@ int mmu_write(struct vcpu *v, gva_t lin, const void *src, unsigned len)
 
 	if (align_check(v, lin, len, index) || write_some(v, lin, src, len, index))
 		return FAULT;
-	if (watched(v))
+	if (mmu_watching(v))
 		after_access(v, lin, len, true);
 	return 0;
 }
@@ -582,7 +631,7 @@ int lin_read(struct vcpu *v, gva_t lin, void *dst, unsigned len, enum lin_how ho
 		lin = next_page(v, lin);
 		left -= n;
 	}
-	if (watched(v) && how != LIN_SUPERVISOR)
+	if (mmu_watching(v) && how != LIN_SUPERVISOR)
 		after_access(v, from, len, false);
 	return 0;
 }
@@ -606,7 +655,7 @@ int lin_write(struct vcpu *v, gva_t lin, const void *src, unsigned len, enum lin
 		lin = next_page(v, lin);
 		left -= n;
 	}
-	if (watched(v) && how != LIN_SUPERVISOR)
+	if (mmu_watching(v) && how != LIN_SUPERVISOR)
 		after_access(v, to, len, true);
 	return 0;
 }

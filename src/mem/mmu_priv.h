@@ -19,6 +19,7 @@ struct mmu_impl {
 	u64 rights; /* CR0, CR4 and EFER bits the entries were checked under, see mmu_mode_changed */
 	u32 pkru;
 	u16 keys; /* protection keys of user pages among the entries */
+	u8 *flat_base_of[MMU_INDEX_COUNT];
 };
 
 static inline struct mmu_impl *mmu_impl(struct vcpu *v)
@@ -61,7 +62,9 @@ struct walk {
 	gpa_t frame; /* 4 KiB frame of the linear address */
 	bool user, writable, no_exec, global, large, dirty;
 	u8 key;
+	u8 shift;  /* log2 of the page's size */
 	bool wide; /* 8-byte entries */
+	u64 above; /* R/W, U/S and XD of the levels above the last, together */
 	unsigned steps;
 	struct walk_step step[WALK_LEVELS];
 };
@@ -77,5 +80,24 @@ bool mmu_walk_mark(struct vcpu *v, struct walk *w, bool write);
 u32 mmu_denied(const struct cpu *c, const struct walk *w, enum mmu_access acc, enum mmu_index index);
 /* W, U and I bits of the error code. */
 u32 mmu_error_kind(const struct cpu *c, enum mmu_access acc, enum mmu_index index);
+/* `leaf` is another entry of the 4 KiB page table that `w` ended in: what a
+ * walk to it would find, or false if it is not present, has a reserved bit, or
+ * its accessed bit is clear. */
+bool mmu_walk_neighbour(struct vcpu *v, const struct walk *w, u64 leaf, struct walk *n);
+
+/* Where one page's worth of an access goes. */
+struct place {
+	struct xlat x;
+	bool rom;
+	u8 *flags;
+};
+/* mmu_translate() with all that was found. `w` has no steps if CR0.PG is 0. */
+int must_check mmu_locate(struct vcpu *v, gva_t lin, enum mmu_access acc, enum mmu_index index, struct place *p,
+			  struct walk *w);
+/* Does a breakpoint of the guest or the debugger watch any data? */
+static inline bool mmu_watching(const struct vcpu *v)
+{
+	return unlikely((v->cpu.dr[7] & 0xff) || v->debug.count);
+}
 
 #endif

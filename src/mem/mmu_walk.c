@@ -61,6 +61,7 @@ static enum walk_end walk_32bit(struct vcpu *v, gva_t lin, struct walk *w)
 
 		if ((pde & BIT(21)) || (phys < 40 && high >> (phys > 32 ? phys - 32 : 0)))
 			return WALK_RESERVED;
+		w->shift = 22;
 		w->frame = high << 32 | (pde & 0xffc00000u) | (lin & 0x3ff000u);
 		w->user = pde & PTE_US;
 		w->writable = pde & PTE_RW;
@@ -71,6 +72,8 @@ static enum walk_end walk_32bit(struct vcpu *v, gva_t lin, struct walk *w)
 	w->steps = 2;
 	if (!(pte & PTE_P))
 		return WALK_ABSENT;
+	w->shift = PAGE_SHIFT;
+	w->above = pde & (PTE_US | PTE_RW);
 	w->frame = pte & 0xfffff000u;
 	w->user = pde & pte & PTE_US;
 	w->writable = pde & pte & PTE_RW;
@@ -78,20 +81,32 @@ static enum walk_end walk_32bit(struct vcpu *v, gva_t lin, struct walk *w)
 	return WALK_MAPPED;
 }
 
+/* Physical address bits of a paging-structure entry, and the bits that are
+ * reserved in every one that is 8 bytes wide. */
+static u64 address_bits(const struct vcpu *v)
+{
+	return (BIT(v->model->phys_bits) - 1) & PAGE_MASK;
+}
+
+static u64 reserved_bits(const struct vcpu *v)
+{
+	const u64 efer = v->cpu.efer;
+	u64 reserved = ~(address_bits(v) | ~PAGE_MASK) & (efer & EFER_LMA ? BIT(52) - 1 : BIT(63) - 1);
+
+	return efer & EFER_NXE ? reserved : reserved | PTE_XD;
+}
+
 /* PAE, 4-level and 5-level paging, SDM vol. 3, 4.4 and 4.5 */
 static enum walk_end walk_wide(struct vcpu *v, gva_t lin, struct walk *w)
 {
 	const struct cpu *c = &v->cpu;
 	const bool longm = c->efer & EFER_LMA;
-	const u64 addr = (BIT(v->model->phys_bits) - 1) & PAGE_MASK;
-	u64 reserved = ~(addr | ~PAGE_MASK) & (longm ? BIT(52) - 1 : BIT(63) - 1);
+	const u64 addr = address_bits(v), reserved = reserved_bits(v);
 	u64 rights = PTE_US | PTE_RW, xd = 0, e, table, span;
 	unsigned level;
 
 	w->wide = true;
 	w->steps = 0;
-	if (!(c->efer & EFER_NXE))
-		reserved |= PTE_XD;
 	if (longm) {
 		table = c->cr3 & addr;
 		level = c->cr4 & CR4_LA57 ? 5 : 4;
@@ -121,6 +136,7 @@ static enum walk_end walk_wide(struct vcpu *v, gva_t lin, struct walk *w)
 		}
 		if (unlikely(e & bad))
 			return WALK_RESERVED;
+		w->above = rights | xd;
 		rights &= e;
 		xd |= e & PTE_XD;
 		if (leaf)
@@ -132,6 +148,7 @@ static enum walk_end walk_wide(struct vcpu *v, gva_t lin, struct walk *w)
 	w->writable = rights & PTE_RW;
 	w->no_exec = xd;
 	w->large = level > 1;
+	w->shift = (u8)(3 + 9 * level);
 	w->key = (e >> 59) & 15;
 	finish(v, w, e);
 	return WALK_MAPPED;
@@ -141,6 +158,21 @@ enum walk_end mmu_walk(struct vcpu *v, gva_t lin, struct walk *w)
 {
 	((struct mmu *)v->mmu)->walks++;
 	return v->cpu.cr4 & CR4_PAE ? walk_wide(v, lin, w) : walk_32bit(v, lin, w);
+}
+
+bool mmu_walk_neighbour(struct vcpu *v, const struct walk *w, u64 leaf, struct walk *n)
+{
+	if ((leaf & (PTE_P | PTE_A)) != (PTE_P | PTE_A) || (w->wide && (leaf & reserved_bits(v))))
+		return false;
+	n->frame = leaf & (w->wide ? address_bits(v) : 0xfffff000u);
+	n->user = w->above & leaf & PTE_US;
+	n->writable = w->above & leaf & PTE_RW;
+	n->no_exec = w->wide && ((w->above | leaf) & PTE_XD);
+	n->key = w->wide ? (leaf >> 59) & 15 : 0;
+	n->large = false;
+	n->shift = PAGE_SHIFT;
+	finish(v, n, leaf);
+	return true;
 }
 
 bool mmu_walk_mark(struct vcpu *v, struct walk *w, bool write)

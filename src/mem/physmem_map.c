@@ -80,7 +80,7 @@ struct memory *memory_create(u64 size, struct error *e)
 	m->range_cap = 1;
 	m->fd = memfd_create("ectype-ram", MFD_CLOEXEC);
 	if (m->fd >= 0 && ftruncate(m->fd, (off_t)size) == 0)
-		ram = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
+		ram = memory_place(m) ? m->ram : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
 	err = errno;
 	if (ram != MAP_FAILED) {
 		m->ram = ram;
@@ -119,7 +119,9 @@ void memory_destroy(struct memory *m)
 	free(m->region);
 	free(m->range);
 	free(m->frame_flags);
-	if (m->ram)
+	if (m->place_len)
+		memory_unplace(m);
+	else if (m->ram)
 		munmap(m->ram, m->ram_size);
 	if (m->fd >= 0)
 		close(m->fd);

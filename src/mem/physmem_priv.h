@@ -40,6 +40,9 @@ struct flat_range {
 struct memory {
 	u8 *ram;
 	u64 ram_size;
+	/* Reservation around RAM, see physmem_place.c: its offset and length in every window; 0 if there is none.
+	 * The hole is its first 4 GiB. */
+	u64 place_off, place_len;
 	int fd;
 	u8 *frame_flags;
 	struct flat_range *range;
@@ -83,6 +86,18 @@ static inline u8 *flat_flags(const struct flat_range *r, gpa_t gpa)
 }
 
 extern const struct io_ops memory_mixed_ops;
+
+/*
+ * Host addresses of 47 bits have 8 windows of 16 TiB. Placed RAM lies in one
+ * of them; in the other seven the same offsets, with a guard behind, are
+ * reserved without access, and so is a hole of 4 GiB and a guard in all eight.
+ */
+#define PLACE_WINDOW_BITS 44
+#define PLACE_WINDOWS 8
+#define PLACE_GUARD (64 * KiB) /* the longest access */
+/* Map m->fd (m->ram_size bytes) so, and set m->ram. False, with nothing mapped, if the address space has no room. */
+bool memory_place(struct memory *m);
+void memory_unplace(struct memory *m);
 
 /*
  * Copies between guest RAM and the monitor. Sizes 1, 2, 4 and 8 are one host

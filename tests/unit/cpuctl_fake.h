@@ -58,9 +58,17 @@ void mmu_flush_all(struct vcpu *v)
 {
 	flush_all++;
 }
-void mmu_flush_nonglobal(struct vcpu *v)
+void mmu_cr3_loaded(struct vcpu *v, bool keep)
 {
 	flush_nonglobal++;
+}
+void mmu_flush_pcid(struct vcpu *v, unsigned pcid)
+{
+	flush_nonglobal++;
+}
+void mmu_flush_pcid_page(struct vcpu *v, unsigned pcid, gva_t lin)
+{
+	flush_page++;
 }
 void mmu_flush_page(struct vcpu *v, gva_t lin)
 {

@@ -79,7 +79,7 @@ int lin_and8(struct vcpu *x, gva_t lin, u8 bits, enum lin_how how)
 	return 0;
 }
 void mmu_flush_all(struct vcpu *x) {}
-void mmu_flush_nonglobal(struct vcpu *x) {}
+void mmu_cr3_loaded(struct vcpu *x, bool keep) {}
 void mmu_mode_changed(struct vcpu *x) {}
 void fpu_park_slow(struct vcpu *x) {}
 void fpu_reset(struct cpu *x) {}

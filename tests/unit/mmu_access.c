@@ -426,7 +426,7 @@ static void flushes(void **state)
 	 touch(r, big + 0x1f0000), touch(r, wide + 0x20000), touch(r, wide + 0xf00000), gen = v->mmu->gen)
 #define MOVED() (gen != v->mmu->gen)
 	TOUCH_ALL();
-	mmu_flush_nonglobal(v);
+	mmu_cr3_loaded(v, false);
 	assert_true(MOVED() && CACHED(global));
 	assert_false(CACHED(LIN) || CACHED(LIN + PAGE_SIZE) || CACHED(big + 0x10000) || CACHED(wide + 0xf00000));
 	TOUCH_ALL();
@@ -454,7 +454,7 @@ static void flushes(void **state)
 	v->cpu.cr4 &= ~CR4_PGE;
 	mmu_mode_changed(v);
 	TOUCH_ALL();
-	mmu_flush_nonglobal(v);
+	mmu_cr3_loaded(v, false);
 	assert_false(CACHED(global));
 	/* a slot taken over by another page does not inherit being global */
 	v->cpu.cr4 |= CR4_PGE;
@@ -466,7 +466,7 @@ static void flushes(void **state)
 	rig_map(r, rival, 1, 0x5000 | E_ALL);
 	touch(r, rival);
 	assert_false(CACHED(global));
-	mmu_flush_nonglobal(v);
+	mmu_cr3_loaded(v, false);
 	assert_false(CACHED(rival));
 }
 

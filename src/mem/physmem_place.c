@@ -1,0 +1,88 @@
+/*
+ * Where RAM lies in the host's address space. A flat translation table
+ * (mem/flat.h) tells apart only linear addresses that agree above bit 43 by
+ * making all others miss RAM: hence the windows of physmem_priv.h.
+ *
+ * One block a window:  hole 4 GiB | guard | up to 2 MiB | RAM | guard
+ */
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#include "mem/physmem_priv.h"
+
+/* The host keeps programs, their heaps, libraries and stacks off these offsets in every window; mostly: what is
+ * taken is skipped. */
+#define OFF_FIRST (1024 * GiB)
+#define OFF_LAST (13 * 1024 * GiB)
+#define OFF_STEP (64 * GiB)
+
+#define RAM_IN_BLOCK (4 * GiB + 2 * MiB)
+_Static_assert(RAM_IN_BLOCK >= 4 * GiB + PLACE_GUARD, "the hole has a guard");
+
+static u8 *block_at(unsigned window, u64 off)
+{
+	return (u8 *)(((u64)window << PLACE_WINDOW_BITS) + off);
+}
+
+static void release(u64 off, u64 len, unsigned windows)
+{
+	for (unsigned i = 0; i < windows; i++)
+		munmap(block_at(i, off), len);
+}
+
+/* The same block in every window, or nothing. */
+static bool reserve(u64 off, u64 len)
+{
+	for (unsigned i = 0; i < PLACE_WINDOWS; i++) {
+		u8 *want = block_at(i, off);
+		u8 *got = mmap(want, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
+			       -1, 0);
+
+		if (got == want)
+			continue;
+		/* Kernels before 4.17 take the address for a hint. */
+		if (got != MAP_FAILED)
+			munmap(got, len);
+		release(off, len, i);
+		return false;
+	}
+	return true;
+}
+
+/* A limit on the address space is better spent on what cannot be done without. */
+static bool limited(void)
+{
+	struct rlimit rl;
+
+	return getrlimit(RLIMIT_AS, &rl) == 0 && rl.rlim_cur != RLIM_INFINITY;
+}
+
+bool memory_place(struct memory *m)
+{
+	const u64 len = RAM_IN_BLOCK + m->ram_size + PLACE_GUARD;
+	u64 off = OFF_FIRST;
+	u8 *ram;
+
+	if (m->ram_size > OFF_LAST || limited())
+		return false;
+	while (off + len <= OFF_LAST && !reserve(off, len))
+		off += OFF_STEP;
+	if (off + len > OFF_LAST)
+		return false;
+	ram = block_at(0, off) + RAM_IN_BLOCK;
+	if (mmap(ram, m->ram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, m->fd, 0) != ram) {
+		release(off, len, PLACE_WINDOWS);
+		return false;
+	}
+	m->ram = ram;
+	m->place_off = off;
+	m->place_len = len;
+	return true;
+}
+
+void memory_unplace(struct memory *m)
+{
+	release(m->place_off, m->place_len, PLACE_WINDOWS);
+	m->place_len = 0;
+	m->ram = NULL;
+}
