@@ -102,7 +102,7 @@ static enum next look(struct vcpu *v)
 
 static bool undisturbed(const struct vcpu *v)
 {
-	return !v->event && v->cpu.activity == ACT_RUNNING && !(v->cpu.rflags & (FL_TF | FL_RF));
+	return !v->event && v->cpu.activity == ACT_RUNNING && !interp_careful(v);
 }
 
 /* An instruction was done in C: go on behind `i` in the block, if that is where it leads. */

@@ -12,7 +12,7 @@
 
 #include <string.h>
 
-void emit_entries(struct tr *t);
+
 
 static bool is_masked_access(const struct tr *t)
 {

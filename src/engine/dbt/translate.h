@@ -73,6 +73,8 @@ bool emit_general(struct tr *t);
 
 /* flow.c. True if it was translated; sets *ends if control never falls through. */
 bool emit_flow(struct tr *t, bool *ends);
+/* The block's entries, see struct tblock. */
+void emit_entries(struct tr *t);
 void begin_segment(struct tr *t);
 void end_segment(struct tr *t);
 /* `next`: jump to linear address `lin` at the end of the block. */
