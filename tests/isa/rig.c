@@ -2,6 +2,7 @@
  * The rig catches exceptions by letting the guest's IDT lead to a HLT in ring
  * 0 with one stub a vector: what was delivered is read off the stack and CR2.
  */
+#include "engine/dbt/dbt.h"
 #include "rig.h"
 
 #include <stdio.h>
@@ -181,6 +182,8 @@ void rig_create(struct rig *r, const struct engine_ops *engine)
 	if (engine->vcpu_attach(r->v, &e))
 		die(e.text);
 	r->v->engine = engine;
+	if (engine == &engine_dbt)
+		dbt_translate_single(r->v, true);
 }
 
 void rig_destroy(struct rig *r)

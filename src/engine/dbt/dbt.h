@@ -53,6 +53,8 @@ struct dbt_hot {
 	u64 pc;	    /* where to enter */
 	u64 t0, t1; /* R14 and RCX */
 	u64 value;  /* scratch of one instruction */
+	u64 old;    /* what the return address of an indirect call overwrote */
+	u32 branch; /* tinsn of the indirect branch that went to t0 */
 	u32 cross_mask[7]; /* by log2 of the size: offset bits that are zero behind a page's end */
 	u32 offset_mask, jump_mask;
 };
@@ -77,7 +79,9 @@ struct tinsn {
 	u16 guest; /* offset from the block's linear address */
 	u8 left;   /* instructions of the segment from this one on */
 	u8 len;
+	u8 kind; /* enum tinsn_kind */
 };
+enum tinsn_kind { KIND_PLAIN, KIND_CALL /* indirect */, KIND_RET, KIND_RET_IMM };
 
 struct tpage;
 struct tblock {
@@ -141,7 +145,7 @@ struct dbt {
 	const u8 *ret_miss, *ret_wrong, *jump_indirect;
 	u64 *ret_stack;
 	u32 key; /* of the blocks that run: see dbt_key() */
-	bool counted, x87_unmasked, stale;
+	bool counted, x87_unmasked, stale, single;
 	u64 end; /* icount at which the budget ends, if counted */
 	u32 blocks_n, insns_n, exits_n, sys_n, pages_n;
 	struct tblock *blocks;
@@ -176,6 +180,8 @@ struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin);
 void dbt_make_trampolines(struct dbt *x);
 
 /* run.c */
+/* For tests: blocks of one instruction, so that budgets of one run translated too. */
+void dbt_translate_single(struct vcpu *v, bool on);
 enum vcpu_exit dbt_run(struct vcpu *v, const struct run_budget *budget);
 
 #endif

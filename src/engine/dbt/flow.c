@@ -197,6 +197,13 @@ static bool emit_call(struct tr *t)
 	return true;
 }
 
+/* ECX = the branch, should its target turn out not to be canonical. */
+static void put_branch(struct tr *t)
+{
+	put(&t->e, 0xb9);
+	put32(&t->e, t->insn);
+}
+
 /* R14 = the target of an indirect branch. */
 static bool emit_target(struct tr *t)
 {
@@ -227,15 +234,18 @@ static bool emit_indirect(struct tr *t, bool call)
 	emit_target(t);
 	if (!call) {
 		end_at_branch(t);
+		put_branch(t);
 		jump(e, 0xe9, t->x->jump_indirect);
 		islands(t, 0, false);
 		return true;
 	}
+	t->x->insns[t->insn].kind = KIND_CALL;
 	store_gs(e, H_R14, HOT(value));
-	emit_push_const(t, ret);
+	emit_push_call(t, ret);
 	end_at_branch(t);
 	islands(t, 60, true);
 	load_gs(e, H_R14, HOT(value));
+	put_branch(t);
 	jump(e, 0xe8, t->x->jump_indirect);
 	emit_expect(t, ret, t->x->ret_wrong, 0);
 	return true;
@@ -252,6 +262,8 @@ static bool emit_ret(struct tr *t)
 	op_operand(e, true, 0x8b, H_R14, home[4]);
 	lea(e, home[4], home[4], pop);
 	end_at_branch(t);
+	t->x->insns[t->insn].kind = t->d->opcode == 0xc2 ? KIND_RET_IMM : KIND_RET;
+	mov_gs_imm32(e, HOT(branch), t->insn);
 	put(e, 0xc3);
 	islands(t, 0, false);
 	return true;

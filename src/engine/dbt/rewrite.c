@@ -72,10 +72,10 @@ static bool find_memory(struct tr *t, struct plan *p)
 }
 
 /* A host register for guest register `g`; NOT_GPR: none is left. */
-static u8 assign(struct plan *p, unsigned g, const ZydisDecodedOperand *o, const u8 *temps, unsigned temps_n)
+static u8 assign(struct plan *p, unsigned g, const ZydisDecodedOperand *o, bool keeps, const u8 *temps, unsigned temps_n)
 {
 	bool write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-	bool load = (o->actions & ZYDIS_OPERAND_ACTION_MASK_READ) || o->size < 32 ||
+	bool load = keeps || (o->actions & ZYDIS_OPERAND_ACTION_MASK_READ) || o->size < 32 ||
 		    (o->actions & ZYDIS_OPERAND_ACTION_CONDWRITE);
 
 	if (g == 1 && p->rcx_home) {
@@ -138,6 +138,8 @@ static bool assign_registers(struct tr *t, struct plan *p)
 	static const u8 both[] = { H_R14, H_RCX }, rcx[] = { H_RCX };
 	const u8 *temps = both;
 	unsigned n = 2;
+	/* of a zero source they leave the whole destination alone */
+	bool keeps = t->z->mnemonic == ZYDIS_MNEMONIC_BSF || t->z->mnemonic == ZYDIS_MNEMONIC_BSR;
 
 	if (p->mem == MEM_R14) {
 		temps = rcx;
@@ -156,7 +158,7 @@ static bool assign_registers(struct tr *t, struct plan *p)
 			continue;
 		if (o->encoding == ZYDIS_OPERAND_ENCODING_NONE)
 			continue;
-		host = assign(p, (unsigned)g, o, temps, n);
+		host = assign(p, (unsigned)g, o, keeps, temps, n);
 		if (host == NOT_GPR)
 			return false;
 		if (is_high(o->reg.value))

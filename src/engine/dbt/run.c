@@ -31,7 +31,7 @@ static void update_key(struct vcpu *v)
 	u32 key;
 
 	x->x87_unmasked = x87_unmasked(v);
-	key = interp_fpu_enabled(&v->cpu) | (u32)x->counted << 8 | (u32)x->x87_unmasked << 9;
+	key = interp_fpu_enabled(&v->cpu) | (u32)x->counted << 8 | (u32)x->x87_unmasked << 9 | (u32)x->single << 10;
 	if (likely(key == x->key))
 		return;
 	x->key = key;
@@ -190,6 +190,29 @@ static enum next do_link(struct vcpu *v, u32 id)
 	return enter_block(v, b);
 }
 
+/* The target is not canonical: that is a fault of the branch. Undo it. */
+static enum next undo_branch(struct vcpu *v, const struct tinsn *i)
+{
+	const u8 *code = i->len + dbt_of(v)->blocks[i->block].page->host +
+			 ((dbt_of(v)->blocks[i->block].lin + i->guest) & ~PAGE_MASK);
+	u64 sp = v->cpu.gpr[REG_RSP];
+
+	count(v, 1);
+	v->cpu.rip = dbt_of(v)->blocks[i->block].lin + i->guest;
+	if (i->kind == KIND_RET) {
+		v->cpu.gpr[REG_RSP] = sp - 8;
+	} else if (i->kind == KIND_RET_IMM) {
+		v->cpu.gpr[REG_RSP] = sp - 8 - (code[-2] | (u64)code[-1] << 8);
+	} else if (i->kind == KIND_CALL) {
+		if (mmu_write(v, sp, &dhot(v)->old, 8))
+			return NEXT_LOOP; /* cannot be: it was just written */
+		v->cpu.gpr[REG_RSP] = sp + 8;
+	}
+	dbt_reset_returns(v);
+	interp_single(v);
+	return NEXT_LOOP;
+}
+
 static enum next do_indirect(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
@@ -197,6 +220,8 @@ static enum next do_indirect(struct vcpu *v)
 	struct tblock *b;
 	u32 slot;
 
+	if (unlikely(!lin_canonical(&v->cpu, lin)))
+		return undo_branch(v, &x->insns[dhot(v)->branch]);
 	count(v, 0);
 	v->cpu.rip = lin;
 	b = dbt_find(v, lin);
@@ -288,9 +313,21 @@ static void run_translated(struct vcpu *v)
 	}
 }
 
+void dbt_translate_single(struct vcpu *v, bool on)
+{
+	dbt_of(v)->single = on;
+}
+
 /* Below this an exact budget is left to the reference engine. */
-#define BUDGET_MIN 256
+#define BUDGET_MIN 64
 #define OTHER_MODE_SLICE 20000
+
+static bool translates(struct vcpu *v, u64 insns)
+{
+	const struct dbt *x = dbt_of(v);
+
+	return cpu_64bit(&v->cpu) && (!x->counted || insns >= BUDGET_MIN || x->single);
+}
 
 enum vcpu_exit dbt_run(struct vcpu *v, const struct run_budget *budget)
 {
@@ -325,7 +362,7 @@ enum vcpu_exit dbt_run(struct vcpu *v, const struct run_budget *budget)
 		}
 		if (v->event || interp_careful(v))
 			slice.insns = 1;
-		else if (cpu_64bit(&v->cpu) && (!x->counted || slice.insns >= BUDGET_MIN)) {
+		else if (translates(v, slice.insns)) {
 			run_translated(v);
 			continue;
 		} else if (!cpu_64bit(&v->cpu)) {

@@ -28,6 +28,19 @@ void emit_push_const(struct tr *t, u64 value)
 	}
 }
 
+void emit_push_call(struct tr *t, u64 ret)
+{
+	struct emit *e = &t->e;
+
+	open_push(t);
+	mov_rr(e, home[4], H_R14);
+	op_operand(e, true, 0x8d, H_R14, H_R14);
+	op_rm(e, true, 0x8b, H_RCX, H_R14, 0);
+	store_gs(e, H_RCX, HOT(old));
+	mov_imm(e, H_RCX, ret);
+	op_rm(e, true, 0x89, H_RCX, H_R14, 0);
+}
+
 static void push_reg(struct tr *t, unsigned g)
 {
 	struct emit *e = &t->e;

@@ -248,13 +248,13 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction z;
 	struct dinsn d;
-	unsigned at = 0, n = 0;
+	unsigned at = 0, n = 0, max = t->x->single ? 1 : BLOCK_INSNS;
 	bool ends = false, cut = true;
 
 	t->z = &z;
 	t->ops = ops;
 	t->d = &d;
-	while (!ends && n < BLOCK_INSNS && at < avail && t->stubs_n < STUBS_MAX - 8) {
+	while (!ends && n < max && at < avail && t->stubs_n < STUBS_MAX - 8) {
 		enum decode_status s =
 		    isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), CODE_64);
 

@@ -83,6 +83,8 @@ void emit_exit(struct tr *t, u64 lin);
 /* stack.c */
 bool emit_stack(struct tr *t);
 void emit_push_const(struct tr *t, u64 value);
+/* Of an indirect call: keeps what it overwrites in hot->old. */
+void emit_push_call(struct tr *t, u64 ret);
 
 /* The instruction is left to the reference engine. */
 void emit_step(struct tr *t);
