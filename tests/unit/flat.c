@@ -45,7 +45,7 @@ static bool load(u64 addr, u64 *val)
 {
 	if (sigsetjmp(faulted, 1))
 		return false;
-	*val = *(const volatile u64 *)addr;
+	*val = *(const volatile u64_any *)addr;
 	return true;
 }
 
