@@ -45,7 +45,7 @@ static bool load(u64 addr, u64 *val)
 {
 	if (sigsetjmp(faulted, 1))
 		return false;
-	*val = *(const volatile u64 *)addr;
+	*val = *(const volatile u64_any *)addr;
 	return true;
 }
 
@@ -770,11 +770,21 @@ static void cap(void **state)
 	user = r->v.mmu->flat_base;
 	rig_map(r, USER, 1, 0x5000 | E_ALL | E_A | E_D);
 	assert_int_equal(miss(r, USER, MMU_WRITE), FLAT_FILLED);
+	rig_map(r, FAR, 1, 0x6000 | E_ALL | E_A | E_D);
 	reports = 0;
-	for (u64 i = 0; i < FLAT_PAGES_MAX + 100; i++)
+	for (u64 i = 0; i < FLAT_PAGES_MAX + 100; i++) {
+		if (i == FLAT_PAGES_MAX / 2)
+			assert_int_equal(miss(r, FAR, MMU_WRITE), FLAT_FILLED);
 		assert_int_equal((u32)entry(user, 0x100000000000 + i * 6 * MiB, i & 1 ? MMU_READ : MMU_WRITE), 0);
+	}
 	assert_int_equal(st->resets, 1);
 	assert_true(st->table_pages < 200);
+	/* where the frame's entry was is not looked at: that table page has no memory */
+	if (sigsetjmp(faulted, 1))
+		fail();
+	tables = NULL;
+	mmu_protect_frame(&r->v, 0x6000);
+	tables = r->v.mmu->flat;
 	assert_false(has(user, USER, MMU_WRITE));
 	assert_int_equal(miss(r, USER, MMU_WRITE), FLAT_FILLED);
 	expect_host(r, USER, MMU_WRITE, 0x5000);
