@@ -99,7 +99,7 @@ void dbt_make_trampolines(struct dbt *x)
 {
 	struct emit e = { .p = x->rw, .end = x->rw + 4096, .to_rx = x->rx - x->rw };
 
-	x->enter = (void (*)(struct vcpu *))(uintptr_t)x->rx;
+	x->enter_code = (void (*)(struct vcpu *))(uintptr_t)x->rx;
 	make_enter(&e);
 	make_leave(&e, x);
 	make_indirect(&e, x);
