@@ -46,15 +46,15 @@ enum leave_reason {
 /* Overlays vcpu->engine_hot behind interp's part. Translated code reads it at GS:offset. */
 struct dbt_hot {
 	u32 reason, info, resume;
-	u16 flags;  /* as interp_hot.flags */
+	u16 flags; /* as interp_hot.flags */
 	u16 pad;
 	s64 charge; /* counted code: -(instructions left) - 1 */
 	u64 host_sp, ret_sp, ret_base;
-	u64 pc;	    /* where to enter */
-	u64 t0, t1; /* R14 and RCX */
-	u64 value;  /* scratch of one instruction */
-	u64 old;    /* what the return address of an indirect call overwrote */
-	u32 branch; /* tinsn of the indirect branch that went to t0 */
+	u64 pc;		   /* where to enter */
+	u64 t0, t1;	   /* R14 and RCX */
+	u64 value;	   /* scratch of one instruction */
+	u64 old;	   /* what the return address of an indirect call overwrote */
+	u32 branch;	   /* tinsn of the indirect branch that went to t0 */
 	u32 cross_mask[7]; /* by log2 of the size: offset bits that are zero behind a page's end */
 	u32 offset_mask, jump_mask;
 };
@@ -67,8 +67,8 @@ _Static_assert(sizeof(struct interp_hot) <= HOT_INDEX * 8 &&
 
 /* Layout of a set's auxiliary area (mem/flat.h). */
 #define PAGES_MAX 65536u
-#define AUX_VALID 0u		  /* one byte a tpage: its code is what the set maps there */
-#define AUX_JUMP PAGES_MAX	  /* jump cache: host addresses */
+#define AUX_VALID 0u	   /* one byte a tpage: its code is what the set maps there */
+#define AUX_JUMP PAGES_MAX /* jump cache: host addresses */
 #define JUMP_BITS 12
 _Static_assert(AUX_JUMP + (8u << JUMP_BITS) <= FLAT_AUX_SIZE, "auxiliary area fits");
 
@@ -87,8 +87,8 @@ struct tpage;
 struct tblock {
 	u64 lin;
 	struct tpage *page;
-	struct tblock *next; /* in the page's bucket */
-	u32 host, host_end;  /* offsets in the cache; out-of-line parts included */
+	struct tblock *next;   /* in the page's bucket */
+	u32 host, host_end;    /* offsets in the cache; out-of-line parts included */
 	u32 entry, entry_page; /* from the same page; from another (looks at AUX_VALID) */
 	u32 entry_indirect;    /* from a jump to t0 (looks whether that is `lin`) */
 	u32 first;	       /* index of the first tinsn; n of them */
@@ -104,7 +104,7 @@ struct tpage {
 	gpa_t gpa;
 	u32 key, index;
 	struct tpage *lin_next, *frame_next; /* hash chains by `lin` and by `host` */
-	u64 lines; /* bit k: translated code in bytes [64k, 64k+64) */
+	u64 lines;			     /* bit k: translated code in bytes [64k, 64k+64) */
 	u32 live;
 	struct tblock *bucket[TPAGE_BUCKETS];
 };
@@ -137,7 +137,7 @@ struct dbt_stats {
 struct dbt {
 	struct interp interp; /* first: the embedded reference engine */
 	struct vcpu *v;
-	u8 *rw, *rx; /* two views of the code cache */
+	u8 *rw, *rx;	       /* two views of the code cache */
 	u32 size, used, start; /* start: behind the trampolines */
 	void (*enter)(struct vcpu *v);
 	const u8 *leave[LEAVE_COUNT]; /* in the executable view */

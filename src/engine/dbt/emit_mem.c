@@ -9,8 +9,9 @@
  */
 #include "engine/dbt/translate.h"
 
-const u8 home[16] = { 0,	   H_R12, 2,	  3,	      H_R13, 5, 6, 7, 8, 9, 10, 11, HOME_MEMORY, HOME_MEMORY,
-		      HOME_MEMORY, HOME_MEMORY };
+const u8 home[16] = {
+	0, H_R12, 2, 3, H_R13, 5, 6, 7, 8, 9, 10, 11, HOME_MEMORY, HOME_MEMORY, HOME_MEMORY, HOME_MEMORY
+};
 
 unsigned read_reg(struct tr *t, unsigned g, unsigned temp)
 {
@@ -173,7 +174,8 @@ unsigned emit_ea(struct tr *t)
 	sum(t, d, w);
 	if (d->seg >= SEG_FS) {
 		load_gs(&t->e, H_RCX,
-			(u32)(offsetof(struct cpu, seg) + d->seg * sizeof(struct segment) + offsetof(struct segment, base)));
+			(u32)(offsetof(struct cpu, seg) + d->seg * sizeof(struct segment) +
+			      offsetof(struct segment, base)));
 		op_rmx(&t->e, true, 0x8d, H_R14, H_R14, H_RCX, 0, 0);
 	}
 	return H_R14;

@@ -6,8 +6,8 @@
 #include "engine/dbt/emit.h"
 
 /* Guest registers that live in host registers: host number, guest number. */
-static const u8 resident[][2] = { { H_RDX, 2 }, { H_RBX, 3 }, { H_RBP, 5 }, { H_RSI, 6 }, { H_RDI, 7 },	 { 8, 8 },
-				  { 9, 9 },	{ 10, 10 },	{ 11, 11 },	{ H_R12, 1 }, { H_R13, 4 } };
+static const u8 resident[][2] = { { H_RDX, 2 }, { H_RBX, 3 }, { H_RBP, 5 }, { H_RSI, 6 }, { H_RDI, 7 }, { 8, 8 },
+				  { 9, 9 },	{ 10, 10 },   { 11, 11 },   { H_R12, 1 }, { H_R13, 4 } };
 static const u8 callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
 
 static void push_pop(struct emit *e, unsigned op, unsigned reg)

@@ -18,10 +18,10 @@ struct plan {
 	u8 reg, rm, vvvv, opcode; /* host register of the field, NOT_GPR: as it is */
 	enum { MEM_NONE, MEM_PLAIN, MEM_R14, MEM_RCX } mem;
 	u8 lin;
-	u8 size;  /* of the memory operand */
+	u8 size; /* of the memory operand */
 	bool read, write;
-	bool high; /* AH, CH, DH or BH: no REX */
-	bool cl;   /* a count in CL */
+	bool high;     /* AH, CH, DH or BH: no REX */
+	bool cl;       /* a count in CL */
 	bool rcx_home; /* RCX stands for the guest's own RCX */
 	bool rcx_written;
 	struct {
@@ -72,7 +72,8 @@ static bool find_memory(struct tr *t, struct plan *p)
 }
 
 /* A host register for guest register `g`; NOT_GPR: none is left. */
-static u8 assign(struct plan *p, unsigned g, const ZydisDecodedOperand *o, bool keeps, const u8 *temps, unsigned temps_n)
+static u8 assign(struct plan *p, unsigned g, const ZydisDecodedOperand *o, bool keeps, const u8 *temps,
+		 unsigned temps_n)
 {
 	bool write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 	bool load = keeps || (o->actions & ZYDIS_OPERAND_ACTION_MASK_READ) || o->size < 32 ||

@@ -12,8 +12,6 @@
 
 #include <string.h>
 
-
-
 static bool is_masked_access(const struct tr *t)
 {
 	return t->z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && t->d->is_mem &&
@@ -255,15 +253,14 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	t->ops = ops;
 	t->d = &d;
 	while (!ends && n < max && at < avail && t->stubs_n < STUBS_MAX - 8) {
-		enum decode_status s =
-		    isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), CODE_64);
+		enum decode_status s = isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), CODE_64);
 
 		t->lin = t->b->lin + at;
 		if (s == DECODE_OK) {
 			dinsn_from_zydis(&d, &z, ops, code + at, CODE_64);
 		} else if (s == DECODE_MORE && n) {
 			break; /* it crosses into the next page: a block of its own */
-		} else { /* crosses, or not an instruction: the reference engine fetches it itself */
+		} else {       /* crosses, or not an instruction: the reference engine fetches it itself */
 			d.len = 1;
 		}
 		if (t->steps_only)

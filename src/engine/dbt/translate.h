@@ -36,14 +36,14 @@ struct tr {
 	struct tblock *b;
 	struct emit e;
 	u8 *start;
-	u64 lin; /* of the instruction being translated */
+	u64 lin;  /* of the instruction being translated */
 	u32 insn; /* its tinsn */
 	const struct dinsn *d;
 	const ZydisDecodedInstruction *z;
 	const ZydisDecodedOperand *ops;
 	bool fpu_checked, failed, steps_only;
-	u8 *charge;	  /* imm32 of the present segment's charge, if counted */
-	u32 segment;	  /* first tinsn of the present segment */
+	u8 *charge;  /* imm32 of the present segment's charge, if counted */
+	u32 segment; /* first tinsn of the present segment */
 	unsigned stubs_n, pending_n;
 	struct stub stub[STUBS_MAX];
 	struct { /* short branches that wait for an island */
