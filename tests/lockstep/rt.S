@@ -217,7 +217,7 @@ _start:	cld
 	jmp leave
 print:	mov ecx, 16			/* RAX and a new line to the serial port */
 	mov edx, 0x3f8
-1:	rol rax, 4
+1:	rorx rax, rax, 60
 	mov rbx, rax
 	and eax, 15
 	mov al, [digits + rax]
@@ -229,7 +229,7 @@ print:	mov ecx, 16			/* RAX and a new line to the serial port */
 	ret
 sum:	xor rax, [rsi]
 	imul rax, rbx
-	rol rax, 17
+	rorx rax, rax, 47
 	add rsi, 8
 	dec ecx
 	jnz sum
@@ -273,7 +273,7 @@ common:	push rax
 	.irp n, 32, 40, 48, 56, 64, 72
 	xor rax, [rsp + \n]
 	imul rax, rbx
-	rol rax, 13
+	rorx rax, rax, 51
 	.endr
 	mov [hash], rax
 	mov ecx, [rsp + 32]
