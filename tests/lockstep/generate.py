@@ -391,8 +391,12 @@ class Program:
         if not self.kernel:
             return self.exception()
         i, j = self.r.randrange(PAGES), self.r.randrange(PAGES)
-        table, base = self.r.choice([("arena_pt", ARENA_LOW), ("alias_pt", ALIAS)])
-        kind = self.r.randrange(6)
+        table, base = self.r.choice([("arena_pt", ARENA_LOW), ("alias_pt", ALIAS), ("other_pt", ARENA_LOW)])
+        kind = self.r.randrange(7)
+        if kind == 6:
+            self.put("call switch_space")
+            return
+        self.put("mov byte ptr [tables_changed], 1")
         if kind == 0:
             self.put(f"and qword ptr [{table} + {8 * i}], {~self.r.choice([1, 2, 4, 6])}")
         elif kind == 1:  # accessed and dirty bits, which the next accesses set again
@@ -575,7 +579,7 @@ def make(seed, output, pieces=PIECES):
         with open(os.path.join(tmp, "body.inc"), "w", encoding="ascii") as f:
             f.write(p.write(pieces))
         elf = os.path.join(tmp, "elf")
-        subprocess.run(["gcc", "-nostdlib", "-static", "-no-pie", f"-Wa,-I{tmp}", f"-DSEED={seed & 0x7FFFFFFF}",
+        subprocess.run(["gcc", "-nostdlib", "-static", "-no-pie", f"-Wa,-I{tmp}", f"-DSEED={seed & 0x7FFFFFFF}", f"-DPCID={seed // 3 % 2}",
                         f"-DTIMER_COUNT={p.r.randrange(400, 9000)}", "-Wl,-z,noexecstack,--build-id=none,--no-warn-rwx-segments",
                         f"-Wl,--defsym,arena={ARENA}", "-T", PAYLOAD_LD, "-o", elf, os.path.join(HERE, "rt.S")], check=True)
         subprocess.run(["objcopy", "-O", "elf32-i386", elf, output], check=True)

@@ -60,6 +60,28 @@ _start:	cld
 	add eax, 4096
 	add edi, 8
 	loop 1b
+	/* a second address space: the arena's frames in another order, all else the same tables */
+	mov esi, offset pd + 4096
+	mov edi, offset other_pd
+	mov ecx, 1024
+	rep movsd
+	mov dword ptr [other_pd], offset other_pt + 7
+	mov esi, offset pdpt
+	mov edi, offset other_pdpt
+	mov ecx, 1024
+	rep movsd
+	mov dword ptr [other_pdpt + 8], offset other_pd + 7
+	mov dword ptr [other_pml4], offset other_pdpt + 7
+	xor ecx, ecx
+1:	mov eax, ecx
+	cmp ecx, 256			/* not where stacks may lie */
+	jae 2f
+	xor eax, 3
+2:	mov eax, [arena_pt + eax * 8]
+	mov [other_pt + ecx * 8], eax
+	inc ecx
+	cmp ecx, 512
+	jb 1b
 	mov eax, cr4
 	or eax, 0x40620			/* PAE, OSFXSR, OSXMMEXCPT, OSXSAVE */
 	mov cr4, eax
@@ -76,7 +98,12 @@ _start:	cld
 	lgdt [gdt_ptr]
 	ljmp 8, offset 1f
 	.code64
-1:	mov eax, 16
+1:	.if PCID
+	mov rax, cr4
+	bts rax, 17
+	mov cr4, rax
+	.endif
+	mov eax, 16
 	mov ds, eax
 	mov es, eax
 	mov ss, eax
@@ -180,6 +207,10 @@ _start:	cld
 	call body
 	cli
 	cld
+	mov [saved], rax
+	mov eax, offset pml4
+	mov cr3, rax
+	mov rax, [saved]
 
 	/* the registers into memory, memory into a sum */
 	mov [saved], rax
@@ -210,7 +241,7 @@ _start:	cld
 	mov ecx, 0x200000 / 8
 	call sum
 	mov esi, offset arena_pt
-	mov ecx, 3 * 512
+	mov ecx, 4 * 512
 	call sum
 	call print
 	mov eax, 0x10
@@ -320,10 +351,29 @@ page_fault:
 	mov ecx, eax
 	shr ecx, 12
 	and ecx, 1023
-	or qword ptr [arena_pt + rcx * 8], 7
+	cmp ecx, 512
+	jae 1f
+	mov rbx, cr3
+	test ebx, 4096
+	jz 1f
+	add ecx, (other_pt - arena_pt) / 8
+1:	or qword ptr [arena_pt + rcx * 8], 7
 	btr qword ptr [arena_pt + rcx * 8], 63
 	invlpg [rax]
+	mov byte ptr [tables_changed], 1
 	jmp 8b
+switch_space:
+	/* the other space, PCID 1 if there are PCIDs; what is cached of it is kept if no table changed since */
+	mov r13, cr3
+	xor r13, other_pml4_bits
+	.if PCID
+	cmp byte ptr [tables_changed], 0
+	jne 1f
+	bts r13, 63
+	.endif
+1:	mov byte ptr [tables_changed], 0
+	mov cr3, r13
+	ret
 
 	.data
 	.globl hash
@@ -336,15 +386,22 @@ gdt_ptr: .word . - gdt - 1
 idt_ptr: .word 4095
 	.quad idt
 
+tables_changed: .byte 0
+
+	.set other_pml4_bits, 4096 + PCID
 	.bss
-	.align 4096
+	.align 8192
 	.globl arena_pt, alias_pt, fn_pt
 pml4:	.space 4096
+other_pml4: .space 4096
+other_pdpt: .space 4096
+other_pd: .space 4096
 pdpt:	.space 4096
 pd:	.space 4096 * 4
 arena_pt: .space 4096
 alias_pt: .space 4096
 fn_pt:	.space 4096
+other_pt: .space 4096
 idt:	.space 4096
 tss:	.space 128
 int_stack: .space 8192
