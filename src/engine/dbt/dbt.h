@@ -56,7 +56,8 @@ struct dbt_hot {
 	u64 old;	   /* what the return address of an indirect call overwrote */
 	u32 branch;	   /* tinsn of the indirect branch that went to t0 */
 	u32 cross_mask[7]; /* by log2 of the size: offset bits that are zero behind a page's end */
-	u32 offset_mask, jump_mask;
+	u32 offset_mask, jump_mask, df_mask;
+	u32 bit_mask[2]; /* 31, 63 */
 };
 #define HOT_INDEX 32
 #define HOT_OFF (offsetof(struct vcpu, engine_hot) + HOT_INDEX * 8)
@@ -128,6 +129,8 @@ struct tsys {
 #define SYS_MAX (1u << 17)
 #define LIN_HASH_BITS 14
 
+enum rep_op { REP_STOS, REP_MOVS, REPE_CMPS, REPNE_CMPS, REPE_SCAS, REPNE_SCAS, REP_OPS };
+
 struct dbt_stats {
 	u64 translations, insns, host_bytes, links, kills, flushes, steps, sys;
 	u64 leaves[LEAVE_COUNT], leave_cycles[LEAVE_COUNT];
@@ -143,6 +146,7 @@ struct dbt {
 	const u8 *leave[LEAVE_COUNT]; /* in the executable view */
 	const u8 *leave_host;	      /* where the signal handler resumes */
 	const u8 *ret_miss, *ret_wrong, *jump_indirect;
+	const u8 *rep[REP_OPS][4]; /* by log2 of the size, see rep.c */
 	u64 *ret_stack;
 	u32 key; /* of the blocks that run: see dbt_key() */
 	bool counted, x87_unmasked, stale, single;

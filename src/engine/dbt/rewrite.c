@@ -318,12 +318,21 @@ static void put_instruction(struct tr *t, const struct plan *p)
 	put_bytes(&t->e, bytes + tail, t->d->len - tail);
 }
 
+static bool is_masked_access(const struct tr *t)
+{
+	return t->z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && t->d->is_mem &&
+	       t->z->avx.mask.reg != ZYDIS_REGISTER_K0 && t->z->avx.mask.reg != ZYDIS_REGISTER_NONE;
+}
+
 static void emit_memory(struct tr *t, struct plan *p)
 {
 	struct emit *e = &t->e;
 
 	p->lin = (u8)emit_ea(t);
-	emit_access(t, p->lin, p->size, p->write);
+	if (is_masked_access(t))
+		emit_masked_access(t, p->lin, p->size, p->write);
+	else
+		emit_access(t, p->lin, p->size, p->write);
 	if (p->mem == MEM_R14)
 		op_operand(e, true, 0x8d, H_R14, p->lin);
 	else if (p->mem == MEM_RCX)

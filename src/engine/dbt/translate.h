@@ -20,7 +20,7 @@ static inline u32 gpr_off(unsigned guest)
 }
 
 /* Code out of line, made when the block is complete. */
-enum stub_kind { STUB_LEAVE, STUB_CROSS, STUB_MISS, STUB_LINK };
+enum stub_kind { STUB_LEAVE, STUB_CROSS, STUB_MISS, STUB_LINK, STUB_JUMP };
 struct stub {
 	u8 kind;   /* enum stub_kind */
 	u8 reason; /* enum leave_reason */
@@ -65,6 +65,10 @@ unsigned emit_ea(struct tr *t);
 /* RCX = table entry for an access of `size` bytes at register `lin`: the
  * operand is [lin + rcx + 1]. */
 void emit_access(struct tr *t, unsigned lin, unsigned size, bool write);
+/* The same for an operand of which a mask selects parts: A and D bits are not
+ * set for what is masked off, so without an entry the instruction is left to
+ * the reference engine. */
+void emit_masked_access(struct tr *t, unsigned lin, unsigned size, bool write);
 /* [lin + rcx + 1] with opcode `op`, register field `reg`. */
 void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin);
 
@@ -85,6 +89,14 @@ bool emit_stack(struct tr *t);
 void emit_push_const(struct tr *t, u64 value);
 /* Of an indirect call: keeps what it overwrites in hot->old. */
 void emit_push_call(struct tr *t, u64 ret);
+
+/* string.c: MOVS, STOS, LODS, CMPS, SCAS */
+bool emit_string(struct tr *t);
+
+/* odd.c: instructions that need more than their operands corrected */
+bool emit_odd(struct tr *t);
+/* Of FLDCW: leave to the reference engine if it would unmask an exception. */
+void emit_control_word_check(struct tr *t);
 
 /* The instruction is left to the reference engine. */
 void emit_step(struct tr *t);
