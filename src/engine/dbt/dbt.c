@@ -87,7 +87,7 @@ static void set_up_hot(struct dbt_host *h)
 	struct dbt_hot *hot = dhot(x->v);
 	u64 *bottom = (u64 *)(h->ret_map + PAGE_SIZE + RET_STACK);
 
-	*bottom = (u64)(uintptr_t)x->ret_miss;
+	*bottom = (u64)(uintptr_t)x->ret_miss[WIDTH_64];
 	hot->ret_base = hot->ret_sp = (u64)(uintptr_t)bottom;
 	for (unsigned log = 0; log < ARRAY_SIZE(hot->cross_mask); log++)
 		hot->cross_mask[log] = 0xfffu & ~((1u << log) - 1);
@@ -232,6 +232,8 @@ static unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigne
 		{ "exits_vector_state", s->leaves[LEAVE_FPU] },
 		{ "exits_host_fault", s->leaves[LEAVE_HOST] },
 		{ "reference_steps", s->steps },
+		{ "untranslated_mode_runs", s->other_modes },
+		{ "untranslated_mode_instructions", s->other_insns },
 		{ "mmu_fills", f->fills },
 		{ "mmu_misses", f->misses },
 		{ "mmu_neighbours", f->neighbours },

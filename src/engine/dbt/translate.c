@@ -81,6 +81,7 @@ static void emit_moffs(struct tr *t)
 	struct emit *e = &t->e;
 	bool load = d->opcode < 0xa2, byte = !(d->opcode & 1);
 
+	t->ea_size = byte ? 1 : d->opsize;
 	emit_ea(t);
 	emit_access(t, H_R14, byte ? 1 : d->opsize, !load);
 	if (!byte && d->opsize == 2)
@@ -126,7 +127,8 @@ static bool emit_host(struct tr *t)
 {
 	enum fpu_need need = thunk_need(t->z, t->ops);
 
-	if (!cpu_model_has_isa_set(t->v->model, t->z->meta.isa_set) || is_odd(t, need))
+	if (!cpu_model_has_isa_set(t->v->model, t->z->meta.isa_set) || is_odd(t, need) ||
+	    t->z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE || (t->narrow && !legacy_expressible(t)))
 		return false;
 	if (need != FPU_NONE) {
 		if (!(t->x->key >> need & 1))
@@ -204,6 +206,14 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 	}
 	if (core && is_nop(d))
 		return;
+	if (t->narrow && core && emit_legacy_inc(t))
+		return;
+	if (t->narrow && d->is_mem && !(core && d->map == 0 && d->opcode == 0x8d) && !legacy_segment(t)) {
+		emit_step(t);
+		*ends = leaves_block(d);
+		return;
+	}
+	t->ea_size = 0;
 	if (core && emit_flow(t, ends)) {
 		*cut = true;
 		return;
@@ -216,7 +226,7 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 		emit_moffs(t);
 		return;
 	}
-	if (core && (emit_stack(t) || emit_string(t) || emit_odd(t)))
+	if (core && (t->narrow ? emit_stack32(t) : emit_stack(t) || emit_string(t) || emit_odd(t)))
 		return;
 	if (emit_host(t))
 		return;
@@ -243,16 +253,17 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	struct dinsn d;
 	unsigned at = 0, n = 0, max = t->x->single ? 1 : BLOCK_INSNS;
 	bool ends = false, cut = true;
+	enum code_mode mode = t->narrow ? CODE_32 : CODE_64;
 
 	t->z = &z;
 	t->ops = ops;
 	t->d = &d;
 	while (!ends && n < max && at < avail && t->stubs_n < STUBS_MAX - 8) {
-		enum decode_status s = isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), CODE_64);
+		enum decode_status s = isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode);
 
 		t->lin = t->b->lin + at;
 		if (s == DECODE_OK) {
-			dinsn_from_zydis(&d, &z, ops, code + at, CODE_64);
+			dinsn_from_zydis(&d, &z, ops, code + at, mode);
 		} else if (s == DECODE_MORE && n) {
 			break; /* it crosses into the next page: a block of its own */
 		} else {       /* crosses, or not an instruction: the reference engine fetches it itself */
@@ -282,7 +293,7 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	if (!cut)
 		end_segment(t);
 	if (!ends)
-		emit_exit(t, t->b->lin + at);
+		emit_exit(t, code_address(t, t->b->lin + at));
 	t->b->bytes = (u16)at;
 	return n;
 }
@@ -300,6 +311,8 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	t.v = v;
 	t.x = x;
 	t.b = b;
+	t.narrow = x->key & KEY_32;
+	t.word = t.narrow ? 4 : 8;
 	t.insn = x->insns_n;
 	t.start = x->rw + x->used;
 	t.e = (struct emit){ .p = t.start, .end = t.start + HOST_BYTES_MAX, .to_rx = x->rx - x->rw };

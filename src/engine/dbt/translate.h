@@ -42,6 +42,9 @@ struct tr {
 	const ZydisDecodedInstruction *z;
 	const ZydisDecodedOperand *ops;
 	bool fpu_checked, failed, steps_only;
+	bool narrow; /* 32-bit code */
+	u8 word;     /* bytes of an address on the stack: 8, 4 */
+	u8 ea_size;  /* bytes accessed at emit_ea()'s address; 0: not known */
 	u8 *charge;  /* imm32 of the present segment's charge, if counted */
 	u32 segment; /* first tinsn of the present segment */
 	unsigned stubs_n, pending_n;
@@ -97,6 +100,22 @@ bool emit_string(struct tr *t);
 bool emit_odd(struct tr *t);
 /* Of FLDCW: leave to the reference engine if it would unmask an exception. */
 void emit_control_word_check(struct tr *t);
+/* legacy.c: 32-bit code */
+/* Is the segment of the memory operand such that translated code can use it? */
+bool legacy_segment(const struct tr *t);
+/* May the host run it, but for registers and the operand's address? */
+bool legacy_expressible(const struct tr *t);
+bool ignores_w(const struct tr *t);
+bool emit_legacy_inc(struct tr *t);
+bool emit_stack32(struct tr *t);
+/* `size`: 2 or 4 bytes. */
+void emit_push_const32(struct tr *t, unsigned size, u32 value);
+void emit_legacy_base(struct tr *t);
+/* An instruction pointer, truncated as the mode has it. */
+static inline u64 code_address(const struct tr *t, u64 lin)
+{
+	return t->narrow ? (u32)lin : lin;
+}
 
 /* The instruction is left to the reference engine. */
 void emit_step(struct tr *t);
