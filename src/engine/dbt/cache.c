@@ -52,6 +52,14 @@ void dbt_reset_returns(struct vcpu *v)
 	dbt_of(v)->stats.return_resets++;
 }
 
+void dbt_reset_jumps(const struct dbt *x, u8 *base, enum dbt_width w)
+{
+	const u8 **jump = (const u8 **)(base + AUX_JUMP(w));
+
+	for (unsigned k = 0; k < 1u << JUMP_BITS; k++)
+		jump[k] = x->leave[LEAVE_INDIRECT];
+}
+
 static void set_valid(struct dbt *x, u8 *base, u32 index, u8 valid)
 {
 	if (base) {
@@ -168,11 +176,10 @@ void dbt_flush(struct vcpu *v)
 		set_code_flag(v, x->pages[k].gpa, false);
 	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++) {
 		u8 *base = flat_set_base(v->mmu->flat, n);
-		const u8 **jump = (const u8 **)(base + AUX_JUMP);
 
 		zero_words(base + AUX_VALID, (x->pages_n + 63) & ~63u);
-		for (unsigned k = 0; k < 1u << JUMP_BITS; k++)
-			jump[k] = x->leave[LEAVE_INDIRECT];
+		for (unsigned w = 0; w < WIDTHS; w++)
+			dbt_reset_jumps(x, base, w);
 	}
 	for (unsigned k = 0; k < 1u << LIN_HASH_BITS; k++)
 		x->by_lin[k] = x->by_frame[k] = NULL;

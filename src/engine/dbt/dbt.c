@@ -86,11 +86,14 @@ static void set_up_hot(struct dbt_host *h)
 	struct dbt_hot *hot = dhot(x->v);
 	u64 *bottom = (u64 *)(h->ret_map + PAGE_SIZE + RET_STACK);
 
-	*bottom = (u64)(uintptr_t)x->ret_miss;
+	*bottom = (u64)(uintptr_t)x->ret_miss[WIDTH_64];
 	hot->ret_base = hot->ret_sp = (u64)(uintptr_t)bottom;
 	for (unsigned log = 0; log < ARRAY_SIZE(hot->cross_mask); log++)
 		hot->cross_mask[log] = 0xfffu & ~((1u << log) - 1);
 	hot->offset_mask = 0xfff;
+	hot->df_mask = FL_DF;
+	hot->bit_mask[0] = 31;
+	hot->bit_mask[1] = 63;
 	hot->jump_mask = ((1u << JUMP_BITS) - 1) << 2;
 	h->signal = (struct dbt_signal){ .rx = x->rx,
 					 .size = x->size,
@@ -168,10 +171,8 @@ static int dbt_attach(struct vcpu *v, struct error *e)
 		return -1;
 	}
 	set_up_hot(h);
-	x->trace &= ~(u32)TRACE_SMC;
 	dbt_flush(v);
 	x->stats.flushes = 0;
-	x->trace = v->engine_options ? v->engine_options->trace : 0;
 	memory_add_listener(v->mem, &(struct memory_listener){ map_changed, page_written, x });
 	mmu_mode_changed(v);
 	return 0;

@@ -47,17 +47,19 @@ enum leave_reason {
 /* Overlays vcpu->engine_hot behind interp's part. Translated code reads it at GS:offset. */
 struct dbt_hot {
 	u32 reason, info, resume;
-	u16 flags;  /* as interp_hot.flags */
+	u16 flags; /* as interp_hot.flags */
 	u16 pad;
 	s64 charge; /* counted code: -(instructions left) - 1 */
 	u64 host_sp, ret_sp, ret_base;
-	u64 pc;	    /* where to enter */
-	u64 t0, t1; /* R14 and RCX */
-	u64 value;  /* scratch of one instruction */
-	u64 old;    /* what the return address of an indirect call overwrote */
-	u32 branch; /* tinsn of the indirect branch that went to t0 */
+	u64 pc;		   /* where to enter */
+	u64 t0, t1;	   /* R14 and RCX */
+	u64 value;	   /* scratch of one instruction */
+	u64 old;	   /* what the return address of an indirect call overwrote */
+	u32 branch;	   /* tinsn of the indirect branch that went to t0 */
 	u32 cross_mask[7]; /* by log2 of the size: offset bits that are zero behind a page's end */
-	u32 offset_mask, jump_mask;
+	u32 offset_mask, jump_mask, df_mask;
+	u32 bit_mask[2]; /* 31, 63 */
+	u32 usable[2];	 /* FS, GS in 32-bit code: not 0 if readable, writable and without a limit */
 };
 #define HOT_INDEX 32
 #define HOT_OFF (offsetof(struct vcpu, engine_hot) + HOT_INDEX * 8)
@@ -69,9 +71,31 @@ _Static_assert(sizeof(struct interp_hot) <= HOT_INDEX * 8 &&
 /* Layout of a set's auxiliary area (mem/flat.h). */
 #define PAGES_MAX 65536u
 #define AUX_VALID 0u		  /* one byte a tpage: its code is what the set maps there */
-#define AUX_JUMP PAGES_MAX	  /* jump cache: host addresses */
-#define JUMP_BITS 12
-_Static_assert(AUX_JUMP + (8u << JUMP_BITS) <= FLAT_AUX_SIZE, "auxiliary area fits");
+#define JUMP_BITS 13
+/* Jump caches, one for each enum dbt_width: host addresses. */
+#define AUX_JUMP(width) (PAGES_MAX + ((u32)(width) << (JUMP_BITS + 3)))
+_Static_assert(AUX_JUMP(2) <= FLAT_AUX_SIZE, "auxiliary area fits");
+
+/* Code of one width never jumps to code of the other: each has jump caches of
+ * its own, and the return stack is emptied in between. */
+enum dbt_width { WIDTH_64, WIDTH_32, WIDTHS };
+
+/*
+ * Part of the key: what mode code is translated for. 0 is 64-bit mode. KEY_32:
+ * 32-bit code in protected mode with CS and SS flat (base 0, limit 4 GiB) and a
+ * 32-bit stack; KEY_SEG: data segment DS or ES is flat and writable, or FS or GS
+ * writable and without a limit. FS and GS change too often to be in the key:
+ * code looks at hot->usable.
+ */
+#define KEY_32 BIT(16)
+#define KEY_SEG(s) BIT(20 + (s))
+#define KEY_MODE (KEY_32 | KEY_SEG(SEG_DS) | KEY_SEG(SEG_ES))
+#define MODE_OTHER (~0u) /* not translated */
+u32 dbt_legacy_mode(const struct cpu *c);
+static inline u32 dbt_mode(const struct cpu *c)
+{
+	return likely(cpu_64bit(c)) ? 0 : dbt_legacy_mode(c);
+}
 
 /* One guest instruction of a block. */
 struct tinsn {
@@ -88,8 +112,8 @@ struct tpage;
 struct tblock {
 	u64 lin;
 	struct tpage *page;
-	struct tblock *next; /* in the page's bucket */
-	u32 host, host_end;  /* offsets in the cache; out-of-line parts included */
+	struct tblock *next;   /* in the page's bucket */
+	u32 host, host_end;    /* offsets in the cache; out-of-line parts included */
 	u32 entry, entry_page; /* from the same page; from another (looks at AUX_VALID) */
 	u32 entry_indirect;    /* from a jump to t0 (looks whether that is `lin`) */
 	u32 first;	       /* index of the first tinsn; n of them */
@@ -106,7 +130,7 @@ struct tpage {
 	gpa_t gpa;
 	u32 key, index;
 	struct tpage *lin_next, *frame_next; /* hash chains by `lin` and by `host` */
-	u64 lines; /* bit k: translated code in bytes [64k, 64k+64) */
+	u64 lines;			     /* bit k: translated code in bytes [64k, 64k+64) */
 	u32 live;
 	struct tblock *bucket[TPAGE_BUCKETS];
 };
@@ -131,10 +155,13 @@ struct tsys {
 #define BYTES_A_SYS 512
 #define LIN_HASH_BITS 14
 
+enum rep_op { REP_STOS, REP_MOVS, REPE_CMPS, REPNE_CMPS, REPE_SCAS, REPNE_SCAS, REP_OPS };
+
 struct dbt_stats {
 	u64 translations, insns, guest_bytes, host_bytes, translate_cycles, trace_cycles, links, kills, flushes, steps;
 	u64 lost_jumps, lost_returns; /* indirect branches and returns that had to look for their block */
 	u64 return_resets;
+	u64 other_modes, other_insns; /* runs and instructions of the reference engine in modes not translated */
 	u64 leaves[LEAVE_COUNT], sys_calls[ISA_SYS_COUNT];
 };
 
@@ -142,15 +169,18 @@ struct dbt_stats {
 struct dbt {
 	struct interp interp; /* first: the embedded reference engine */
 	struct vcpu *v;
-	u8 *rw, *rx; /* two views of the code cache */
+	u8 *rw, *rx;	       /* two views of the code cache */
 	u32 size, used, start; /* start: behind the trampolines */
 	void (*enter_code)(struct vcpu *v);
 	void (*enter)(struct vcpu *v); /* the same, or dbt_enter_observed */
 	const u8 *leave[LEAVE_COUNT]; /* in the executable view */
 	const u8 *leave_host;	      /* where the signal handler resumes */
-	const u8 *ret_miss, *ret_wrong, *jump_indirect;
+	const u8 *ret_miss[WIDTHS], *ret_wrong[WIDTHS], *jump_indirect[WIDTHS];
+	const u8 *rep[REP_OPS][4]; /* by log2 of the size, see rep.c */
 	u64 *ret_stack;
-	u32 key; /* of the blocks that run: see dbt_key() */
+	u32 key; /* of the blocks that run */
+	u32 key_of[WIDTHS]; /* of the jump caches' entries */
+	u32 mode; /* dbt_mode() the key was made for */
 	bool counted, x87_unmasked, stale, single;
 	bool count_all; /* of the options */
 	u32 trace;	/* of the options */
@@ -184,6 +214,7 @@ void dbt_page_written(void *vcpu, gpa_t gpa, unsigned len);
 void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all);
 void dbt_reset_returns(struct vcpu *v);
 const struct tblock *dbt_block_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
+void dbt_reset_jumps(const struct dbt *x, u8 *base, enum dbt_width w); /* of the set at `base` */
 const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
 
 /* translate.c: ordinary C, vector state parked. NULL: out of room. */

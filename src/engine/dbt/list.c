@@ -61,7 +61,11 @@ static const struct {
 	FIELD(cross_mask),
 	FIELD(offset_mask),
 	FIELD(jump_mask),
+	FIELD(df_mask),
+	FIELD(bit_mask),
+	FIELD(usable),
 	{ offsetof(struct vcpu, go), 4, "go" },
+	{ offsetof(struct cpu, rflags), 8, "rflags" },
 	{ offsetof(struct vcpu, event), 4, "event" },
 	{ offsetof(struct vcpu, fpu_live), 1, "fpu_live" },
 	{ offsetof(struct cpu, fpu) + FX_FIP, 8, "x87_pointer" },
@@ -95,18 +99,35 @@ static void field_name(u32 off, char *out, size_t size)
 
 static bool trampoline_name(const struct dbt *x, const u8 *at, char *out, size_t size)
 {
+	static const char *const rep[REP_OPS] = {
+		[REP_STOS] = "rep_stos",     [REP_MOVS] = "rep_movs",	[REPE_CMPS] = "repe_cmps",
+		[REPNE_CMPS] = "repne_cmps", [REPE_SCAS] = "repe_scas", [REPNE_SCAS] = "repne_scas",
+	};
+
 	for (unsigned k = 0; k < LEAVE_COUNT; k++) {
 		if (at == x->leave[k]) {
 			snprintf(out, size, "leave_%s", dbt_leave_name(k));
 			return true;
 		}
 	}
-	if (at == x->ret_miss || at == x->ret_wrong || at == x->jump_indirect) {
-		snprintf(out, size, "%s",
-			 at == x->ret_miss    ? "return_miss"
-			 : at == x->ret_wrong ? "return_wrong"
-					      : "jump_indirect");
-		return true;
+	for (unsigned w = 0; w < WIDTHS; w++) {
+		const char *name = at == x->ret_miss[w]	       ? "return_miss"
+				   : at == x->ret_wrong[w]     ? "return_wrong"
+				   : at == x->jump_indirect[w] ? "jump_indirect"
+							       : NULL;
+
+		if (name) {
+			snprintf(out, size, "%s%s", name, w == WIDTH_32 ? "_32" : "");
+			return true;
+		}
+	}
+	for (unsigned op = 0; op < REP_OPS; op++) {
+		for (unsigned log = 0; log < 4; log++) {
+			if (at == x->rep[op][log]) {
+				snprintf(out, size, "%s_%u", rep[op], 1u << log);
+				return true;
+			}
+		}
 	}
 	return false;
 }
@@ -198,7 +219,7 @@ static ZyanStatus on_disp(const ZydisFormatter *f, ZydisFormatterBuffer *buffer,
 		return append(buffer, "+read_table");
 	if (index && disp == FLAT_W_DISP)
 		return append(buffer, "+write_table");
-	if (index && disp == AUX_JUMP)
+	if (index && (disp == AUX_JUMP(WIDTH_64) || disp == AUX_JUMP(WIDTH_32)))
 		return append(buffer, "+jump_cache");
 	if (index || disp < 0 || disp >= PAGES_MAX)
 		return h->print_disp(f, buffer, c);
@@ -262,7 +283,8 @@ static void list_insn(const struct listing *l, u32 k)
 	unsigned room = (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK));
 	char text[192];
 
-	dinsn_format(dbt_guest_bytes(l->b, i), MIN(MAX(i->len, 1u), room), CODE_64, lin, text, sizeof(text));
+	dinsn_format(dbt_guest_bytes(l->b, i), MIN(MAX(i->len, 1u), room), dbt_code_mode(l->b), lin, text,
+		     sizeof(text));
 	print(l, "  %lx  %s", lin, text);
 	if (l->notes && l->what & TRACE_ANALYSIS) {
 		dbt_note_format(l, i, &l->notes[k], text, sizeof(text));

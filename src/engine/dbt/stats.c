@@ -57,7 +57,7 @@ int dbt_observe_init(struct dbt *x, const struct engine_options *o, struct error
 	if (!o)
 		return 0;
 	x->options = o;
-	x->trace = o->trace;
+	x->trace = o->trace_line ? o->trace : 0;
 	x->count_all = o->count;
 	x->observe.costs = o->costs;
 	x->observe.until = 1;
@@ -97,6 +97,8 @@ unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigned max)
 		{ "return_misses", s->lost_returns },
 		{ "return_stack_resets", s->return_resets },
 		{ "reference_steps", s->steps },
+		{ "untranslated_mode_runs", s->other_modes },
+		{ "untranslated_mode_instructions", s->other_insns },
 		{ "mmu_fills", f->fills },
 		{ "mmu_misses", f->misses },
 		{ "mmu_neighbours", f->neighbours },

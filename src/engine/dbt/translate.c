@@ -12,20 +12,11 @@
 
 #include <string.h>
 
-
-
-static bool is_masked_access(const struct tr *t)
-{
-	return t->z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && t->d->is_mem &&
-	       t->z->avx.mask.reg != ZYDIS_REGISTER_K0 && t->z->avx.mask.reg != ZYDIS_REGISTER_NONE;
-}
-
 /* Instructions whose host semantics would need more than their operands. */
 static bool is_odd(const struct tr *t, enum fpu_need need)
 {
 	switch (t->z->mnemonic) {
 	case ZYDIS_MNEMONIC_FNINIT:
-	case ZYDIS_MNEMONIC_FLDCW:
 	case ZYDIS_MNEMONIC_FLDENV:
 	case ZYDIS_MNEMONIC_FNSTENV:
 	case ZYDIS_MNEMONIC_FRSTOR:
@@ -39,13 +30,12 @@ static bool is_odd(const struct tr *t, enum fpu_need need)
 	}
 	if (need == FPU_X87 && t->x->x87_unmasked)
 		return true;
-	if (t->d->map == 1 && t->d->is_mem) { /* bit strings reach beyond their operand */
+	if (t->d->map == 1 && t->d->is_mem) { /* bit strings reach beyond their operand: what odd.c leaves */
 		unsigned op = t->d->opcode;
 
-		if (op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb || op == 0xae)
-			return true;
+		return op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb;
 	}
-	return is_masked_access(t);
+	return false;
 }
 
 static bool is_nop(const struct dinsn *d)
@@ -91,6 +81,7 @@ static void emit_moffs(struct tr *t)
 	struct emit *e = &t->e;
 	bool load = d->opcode < 0xa2, byte = !(d->opcode & 1);
 
+	t->ea_size = byte ? 1 : d->opsize;
 	emit_ea(t);
 	emit_access(t, H_R14, byte ? 1 : d->opsize, !load);
 	if (!byte && d->opsize == 2)
@@ -118,6 +109,7 @@ static void emit_x87_pointer(struct tr *t)
 {
 	switch (t->z->mnemonic) {
 	case ZYDIS_MNEMONIC_FNCLEX:
+	case ZYDIS_MNEMONIC_FLDCW:
 	case ZYDIS_MNEMONIC_FNSTCW:
 	case ZYDIS_MNEMONIC_FNSTSW:
 	case ZYDIS_MNEMONIC_FENI8087_NOP:
@@ -135,13 +127,16 @@ static bool emit_host(struct tr *t)
 {
 	enum fpu_need need = thunk_need(t->z, t->ops);
 
-	if (!cpu_model_has_isa_set(t->v->model, t->z->meta.isa_set) || is_odd(t, need))
+	if (!cpu_model_has_isa_set(t->v->model, t->z->meta.isa_set) || is_odd(t, need) ||
+	    t->z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE || (t->narrow && !legacy_expressible(t)))
 		return false;
 	if (need != FPU_NONE) {
 		if (!(t->x->key >> need & 1))
 			return false;
 		check_fpu(t);
 	}
+	if (t->z->mnemonic == ZYDIS_MNEMONIC_FLDCW)
+		emit_control_word_check(t);
 	if (!emit_general(t))
 		return false;
 	if (need == FPU_X87)
@@ -214,6 +209,16 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 		note_of(t)->how = HOW_NOP;
 		return;
 	}
+	if (t->narrow && core && emit_legacy_inc(t)) {
+		note_of(t)->how = HOW_ODD;
+		return;
+	}
+	if (t->narrow && d->is_mem && !(core && d->map == 0 && d->opcode == 0x8d) && !legacy_segment(t)) {
+		emit_step(t);
+		*ends = leaves_block(d);
+		return;
+	}
+	t->ea_size = 0;
 	if (core && emit_flow(t, ends)) {
 		note_of(t)->how = HOW_FLOW;
 		*cut = true;
@@ -229,8 +234,16 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 		emit_moffs(t);
 		return;
 	}
-	if (core && emit_stack(t)) {
+	if (core && (t->narrow ? emit_stack32(t) : emit_stack(t))) {
 		note_of(t)->how = HOW_STACK;
+		return;
+	}
+	if (core && !t->narrow && emit_string(t)) {
+		note_of(t)->how = HOW_STRING;
+		return;
+	}
+	if (core && !t->narrow && emit_odd(t)) {
+		note_of(t)->how = HOW_ODD;
 		return;
 	}
 	if (emit_host(t))
@@ -259,20 +272,20 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	struct dinsn d;
 	unsigned at = 0, n = 0, max = t->x->single ? 1 : BLOCK_INSNS;
 	bool ends = false, cut = true;
+	enum code_mode mode = t->narrow ? CODE_32 : CODE_64;
 
 	t->z = &z;
 	t->ops = ops;
 	t->d = &d;
 	while (!ends && n < max && at < avail && t->stubs_n < STUBS_MAX - 8) {
-		enum decode_status s =
-		    isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), CODE_64);
+		enum decode_status s = isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode);
 
 		t->lin = t->b->lin + at;
 		if (s == DECODE_OK) {
-			dinsn_from_zydis(&d, &z, ops, code + at, CODE_64);
+			dinsn_from_zydis(&d, &z, ops, code + at, mode);
 		} else if (s == DECODE_MORE && n) {
 			break; /* it crosses into the next page: a block of its own */
-		} else { /* crosses, or not an instruction: the reference engine fetches it itself */
+		} else {       /* crosses, or not an instruction: the reference engine fetches it itself */
 			d.len = 1;
 		}
 		if (t->steps_only)
@@ -299,7 +312,7 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	if (!cut)
 		end_segment(t);
 	if (!ends)
-		emit_exit(t, t->b->lin + at);
+		emit_exit(t, code_address(t, t->b->lin + at));
 	t->b->bytes = (u16)at;
 	return n;
 }
@@ -318,6 +331,8 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	t.v = v;
 	t.x = x;
 	t.b = b;
+	t.narrow = x->key & KEY_32;
+	t.word = t.narrow ? 4 : 8;
 	t.insn = x->insns_n;
 	t.start = x->rw + x->used;
 	t.e = (struct emit){ .p = t.start, .end = t.start + HOST_BYTES_MAX, .to_rx = x->rx - x->rw };
