@@ -207,8 +207,11 @@ static void emit_cross_check(struct tr *t, unsigned lin, unsigned size)
 static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, bool fill)
 {
 	struct emit *e = &t->e;
+	struct note *n = note_of(t);
 	unsigned stub;
 
+	if (n->accesses < ARRAY_SIZE(n->access))
+		n->access[n->accesses++] = (u8)(size | (write ? NOTE_WRITE : 0));
 	islands(t, 80, true);
 	if (size > 1)
 		emit_cross_check(t, lin, size);

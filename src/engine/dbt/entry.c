@@ -101,7 +101,7 @@ void dbt_make_trampolines(struct dbt *x)
 {
 	struct emit e = { .p = x->rw, .end = x->rw + TRAMPOLINES_SIZE, .to_rx = x->rx - x->rw };
 
-	x->enter = (void (*)(struct vcpu *))(uintptr_t)x->rx;
+	x->enter_code = (void (*)(struct vcpu *))(uintptr_t)x->rx;
 	make_enter(&e);
 	make_leave(&e, x);
 	for (unsigned w = 0; w < WIDTHS; w++)

@@ -15,6 +15,7 @@
 
 void emit_step(struct tr *t)
 {
+	*note_of(t) = (struct note){ .how = HOW_STEP };
 	put(&t->e, 0xb9);
 	put32(&t->e, t->insn);
 	jump(&t->e, 0xe9, t->x->leave[LEAVE_STEP]);
@@ -66,7 +67,7 @@ static u32 new_exit(struct tr *t, u64 lin)
 {
 	struct dbt *x = t->x;
 
-	if (x->exits_n == EXITS_MAX) {
+	if (x->exits_n == x->exits_max) {
 		t->failed = true;
 		return 0;
 	}

@@ -160,7 +160,7 @@ static enum next do_sys(struct vcpu *v, const struct tsys *s)
 	const struct tinsn *i = &x->insns[s->insn];
 	u64 gen = v->mmu->gen, rip;
 
-	x->stats.sys++;
+	x->stats.sys_calls[s->sys]++;
 	exact_at(v, i);
 	rip = v->cpu.rip;
 	if (unlikely(sys_table[s->sys](v, &s->d))) {
@@ -228,6 +228,10 @@ static enum next do_indirect(struct vcpu *v)
 
 	if (unlikely(!lin_canonical(&v->cpu, lin)))
 		return undo_branch(v, &x->insns[dhot(v)->branch]);
+	if (x->insns[dhot(v)->branch].kind >= KIND_RET)
+		x->stats.lost_returns++;
+	else
+		x->stats.lost_jumps++;
 	count(v, 0);
 	v->cpu.rip = lin;
 	b = dbt_find(v, lin);
@@ -349,7 +353,7 @@ enum vcpu_exit dbt_run(struct vcpu *v, const struct run_budget *budget)
 	v->debug.hit_kind = 0;
 	if (v->debug.count)
 		return interp_run(v, budget);
-	x->counted = budget->insns < 1ull << 62;
+	x->counted = budget->insns < 1ull << 62 || x->count_all;
 	x->end = end;
 	for (;;) {
 		struct run_budget slice = { .insns = end - v->icount };
@@ -381,6 +385,8 @@ enum vcpu_exit dbt_run(struct vcpu *v, const struct run_budget *budget)
 			x->stats.other_modes++;
 		}
 		start = v->icount;
+		if (slice.insns > 1)
+			dbt_observe_pause(x); /* long, and not the cost of the last exit */
 		why = interp_run(v, &slice);
 		x->stats.other_insns += x->interp.until ? v->icount - start : 0;
 		x->interp.until = NULL;

@@ -174,13 +174,14 @@ static bool emit_sys(struct tr *t, unsigned sys)
 {
 	struct dbt *x = t->x;
 
-	if (x->sys_n == SYS_MAX) {
+	if (x->sys_n == x->sys_max) {
 		t->failed = true;
 		return false;
 	}
 	x->sys[x->sys_n] = (struct tsys){ .insn = t->insn, .sys = (u8)sys, .d = *t->d };
 	put(&t->e, 0xb9);
 	put32(&t->e, x->sys_n++);
+	note_of(t)->how = HOW_SYS;
 	jump(&t->e, 0xe9, x->leave[LEAVE_SYS]);
 	islands(t, 0, false);
 	return true;
@@ -204,8 +205,10 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 		*ends = true;
 		return;
 	}
-	if (core && is_nop(d))
+	if (core && is_nop(d)) {
+		note_of(t)->how = HOW_NOP;
 		return;
+	}
 	if (t->narrow && core && emit_legacy_inc(t))
 		return;
 	if (t->narrow && d->is_mem && !(core && d->map == 0 && d->opcode == 0x8d) && !legacy_segment(t)) {
@@ -215,19 +218,28 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 	}
 	t->ea_size = 0;
 	if (core && emit_flow(t, ends)) {
+		note_of(t)->how = HOW_FLOW;
 		*cut = true;
 		return;
 	}
 	if (core && d->map == 0 && d->opcode == 0x8d && d->is_mem) {
+		note_of(t)->how = HOW_LEA;
 		emit_lea(t);
 		return;
 	}
 	if (core && d->map == 0 && d->opcode >= 0xa0 && d->opcode <= 0xa3) {
+		note_of(t)->how = HOW_MOFFS;
 		emit_moffs(t);
 		return;
 	}
-	if (core && (t->narrow ? emit_stack32(t) : emit_stack(t) || emit_string(t) || emit_odd(t)))
+	if (core && (t->narrow ? emit_stack32(t) : emit_stack(t))) {
+		note_of(t)->how = HOW_STACK;
 		return;
+	}
+	if (core && !t->narrow && (emit_string(t) || emit_odd(t))) {
+		note_of(t)->how = HOW_STRING;
+		return;
+	}
 	if (emit_host(t))
 		return;
 	emit_step(t);
@@ -242,6 +254,7 @@ static struct tinsn *new_insn(struct tr *t)
 			     .host = (u16)(t->e.p - t->start),
 			     .guest = (u16)(t->lin - t->b->lin),
 			     .len = t->d->len };
+	*note_of(t) = (struct note){ .how = HOW_HOST };
 	return i;
 }
 
@@ -304,6 +317,7 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	static __thread struct tr t; /* large; used up within this call */
 	struct tblock *b = &x->blocks[x->blocks_n];
 	u32 exits = x->exits_n, sys = x->sys_n;
+	u64 began = __builtin_ia32_rdtsc();
 
 	*b = (struct tblock){ .lin = lin, .page = p, .first = x->insns_n, .host = x->used };
 	memset(&t, 0, offsetof(struct tr, stub));
@@ -318,6 +332,7 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	t.e = (struct emit){ .p = t.start, .end = t.start + HOST_BYTES_MAX, .to_rx = x->rx - x->rw };
 	emit_entries(&t);
 	b->n = (u16)emit_block(&t, p->host + (lin & ~PAGE_MASK), (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK)));
+	b->stubs = (u16)(t.e.p - t.start);
 	emit_stubs(&t);
 	while (t.e.p - (x->rw + b->entry) < 10)
 		put(&t.e, 0x90); /* room for what dead blocks become */
@@ -332,7 +347,11 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	x->blocks_n++;
 	x->stats.translations++;
 	x->stats.insns += b->n;
+	x->stats.guest_bytes += b->bytes;
 	x->stats.host_bytes += b->host_end - b->host;
+	x->stats.translate_cycles += __builtin_ia32_rdtsc() - began;
+	if (unlikely(x->trace & TRACE_BLOCKS) || unlikely(x->observe.perf != NULL))
+		dbt_trace_block(&t);
 	return b;
 }
 

@@ -30,6 +30,17 @@ struct stub {
 	u8 *refs[2]; /* rel32 fields to set to its address */
 };
 
+/* How an instruction was translated, for --trace analysis. Filled as it is. */
+enum how { HOW_HOST, HOW_NOP, HOW_LEA, HOW_MOFFS, HOW_FLOW, HOW_STACK, HOW_STRING, HOW_SYS, HOW_STEP };
+struct note {
+	u8 how;			    /* enum how */
+	u8 operand;		    /* what the memory operand became, enum note_operand */
+	u8 accesses, access[2];	    /* bytes of each table lookup, NOTE_WRITE */
+	u8 borrowed, borrow[2][2];  /* guest register, host register */
+};
+#define NOTE_WRITE 0x80
+enum note_operand { OPERAND_NONE, OPERAND_PLAIN, OPERAND_R14, OPERAND_RCX };
+
 struct tr {
 	struct vcpu *v;
 	struct dbt *x;
@@ -53,7 +64,12 @@ struct tr {
 		u8 *at;
 		u16 stub;
 	} pending[16];
+	struct note note[BLOCK_INSNS];
 };
+static inline struct note *note_of(struct tr *t)
+{
+	return &t->note[t->insn - t->b->first];
+}
 
 /* emit_mem.c */
 /* A branch of 8 bits (op E3H, with 67H before it if `narrow`) to `stub`. */
