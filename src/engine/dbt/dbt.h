@@ -159,9 +159,9 @@ enum rep_op { REP_STOS, REP_MOVS, REPE_CMPS, REPNE_CMPS, REPE_SCAS, REPNE_SCAS, 
 
 struct dbt_stats {
 	u64 translations, insns, guest_bytes, host_bytes, translate_cycles, trace_cycles, links, kills, flushes, steps;
+	u64 other_modes, other_insns; /* runs and instructions of the reference engine in modes not translated */
 	u64 lost_jumps, lost_returns; /* indirect branches and returns that had to look for their block */
 	u64 return_resets;
-	u64 other_modes, other_insns; /* runs and instructions of the reference engine in modes not translated */
 	u64 leaves[LEAVE_COUNT], sys_calls[ISA_SYS_COUNT];
 };
 
@@ -213,8 +213,8 @@ void dbt_flush(struct vcpu *v);
 void dbt_page_written(void *vcpu, gpa_t gpa, unsigned len);
 void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all);
 void dbt_reset_returns(struct vcpu *v);
-const struct tblock *dbt_block_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
 void dbt_reset_jumps(const struct dbt *x, u8 *base, enum dbt_width w); /* of the set at `base` */
+const struct tblock *dbt_block_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
 const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
 
 /* translate.c: ordinary C, vector state parked. NULL: out of room. */
