@@ -195,7 +195,9 @@ static ZyanStatus on_address(const ZydisFormatter *f, ZydisFormatterBuffer *buff
 	char name[192];
 
 	(void)f;
-	if (c->operand->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+	if (c->operand->type == ZYDIS_OPERAND_TYPE_MEMORY && c->operand->mem.segment != ZYDIS_REGISTER_GS) {
+		snprintf(name, sizeof(name), "0x%lx", c->operand->mem.disp.value);
+	} else if (c->operand->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 		field_name((u32)c->operand->mem.disp.value, name, sizeof(name));
 	} else {
 		if (!ZYAN_SUCCESS(ZydisCalcAbsoluteAddress(c->instruction, c->operand, c->runtime_address, &to)))
@@ -221,7 +223,7 @@ static ZyanStatus on_disp(const ZydisFormatter *f, ZydisFormatterBuffer *buffer,
 		return append(buffer, "+write_table");
 	if (index && (disp == AUX_JUMP(WIDTH_64) || disp == AUX_JUMP(WIDTH_32)))
 		return append(buffer, "+jump_cache");
-	if (index || disp < 0 || disp >= PAGES_MAX)
+	if (index || disp < 0 || disp >= PAGES_MAX || c->operand->size != 8)
 		return h->print_disp(f, buffer, c);
 	snprintf(name, sizeof(name), "+valid[%ld]", disp);
 	return append(buffer, name);
@@ -258,6 +260,8 @@ static void list_host(const struct listing *l, u32 from, u32 to)
 		ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 		char text[192];
 
+		if (trampoline_name(l->x, start + from, text, sizeof(text)))
+			print(l, "  %s", text);
 		if (isa_decode_full(&z, ops, start + from, MIN(15u, to - from), CODE_64) != DECODE_OK ||
 		    !ZYAN_SUCCESS(ZydisFormatterFormatInstruction(&f, &z, ops, z.operand_count_visible, text,
 								  sizeof(text), (uintptr_t)(start + from), &h))) {
@@ -267,6 +271,22 @@ static void list_host(const struct listing *l, u32 from, u32 to)
 		print(l, "      +%03x  %s", from, text);
 		from += z.length;
 	}
+}
+
+void dbt_list_trampolines(const struct dbt *x)
+{
+	const struct tblock all = { .host_end = x->start };
+	u32 end = 0;
+	const struct listing l = {
+		.x = x, .b = &all, .line = x->options->trace_line, .opaque = x->options->trace_opaque
+	};
+
+	/* up to the padding before the routines of rep.c, which are assembler there */
+	while (end < x->start && (x->rx[end] != 0xcc || x->rx[end + 1] != 0xcc))
+		end++;
+	print(&l, "trampolines: %u bytes at %lx", end, (u64)(uintptr_t)x->rx);
+	print(&l, "  enter");
+	list_host(&l, 0, end);
 }
 
 static u32 body_end(const struct listing *l, u32 k)

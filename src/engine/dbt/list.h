@@ -17,6 +17,8 @@ struct listing {
 };
 
 void dbt_list(const struct listing *l);
+/* For --trace host: the passages between C and translated code (entry.c). */
+void dbt_list_trampolines(const struct dbt *x);
 /* trace.c: what was made of instruction `i`. */
 void dbt_note_format(const struct listing *l, const struct tinsn *i, const struct note *n, char *out, size_t size);
 /* Bytes of instruction `i` of `b` as they are in memory at present. */

@@ -1,5 +1,5 @@
 /* Figures of the translator, and what must be set up to measure them. */
-#include "engine/dbt/dbt.h"
+#include "engine/dbt/list.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,6 +68,8 @@ int dbt_observe_init(struct dbt *x, const struct engine_options *o, struct error
 		return error_set(e, "engine dbt: out of memory");
 	if (o->costs || o->trace & (TRACE_EXEC | TRACE_EXITS))
 		x->enter = dbt_enter_observed;
+	if (x->trace & TRACE_HOST && !o->trace_first)
+		dbt_list_trampolines(x);
 	return o->perf_map ? start_perf_map(x, e) : 0;
 }
 
