@@ -268,6 +268,8 @@ static void list_host(const struct listing *l, u32 from, u32 to)
 			print(l, "      +%03x  (bytes that are no instruction)", from);
 			return;
 		}
+		if (!strcmp(text, "mov rcx, gs:[charge]"))
+			print(l, "    charge of a segment");
 		print(l, "      +%03x  %s", from, text);
 		from += z.length;
 	}
@@ -324,7 +326,6 @@ static void list_entries(const struct listing *l)
 	list_host(l, b->entry_page - b->host, b->entry - b->host);
 	if (!b->n || l->x->insns[b->first].host == b->entry - b->host)
 		return;
-	print(l, "  charge of the first segment");
 	list_host(l, b->entry - b->host, l->x->insns[b->first].host);
 }
 
