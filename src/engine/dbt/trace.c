@@ -82,6 +82,8 @@ void dbt_note_format(const struct listing *l, const struct tinsn *i, const struc
 	add(out, size, "%s", operand[n->operand]);
 	for (unsigned k = 0; k < n->borrowed; k++)
 		add(out, size, "; %s in %s", gpr_names[n->borrow[k][0]], gpr_names[n->borrow[k][1]]);
+	if (i->flags != TINSN_HOST)
+		add(out, size, "; flags %s", i->flags == TINSN_SAVED ? "saved" : "by recipe");
 	if (starts_segment(l, i))
 		add(out, size, "; segment of %u%s", i->left, l->x->counted ? ", charged" : "");
 }
