@@ -332,10 +332,11 @@ def main():
             ok("the guest powers off, status 0", status == 0, f"{status}\n{g.errors()}\n{g.text[-2000:]}")
         judge(g.text, table, want, a.seconds)
         if len(usage) > 3:
-            # the first turn fills caches, which are bounded
-            before, after = usage[2 if a.minutes and len(usage) > 4 else 1], usage[-1]
+            # begin and end of each turn; the first turn fills caches, which are bounded
+            turns = len(usage) // 2 - 1
+            before, after = usage[2 if turns > 1 else 1], usage[-1]
+            room = 16 if turns > 1 else 128
             print(f"# at first: {before}\n# at last: {after}")
-            room = 8 if a.minutes else 128
             ok(f"the monitor's private memory grows by less than {room} MiB", after.anonymous - before.anonymous < room,
                f"{before}; {after}")
             ok("no map, file or thread more", after.files <= before.files and after.threads <= before.threads
