@@ -136,6 +136,8 @@ static uint64_t hash_file(int fd)
 /* Run a program with its output to a file, and say what the output hashes to; the status counts as output. */
 static void run_program(const char *name, char *command)
 {
+	static char *const environment[] = { "PATH=/usr/bin:/bin",	  "HOME=/tmp",	      "LC_ALL=C",
+					     "PYTHONDONTWRITEBYTECODE=1", "PYTHONHASHSEED=0", NULL };
 	char *argv[32], *rest;
 	size_t n = 0;
 	int fd = memfd_create("output", MFD_CLOEXEC), status;
@@ -152,7 +154,7 @@ static void run_program(const char *name, char *command)
 		die("fork");
 	if (!child) {
 		dup2(fd, 1);
-		execv(argv[0], argv);
+		execve(argv[0], argv, environment);
 		die(argv[0]);
 	}
 	if (waitpid(child, &status, 0) != child)
@@ -208,7 +210,6 @@ static void list(void)
 static void be_init(void)
 {
 	say("READY\n");
-	setenv("PATH", "/usr/bin:/bin:/usr/sbin:/sbin", 1);
 	mount("proc", "/proc", "proc", 0, NULL);
 	mkdir("/dev/shm", 0755);
 	mount("tmpfs", "/dev/shm", "tmpfs", 0, NULL);
