@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Ectype beside the bare host, QEMU's TCG and, if asked, Bochs.
 
-bench.py [--group NAMES] [--only NAMES] [--engine NAME]... [--no-tcg] [--bochs] [--runs N] [--scale X] [--json F]
+bench.py [--group NAMES] [--only NAMES] [--engine NAME]... [--no-tcg] [--bochs] [--runs N] [--best] [--scale X]
+         [--summary] [--json F]
 
 Four groups of workloads. Those in C (work.c) are one static program that runs
 as a process of the host and as /init of a guest, with the same counts; real
@@ -38,8 +39,8 @@ NATIVE_RUNS = 5  # at least: a native run costs little and suffers most from its
 class Column:
     """All runs of one machine."""
 
-    def __init__(self, title, run):
-        self.title, self.run = title, run
+    def __init__(self, title, run, pick=statistics.median):
+        self.title, self.run, self.pick = title, run, pick
         self.samples = {}  # workload: seconds of each run
         self.results = {}  # workload: the set of results, one unless something is broken
         self.ready = []
@@ -61,8 +62,8 @@ class Column:
             # what does not even get there will not the next time either
             self.dead = not run.seconds and run.ready is None
 
-    def median(self, name):
-        return statistics.median(self.samples[name]) if name in self.samples else None
+    def seconds(self, name):
+        return self.pick(self.samples[name]) if name in self.samples else None
 
     def heading(self):
         return self.title + (f" ({self.engine})" if self.engine and self.title.endswith(" auto") else "")
@@ -82,7 +83,7 @@ class Figures:
     def __init__(self, groups, native, columns):
         self.groups, self.native, self.columns = groups, native, columns
         self.names = [n for members in groups.values() for n in members]
-        self.ratios = {c.title: {n: c.median(n) / native.median(n) for n in self.names
+        self.ratios = {c.title: {n: c.seconds(n) / native.seconds(n) for n in self.names
                                  if n in c.samples and n in native.samples} for c in columns}
         self.means, self.worst = {}, {}
         for g, members in {**groups, **({"all": self.names} if len(groups) > 1 else {})}.items():
@@ -99,18 +100,18 @@ class Figures:
         worst = [(c.title, self.worst[g][c.title]) for c in self.columns]
         yield [f"*{title}, worst*", ""] + [f"{n} {times(self.ratios[t][n])}" if n else "-" for t, n in worst]
 
-    def table(self):
+    def table(self, summary_only):
         """Markdown: native in milliseconds, the machines as multiples of it."""
         rows = [["workload", "native"] + [c.heading() for c in self.columns], ["---"] + ["--:"] * (len(self.columns) + 1)]
         for g, members in self.groups.items():
-            for n in members:
-                t = self.native.median(n)
+            for n in [] if summary_only else members:
+                t = self.native.seconds(n)
                 rows.append([n, f"{t * 1e3:.1f} ms" if t else "-"] + [times(self.ratios[c.title].get(n)) for c in self.columns])
             if g in self.means:
                 rows += self.summary(g)
         if "all" in self.means:
             rows += self.summary("all")
-        ready = [f"{statistics.median(c.ready):.2f} s" if c.ready else "-" for c in self.columns]
+        ready = [f"{c.pick(c.ready):.2f} s" if c.ready else "-" for c in self.columns]
         rows.append(["*process start to /init*", ""] + ready)
         return ["| " + " | ".join(r) + " |" for r in rows]
 
@@ -152,7 +153,7 @@ def choose(parser, a, m):
     for n in wanted:
         if n not in table:
             parser.error(f"no workload '{n}'; there are: {' '.join(table)}")
-    if not {"avx2", "fma"} <= cpu_flags():
+    if "avx2" not in cpu_flags():
         wanted = [n for n in wanted if n != "matrix_avx2"]
     asked = a.group.split(",") if a.group else list(GROUPS)
     groups = {g: [n for n in wanted if table[n] == g] for g in GROUPS if g in asked}
@@ -202,11 +203,11 @@ def cpu_name():
 
 
 def write_json(path, a, f, m, about, rate):
-    columns = {c.title: {"engine": c.engine, "ready": c.ready, "seconds": {n: c.median(n) for n in c.samples},
+    columns = {c.title: {"engine": c.engine, "ready": c.ready, "seconds": {n: c.seconds(n) for n in c.samples},
                          "samples": c.samples, "results": {n: sorted(v) for n, v in c.results.items()},
                          "problems": c.problems} for c in [f.native, *f.columns]}
     with open(path, "w", encoding="utf-8") as out:
-        json.dump({"about": about, "scale": a.scale, "runs": a.runs, "groups": f.groups, "columns": columns,
+        json.dump({"about": about, "scale": a.scale, "runs": a.runs, "best": a.best, "groups": f.groups, "columns": columns,
                    "ratios": f.ratios, "geometric_means": f.means, "worst": f.worst, "mips": rate,
                    "counts": {n: m.count(n) for n in f.names if n in m.c}}, out, indent=2)
         out.write("\n")
@@ -221,8 +222,10 @@ def options():
     p.add_argument("--bochs", action="store_true", help="Bochs, too (many minutes; not the programs of the toolbox)")
     p.add_argument("--bochs-limit", type=float, default=900, metavar="SECONDS", help="give a boot of Bochs up after so long")
     p.add_argument("--runs", type=int, default=1, metavar="N", help="runs of each machine, in turns; the median counts (Bochs: 1)")
+    p.add_argument("--best", action="store_true", help="the fastest run counts, not the median; natively, too")
     p.add_argument("--scale", type=float, default=1.0, metavar="X", help="multiply the counts of the workloads in C")
     p.add_argument("--kernel", metavar="F", help="default: the cache's vmlinuz")
+    p.add_argument("--summary", action="store_true", help="print the groups' rows only")
     p.add_argument("--json", metavar="F", help="write the figures there as well")
     a = p.parse_args()
     a.engine = list(dict.fromkeys(a.engine or ["auto"]))
@@ -234,12 +237,12 @@ def options():
     return p, a
 
 
-def prepare_toolbox(groups):
+def prepare_toolbox(groups, m):
     """Returns a problem, or None; without a toolbox its programs are left out."""
     if not any(n in programs.PROGRAMS for members in groups.values() for n in members):
         return None
     try:
-        toolbox.ensure()
+        m.toolbox = toolbox.ensure()
         return None
     except (toolbox.Failed, OSError, subprocess.CalledProcessError) as e:
         for g in list(groups):
@@ -257,19 +260,20 @@ def main():
     with tempfile.TemporaryDirectory(prefix="ectype-bench.") as scratch:
         m = machines.Machines(scratch, a.kernel or os.path.join(cache_dir(), "vmlinuz"), a.scale, a.bochs_limit)
         groups = choose(p, a, m)
-        problems = [s for s in [prepare_toolbox(groups)] if s]
-        native = Column("native", m.native)
-        columns = [Column(f"ectype {e}", lambda batch, e=e: m.ectype(batch, e)) for e in a.engine]
-        columns += [] if a.no_tcg else [Column("QEMU TCG", m.tcg)]
-        columns += [Column("Bochs", m.bochs)] if a.bochs else []
+        problems = [s for s in [prepare_toolbox(groups, m)] if s]
+        pick = min if a.best else statistics.median
+        native = Column("native", m.native, pick)
+        columns = [Column(f"ectype {e}", lambda batch, e=e: m.ectype(batch, e), pick) for e in a.engine]
+        columns += [] if a.no_tcg else [Column("QEMU TCG", m.tcg, pick)]
+        columns += [Column("Bochs", m.bochs, pick)] if a.bochs else []
         measure(batches(groups), a.runs, native, columns)
         rate = {f"ectype {e}": rates(m, e) for e in a.engine} if "integer" in groups.get("user", []) else {}
 
     figures = Figures(groups, native, columns)
     about = (f"On {cpu_name()}, {os.cpu_count()} cores, Linux {platform.release()}, load {load:.1f} before and "
              f"{os.getloadavg()[0]:.1f} after {time.monotonic() - start:.0f} s; counts × {a.scale:g}, {a.runs} run(s) of each "
-             f"machine, {max(map(len, native.samples.values()), default=0)} native.")
-    print("\n".join(figures.table()) + "\n\n" + about)
+             f"machine, {'the fastest' if a.best else 'median'}, {max(map(len, native.samples.values()), default=0)} native.")
+    print("\n".join(figures.table(a.summary)) + "\n\n" + about)
     for title, r in rate.items():
         for what, mips in r.items():
             print(f"{title}, {what}: {mips:.0f} million instructions/s")

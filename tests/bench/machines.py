@@ -124,7 +124,7 @@ def compile_work(output):
     cc = os.environ.get("CC", "gcc")
     sources = sorted(f for f in os.listdir(HERE) if f.endswith(".c") and f != "work_matrix.c")
     matrix = os.path.join(HERE, "work_matrix.c")
-    for name, flags in (("matrix.o", []), ("matrix_avx2.o", ["-mavx2", "-mfma"])):
+    for name, flags in (("matrix.o", []), ("matrix_avx2.o", ["-mavx2"])):
         subprocess.run([cc, "-O3", *flags, "-c", "-o", f"{output}.{name}", matrix], check=True)
     subprocess.run([cc, "-O2", "-static", "-o", output, *(os.path.join(HERE, f) for f in sources),
                     output + ".matrix.o", output + ".matrix_avx2.o", "-lm"], check=True)
@@ -154,6 +154,7 @@ class Machines:
         self.cpus = sorted(os.sched_getaffinity(0))
         self.natives = 0
         self.prepared = {}
+        self.toolbox = None  # the directory that toolbox.ensure() gave
 
     def count(self, name):
         return max(1, round(self.c[name][1] * self.scale))
@@ -209,7 +210,7 @@ class Machines:
         if batch.image == "small":
             return execute([self.work, os.path.join(tree, "tmp/bench/plan")], 60, cpu=cpu)
         private = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
-        return execute([*private, "sh", "-c", CHROOT, "sh", os.path.join(toolbox.ensure(), "root"), tree], 120, cpu=cpu)
+        return execute([*private, "sh", "-c", CHROOT, "sh", os.path.join(self.toolbox, "root"), tree], 120, cpu=cpu)
 
     def ectype(self, batch, engine):
         stats = os.path.join(self.dir, "stats.json")

@@ -249,7 +249,7 @@ static void sha256_block(uint32_t h[8], const uint8_t *p)
 		h[i] += s[i];
 }
 
-/* A count is SHA-256 over 1 MiB, without the padding. */
+/* A count is SHA-256 over 1 MiB, whose last bytes stand for the padding. */
 uint64_t run_sha256(uint64_t count)
 {
 	uint32_t h[8] = {

@@ -1,7 +1,7 @@
 /*
  * The product of two matrices of floats, in the plain loops that a compiler
  * vectorises. Compiled twice, with -O3: for the base architecture, and with
- * -mavx2 -mfma, where bench.py leaves it out if the host lacks these.
+ * -mavx2, which bench.py leaves out if the host lacks it.
  */
 #define _GNU_SOURCE
 #include <sys/mman.h>

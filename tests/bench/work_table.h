@@ -1,6 +1,6 @@
 /*
  * The workloads: group, name (at most 14 characters), count, set-up. One count
- * for every machine: 30 to 100 ms natively, so that a marker's delay does not
+ * for every machine: 20 to 60 ms natively, so that a marker's delay does not
  * show, and an interpreter is through with a group in a minute.
  */
 WORKLOAD(user, integer, 16000000, no_setup)
@@ -13,7 +13,7 @@ WORKLOAD(user, sha256, 5, setup_blob)
 WORKLOAD(user, crc32, 20, setup_blob)
 WORKLOAD(user, bits, 8000000, no_setup)
 WORKLOAD(user, bignum, 3600, no_setup)
-WORKLOAD(user, bytecode, 50000, no_setup)
+WORKLOAD(user, bytecode, 100000, no_setup)
 WORKLOAD(user, fib, 800, no_setup)
 WORKLOAD(user, ackermann, 120, no_setup)
 WORKLOAD(user, indirect, 4000000, no_setup)
