@@ -119,8 +119,8 @@ class Figures:
         """For each of our engines the workloads at which the machine `title` is faster."""
         theirs = self.ratios.get(title, {})
         for c in self.columns:
-            if c.title.startswith("ectype"):
-                ours = self.ratios[c.title]
+            ours = self.ratios[c.title]
+            if c.title.startswith("ectype") and ours and theirs:
                 yield c, [n for n in self.names if n in ours and n in theirs and ours[n] > theirs[n]]
 
 

@@ -19,12 +19,13 @@ APPEND = "console=ttyS0 quiet panic=-1"
 LIMIT = 300  # seconds for one run of a machine
 # MiB; the toolbox's guest holds the archive and the tree while it unpacks
 MEMORY = {"small": 512, "toolbox": 1024}
-# what a chroot into the toolbox needs to be like the guest: files on a tmpfs, /dev/null, /proc
+# What a chroot into the toolbox needs to be like the guest: files on a tmpfs, /dev/null, /proc. /dev is not sticky: one
+# user namespace may not open another's device there with O_CREAT.
 CHROOT = """
 set -e
 mount -t tmpfs tmpfs "$1/tmp"
 cp -r "$2/tmp/bench" "$1/tmp/"
-mount -t tmpfs tmpfs "$1/dev"
+mount -t tmpfs -o mode=755 tmpfs "$1/dev"
 : >"$1/dev/null"
 mount --bind /dev/null "$1/dev/null"
 mount --rbind /proc "$1/proc"
