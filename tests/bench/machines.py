@@ -19,10 +19,11 @@ APPEND = "console=ttyS0 quiet panic=-1"
 LIMIT = 300  # seconds for one run of a machine
 # MiB; the toolbox's guest holds the archive and the tree while it unpacks
 MEMORY = {"small": 512, "toolbox": 1024}
-# What a chroot into the toolbox needs to be like the guest: files on a tmpfs, /dev/null, /proc. /dev is not sticky: one
-# user namespace may not open another's device there with O_CREAT.
+# What a chroot into the toolbox needs to be like the guest: files on a tmpfs, /dev/null, /proc. In a sticky /dev
+# nobody but the device's owner could open it with O_CREAT, as shells do.
 CHROOT = """
 set -e
+PATH=$PATH:/usr/sbin:/sbin
 mount -t tmpfs tmpfs "$1/tmp"
 cp -r "$2/tmp/bench" "$1/tmp/"
 mount -t tmpfs -o mode=755 tmpfs "$1/dev"
