@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Ectype beside the bare host, QEMU's TCG and, if asked, Bochs.
 
-bench.py [--group NAMES] [--only NAMES] [--engine NAME]... [--no-tcg] [--bochs] [--runs N] [--best] [--scale X]
-         [--summary] [--json F]
+bench.py [--group NAMES] [--only NAMES] [--engine NAME]... [--no-tcg] [--bochs] [--runs N] [--best] [--cpu-time]
+         [--scale X] [--summary] [--json F]
 
 Four groups of workloads. Those in C (work.c) are one static program that runs
 as a process of the host and as /init of a guest, with the same counts; real
@@ -39,28 +39,38 @@ NATIVE_RUNS = 5  # at least: a native run costs little and suffers most from its
 class Column:
     """All runs of one machine."""
 
-    def __init__(self, title, run, pick=statistics.median):
-        self.title, self.run, self.pick = title, run, pick
-        self.samples = {}  # workload: seconds of each run
+    def __init__(self, title, run, pick=statistics.median, cpu_time=False):
+        self.title, self.run, self.pick, self.cpu_time = title, run, pick, cpu_time
+        self.wall, self.cpu = {}, {}  # workload: seconds of each run
         self.results = {}  # workload: the set of results, one unless something is broken
-        self.ready = []
+        self.ready = {"wall": [], "cpu": []}
         self.engine = None
         self.problems = []
         self.dead = False
 
     def add(self, batch, run):
-        for n, seconds in run.seconds.items():
-            self.samples.setdefault(n, []).append(seconds)
+        for n in run.seconds:
+            self.wall.setdefault(n, []).append(run.seconds[n])
+            self.cpu.setdefault(n, []).append(run.cpu[n])
         for n, value in run.results.items():
             self.results.setdefault(n, set()).add(value)
         if run.ready is not None and batch.image == "small":
-            self.ready.append(run.ready)
+            self.ready["wall"].append(run.ready)
+            self.ready["cpu"].append(run.ready_cpu)
         if run.stats:
             self.engine = run.stats["engine"]
         if run.problem:
             self.problems.append(f"{batch.title}: {run.problem}")
             # what does not even get there will not the next time either
             self.dead = not run.seconds and run.ready is None
+
+    @property
+    def samples(self):
+        return self.cpu if self.cpu_time else self.wall
+
+    def to_init(self):
+        ready = self.ready["cpu" if self.cpu_time else "wall"]
+        return self.pick(ready) if ready else None
 
     def seconds(self, name):
         return self.pick(self.samples[name]) if name in self.samples else None
@@ -111,7 +121,7 @@ class Figures:
                 rows += self.summary(g)
         if "all" in self.means:
             rows += self.summary("all")
-        ready = [f"{c.pick(c.ready):.2f} s" if c.ready else "-" for c in self.columns]
+        ready = [f"{c.to_init():.2f} s" if c.to_init() else "-" for c in self.columns]
         rows.append(["*process start to /init*", ""] + ready)
         return ["| " + " | ".join(r) + " |" for r in rows]
 
@@ -133,16 +143,17 @@ def wrong(native, columns):
                 yield f"{c.heading()}: {n} gave {', '.join(sorted(values))}, the host {', '.join(sorted(expected)) or 'nothing'}"
 
 
-def rates(m, engine):
+def rates(m, engine, cpu_time):
     """Millions of guest instructions a second: the boot alone, and the integer loop by difference."""
     boot = m.ectype(machines.Batch("nothing", "small", []), engine)
     loop = m.ectype(machines.Batch("integer", "small", ["integer"]), engine)
+    seconds = loop.cpu if cpu_time else loop.seconds
     out = {}
     if boot.stats and boot.ready:
         out["boot"] = boot.stats["instructions"] / boot.stats["seconds"] / 1e6
-    if boot.stats and loop.stats and "integer" in loop.seconds:
+    if boot.stats and loop.stats and "integer" in seconds:
         # the warm-up is a hundredth of the loop again and lies outside of its markers
-        out["integer"] = (loop.stats["instructions"] - boot.stats["instructions"]) / 1.01 / loop.seconds["integer"] / 1e6
+        out["integer"] = (loop.stats["instructions"] - boot.stats["instructions"]) / 1.01 / seconds["integer"] / 1e6
     return out
 
 
@@ -204,10 +215,10 @@ def cpu_name():
 
 def write_json(path, a, f, m, about, rate):
     columns = {c.title: {"engine": c.engine, "ready": c.ready, "seconds": {n: c.seconds(n) for n in c.samples},
-                         "samples": c.samples, "results": {n: sorted(v) for n, v in c.results.items()},
+                         "wall": c.wall, "cpu": c.cpu, "results": {n: sorted(v) for n, v in c.results.items()},
                          "problems": c.problems} for c in [f.native, *f.columns]}
     with open(path, "w", encoding="utf-8") as out:
-        json.dump({"about": about, "scale": a.scale, "runs": a.runs, "best": a.best, "groups": f.groups, "columns": columns,
+        json.dump({"about": about, "scale": a.scale, "runs": a.runs, "best": a.best, "cpu_time": a.cpu_time, "groups": f.groups, "columns": columns,
                    "ratios": f.ratios, "geometric_means": f.means, "worst": f.worst, "mips": rate,
                    "counts": {n: m.count(n) for n in f.names if n in m.c}}, out, indent=2)
         out.write("\n")
@@ -223,6 +234,7 @@ def options():
     p.add_argument("--bochs-limit", type=float, default=900, metavar="SECONDS", help="give a boot of Bochs up after so long")
     p.add_argument("--runs", type=int, default=1, metavar="N", help="runs of each machine, in turns; the median counts (Bochs: 1)")
     p.add_argument("--best", action="store_true", help="the fastest run counts, not the median; natively, too")
+    p.add_argument("--cpu-time", action="store_true", help="count processor time, not the clock: for hosts under load")
     p.add_argument("--scale", type=float, default=1.0, metavar="X", help="multiply the counts of the workloads in C")
     p.add_argument("--kernel", metavar="F", help="default: the cache's vmlinuz")
     p.add_argument("--summary", action="store_true", help="print the groups' rows only")
@@ -262,17 +274,17 @@ def main():
         groups = choose(p, a, m)
         problems = [s for s in [prepare_toolbox(groups, m)] if s]
         pick = min if a.best else statistics.median
-        native = Column("native", m.native, pick)
-        columns = [Column(f"ectype {e}", lambda batch, e=e: m.ectype(batch, e), pick) for e in a.engine]
-        columns += [] if a.no_tcg else [Column("QEMU TCG", m.tcg, pick)]
-        columns += [Column("Bochs", m.bochs, pick)] if a.bochs else []
+        native = Column("native", m.native, pick, a.cpu_time)
+        columns = [Column(f"ectype {e}", lambda batch, e=e: m.ectype(batch, e), pick, a.cpu_time) for e in a.engine]
+        columns += [] if a.no_tcg else [Column("QEMU TCG", m.tcg, pick, a.cpu_time)]
+        columns += [Column("Bochs", m.bochs, pick, a.cpu_time)] if a.bochs else []
         measure(batches(groups), a.runs, native, columns)
-        rate = {f"ectype {e}": rates(m, e) for e in a.engine} if "integer" in groups.get("user", []) else {}
+        rate = {f"ectype {e}": rates(m, e, a.cpu_time) for e in a.engine} if "integer" in groups.get("user", []) else {}
 
     figures = Figures(groups, native, columns)
     about = (f"On {cpu_name()}, {os.cpu_count()} cores, Linux {platform.release()}, load {load:.1f} before and "
              f"{os.getloadavg()[0]:.1f} after {time.monotonic() - start:.0f} s; counts × {a.scale:g}, {a.runs} run(s) of each "
-             f"machine, {'the fastest' if a.best else 'median'}, {max(map(len, native.samples.values()), default=0)} native.")
+             f"machine, {'the fastest' if a.best else 'median'}, {'processor' if a.cpu_time else 'clock'} time, {max(map(len, native.samples.values()), default=0)} native.")
     print("\n".join(figures.table(a.summary)) + "\n\n" + about)
     for title, r in rate.items():
         for what, mips in r.items():

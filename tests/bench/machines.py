@@ -41,9 +41,12 @@ class Failed(Exception):
 class Run:
     """One run: when the markers came, and what the workloads computed."""
 
-    def __init__(self):
+    def __init__(self, native):
+        self.native = native
         self.ready = None  # seconds from the start of the process to process 1 of the guest
-        self.seconds = {}
+        self.ready_cpu = None
+        self.seconds = {}  # by the host's clock
+        self.cpu = {}  # processor time of the machine's process; natively, of the workload and its children
         self.results = {}
         self.done = False
         self.stats = None
@@ -51,23 +54,32 @@ class Run:
         self.tail = []
         self.problem = None
 
-    def line(self, text, now, start):
+    def line(self, text, now, cpu, start):
         self.tail = (self.tail + [text])[-8:]
         # the kernel's own messages may come before a marker on the same line
         if text.endswith("READY"):
-            self.ready = now - start
+            self.ready, self.ready_cpu = now - start, cpu
         elif text.startswith("<"):
-            self.open[text[1:]] = now
+            self.open[text[1:]] = now, cpu
         elif text.startswith(">") and text[1:] in self.open:
-            self.seconds[text[1:]] = now - self.open[text[1:]]
+            self.seconds[text[1:]] = now - self.open[text[1:]][0]
+            self.cpu[text[1:]] = cpu - self.open[text[1:]][1]
         elif text.startswith("="):
             name, _, value = text[1:].partition(" ")
             self.results[name] = value
+        elif text.startswith("+") and self.native and text.rpartition(" ")[2].isdigit():
+            name, _, value = text[1:].partition(" ")
+            self.cpu[name] = int(value) / 1e6
         elif text == "DONE":
             self.done = True
 
 
-def follow(run, fd, start, limit, is_alive, fifo):
+def process_clock(pid):
+    """The clock of the processor time of a process, all threads: clock_getcpuclockid(), which Python lacks."""
+    return ~pid << 3 | 2
+
+
+def follow(run, fd, start, limit, process, fifo):
     """Feed `run` from `fd` until DONE, the end of the stream or of the process, or the limit."""
     rest = b""
     poll = select.poll()
@@ -77,23 +89,25 @@ def follow(run, fd, start, limit, is_alive, fifo):
             raise Failed(f"not done after {limit:.0f} s; last lines: {run.tail}")
         events = poll.poll(200)
         now = time.monotonic()
+        # poll() below reaps a process that has ended; until then it has a clock
+        cpu = time.clock_gettime(process_clock(process.pid)) if process.returncode is None else 0
         data = os.read(fd, 65536) if events and events[0][1] & select.POLLIN else b""
         if not data:
-            if events and not fifo or not is_alive():
+            if events and not fifo or process.poll() is not None:
                 break
             if events:
                 time.sleep(0.05)  # a FIFO that nobody has opened to write yet
             continue
         *lines, rest = (rest + data).split(b"\n")
         for raw in lines:
-            run.line(raw.decode(errors="replace").rstrip("\r"), now, start)
+            run.line(raw.decode(errors="replace").rstrip("\r"), now, cpu, start)
     if not run.done:
         raise Failed(f"ended early; last lines: {run.tail}")
 
 
 def execute(command, limit, fifo=None, grace=0, cpu=None):
     """Run `command`, on the processor `cpu` if given, and follow its standard output, or what it writes to `fifo`."""
-    run = Run()
+    run = Run(native=cpu is not None)
     with tempfile.TemporaryFile() as errors:
         fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK) if fifo else None
         pin = None if cpu is None else lambda: os.sched_setaffinity(0, {cpu})
@@ -101,7 +115,7 @@ def execute(command, limit, fifo=None, grace=0, cpu=None):
         p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors if fifo else subprocess.PIPE,
                              stderr=errors, start_new_session=True, preexec_fn=pin)
         try:
-            follow(run, fd if fifo else p.stdout.fileno(), start, limit, lambda: p.poll() is None, fifo)
+            follow(run, fd if fifo else p.stdout.fileno(), start, limit, p, fifo)
             if grace:  # let the guest power off, so that statistics are written
                 p.wait(timeout=grace)
         except subprocess.TimeoutExpired:

@@ -16,6 +16,7 @@
  *	READY			process 1 has begun
  *	<NAME  >NAME		a workload starts and ends; set-up lies outside
  *	=NAME HEX		its result, which must be the same everywhere
+ *	+NAME MICROSECONDS	the processor time it took by this system's count
  *	DONE
  *
  * A marker is one write() and at most 16 bytes, the depth of a 16550's FIFO: it
@@ -31,6 +32,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -82,11 +84,28 @@ static void mark(char kind, const char *name)
 	say(line);
 }
 
-static void say_result(const char *name, uint64_t value)
+/* Microseconds of processor time of this process and of the children that it has waited for. */
+static uint64_t processor_time(void)
 {
-	char line[64];
+	uint64_t sum = 0;
 
-	snprintf(line, sizeof(line), "=%.32s %llx\n", name, (unsigned long long)value);
+	for (int i = 0; i < 2; i++) {
+		struct rusage r;
+
+		if (getrusage(i ? RUSAGE_CHILDREN : RUSAGE_SELF, &r))
+			die("getrusage");
+		sum += (uint64_t)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) * 1000000 +
+		       (uint64_t)(r.ru_utime.tv_usec + r.ru_stime.tv_usec);
+	}
+	return sum;
+}
+
+static void say_result(const char *name, uint64_t value, uint64_t microseconds)
+{
+	char line[128];
+
+	snprintf(line, sizeof(line), "=%.32s %llx\n+%.32s %llu\n", name, (unsigned long long)value, name,
+		 (unsigned long long)microseconds);
 	say(line);
 }
 
@@ -103,16 +122,17 @@ static int run_one(const char *name, uint64_t count)
 {
 	for (size_t i = 0; i < sizeof(workloads) / sizeof(workloads[0]); i++) {
 		const struct workload *w = &workloads[i];
-		uint64_t value;
+		uint64_t value, before;
 
 		if (strcmp(w->name, name))
 			continue;
 		w->setup();
 		w->run(count / 100 + 1); /* warm: page in, let lazy allocation happen */
 		mark('<', name);
+		before = processor_time();
 		value = w->run(count);
 		mark('>', name);
-		say_result(name, value);
+		say_result(name, value, processor_time() - before);
 		return 0;
 	}
 	fprintf(stderr, "work: no workload '%s'\n", name);
@@ -140,6 +160,7 @@ static void run_program(const char *name, char *command)
 					     "PYTHONDONTWRITEBYTECODE=1", "PYTHONHASHSEED=0", NULL };
 	char *argv[32], *rest;
 	size_t n = 0;
+	uint64_t before;
 	int fd = memfd_create("output", MFD_CLOEXEC), status;
 	pid_t child;
 
@@ -149,6 +170,7 @@ static void run_program(const char *name, char *command)
 	if (!n || fd < 0)
 		die("work: cannot run a program");
 	mark('<', name);
+	before = processor_time();
 	child = fork();
 	if (child < 0)
 		die("fork");
@@ -160,7 +182,8 @@ static void run_program(const char *name, char *command)
 	if (waitpid(child, &status, 0) != child)
 		die("waitpid");
 	mark('>', name);
-	say_result(name, hash_file(fd) + (uint64_t)status);
+	before = processor_time() - before;
+	say_result(name, hash_file(fd) + (uint64_t)status, before);
 	close(fd);
 }
 
