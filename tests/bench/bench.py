@@ -2,7 +2,7 @@
 """Ectype beside the bare host, QEMU's TCG and, if asked, Bochs.
 
 bench.py [--group NAMES] [--only NAMES] [--engine NAME]... [--no-tcg] [--bochs] [--runs N] [--best] [--cpu-time]
-         [--scale X] [--summary] [--json F]
+         [--scale X] [--append TEXT]... [--summary] [--json F]
 
 Four groups of workloads. Those in C (work.c) are one static program that runs
 as a process of the host and as /init of a guest, with the same counts; real
@@ -237,6 +237,7 @@ def options():
     p.add_argument("--cpu-time", action="store_true", help="count processor time, not the clock: for hosts under load")
     p.add_argument("--scale", type=float, default=1.0, metavar="X", help="multiply the counts of the workloads in C")
     p.add_argument("--kernel", metavar="F", help="default: the cache's vmlinuz")
+    p.add_argument("--append", action="append", default=[], metavar="TEXT", help="add to the guests' kernel command line")
     p.add_argument("--summary", action="store_true", help="print the groups' rows only")
     p.add_argument("--json", metavar="F", help="write the figures there as well")
     a = p.parse_args()
@@ -270,7 +271,7 @@ def main():
         subprocess.run([os.path.join(ROOT, "scripts/kernel.sh"), "cloud"], check=True)
     start, load = time.monotonic(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="ectype-bench.") as scratch:
-        m = machines.Machines(scratch, a.kernel or os.path.join(cache_dir(), "vmlinuz"), a.scale, a.bochs_limit)
+        m = machines.Machines(scratch, a.kernel or os.path.join(cache_dir(), "vmlinuz"), a.append, a.scale, a.bochs_limit)
         groups = choose(p, a, m)
         problems = [s for s in [prepare_toolbox(groups, m)] if s]
         pick = min if a.best else statistics.median
@@ -283,7 +284,7 @@ def main():
 
     figures = Figures(groups, native, columns)
     about = (f"On {cpu_name()}, {os.cpu_count()} cores, Linux {platform.release()}, load {load:.1f} before and "
-             f"{os.getloadavg()[0]:.1f} after {time.monotonic() - start:.0f} s; counts × {a.scale:g}, {a.runs} run(s) of each "
+             f"{os.getloadavg()[0]:.1f} after {time.monotonic() - start:.0f} s; counts × {a.scale:g}, guest with '{m.append}', {a.runs} run(s) of each "
              f"machine, {'the fastest' if a.best else 'median'}, {'processor' if a.cpu_time else 'clock'} time, {max(map(len, native.samples.values()), default=0)} native.")
     print("\n".join(figures.table(a.summary)) + "\n\n" + about)
     for title, r in rate.items():

@@ -37,6 +37,16 @@ static pid_t fork_or_die(void)
 	return child;
 }
 
+/* Returns the exit status. */
+static uint64_t wait_for(pid_t child)
+{
+	int status;
+
+	if (waitpid(child, &status, 0) != child || !WIFEXITED(status))
+		die("waitpid");
+	return (uint64_t)WEXITSTATUS(status);
+}
+
 /* A count is one byte to another process and back. */
 uint64_t run_pipe(uint64_t count)
 {
@@ -66,21 +76,33 @@ uint64_t run_pipe(uint64_t count)
 	close(there[0]);
 	close(back[0]);
 	close(back[1]);
-	waitpid(child, NULL, 0);
-	return sum;
+	return sum + wait_for(child);
 }
 
-/* Take every second turn, up to `last`; yield until it comes. */
-static void take_turns(uint64_t *turn, uint64_t first, uint64_t last)
+/* Take every second turn, from `first` to before `end`; yield until it comes. */
+static void take_turns(uint64_t *turn, uint64_t first, uint64_t end)
 {
-	for (uint64_t mine = first; mine < last; mine += 2) {
+	for (uint64_t mine = first; mine < end; mine += 2) {
 		while (__atomic_load_n(turn, __ATOMIC_ACQUIRE) != mine)
 			sched_yield();
 		__atomic_store_n(turn, mine + 1, __ATOMIC_RELEASE);
 	}
 }
 
-/* A count is one turn each of two processes that hand over by sched_yield(). */
+/*
+ * A count is one turn each of two processes that hand over by sched_yield().
+ * Only among real-time processes does each yield lead to the other; the fair
+ * scheduler lets the same process go on as it sees fit, which would be more
+ * work on one machine than on another.
+ */
+void setup_yield(void)
+{
+	struct sched_param priority = { .sched_priority = 1 };
+
+	if (sched_setscheduler(0, SCHED_FIFO, &priority))
+		fprintf(stderr, "work: yield: no right to SCHED_FIFO, the figure means little\n");
+}
+
 uint64_t run_yield(uint64_t count)
 {
 	uint64_t *turn = mmap(NULL, sizeof(*turn), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -93,8 +115,7 @@ uint64_t run_yield(uint64_t count)
 	take_turns(turn, child ? 0 : 1, 2 * count);
 	if (!child)
 		_exit(0);
-	waitpid(child, NULL, 0);
-	turns = *turn;
+	turns = wait_for(child) + *turn;
 	munmap(turn, sizeof(*turn));
 	return turns;
 }
@@ -105,16 +126,13 @@ static uint64_t fork_many(uint64_t count, bool exec)
 
 	for (uint64_t i = 0; i < count; i++) {
 		pid_t child = fork_or_die();
-		int status;
 
 		if (!child) {
 			if (exec)
 				execl(work_self, work_self, "nothing", (char *)NULL);
 			_exit(exec ? 127 : 3);
 		}
-		if (waitpid(child, &status, 0) != child || !WIFEXITED(status))
-			die("waitpid");
-		sum += (uint64_t)WEXITSTATUS(status);
+		sum += wait_for(child);
 	}
 	return sum;
 }

@@ -38,7 +38,7 @@ WORKLOAD(user, lz, 50, setup_lz)
 
 WORKLOAD(kernel, getppid, 400000, no_setup)
 WORKLOAD(kernel, pipe, 16000, no_setup)
-WORKLOAD(kernel, yield, 30000, no_setup)
+WORKLOAD(kernel, yield, 40000, setup_yield)
 WORKLOAD(kernel, forkexit, 800, no_setup)
 WORKLOAD(kernel, forkexec, 80, no_setup)
 WORKLOAD(kernel, faults, 200, no_setup)
