@@ -176,7 +176,8 @@ def choose(parser, a, m):
 
 def batches(groups):
     out = [machines.Batch(g, "small", [n for n in members if n not in programs.PROGRAMS]) for g, members in groups.items()]
-    out.append(machines.Batch("toolbox", "toolbox", [n for members in groups.values() for n in members if n in programs.PROGRAMS]))
+    real = [n for members in groups.values() for n in members if n in programs.PROGRAMS]
+    out.append(machines.Batch("toolbox", "toolbox", real))
     return [b for b in out if b.names]
 
 
@@ -218,8 +219,8 @@ def write_json(path, a, f, m, about, rate):
                          "wall": c.wall, "cpu": c.cpu, "results": {n: sorted(v) for n, v in c.results.items()},
                          "problems": c.problems} for c in [f.native, *f.columns]}
     with open(path, "w", encoding="utf-8") as out:
-        json.dump({"about": about, "scale": a.scale, "runs": a.runs, "best": a.best, "cpu_time": a.cpu_time, "groups": f.groups, "columns": columns,
-                   "ratios": f.ratios, "geometric_means": f.means, "worst": f.worst, "mips": rate,
+        json.dump({"about": about, "scale": a.scale, "runs": a.runs, "best": a.best, "cpu_time": a.cpu_time,
+                   "groups": f.groups, "columns": columns, "ratios": f.ratios, "geometric_means": f.means, "worst": f.worst, "mips": rate,
                    "counts": {n: m.count(n) for n in f.names if n in m.c}}, out, indent=2)
         out.write("\n")
 
@@ -284,8 +285,9 @@ def main():
 
     figures = Figures(groups, native, columns)
     about = (f"On {cpu_name()}, {os.cpu_count()} cores, Linux {platform.release()}, load {load:.1f} before and "
-             f"{os.getloadavg()[0]:.1f} after {time.monotonic() - start:.0f} s; counts × {a.scale:g}, guest with '{m.append}', {a.runs} run(s) of each "
-             f"machine, {'the fastest' if a.best else 'median'}, {'processor' if a.cpu_time else 'clock'} time, {max(map(len, native.samples.values()), default=0)} native.")
+             f"{os.getloadavg()[0]:.1f} after {time.monotonic() - start:.0f} s; counts × {a.scale:g}, guest with "
+             f"'{m.append}'; {a.runs} run(s) of each machine, {max(map(len, native.wall.values()), default=0)} native, "
+             f"{'the fastest' if a.best else 'median'}, {'processor' if a.cpu_time else 'clock'} time.")
     print("\n".join(figures.table(a.summary)) + "\n\n" + about)
     for title, r in rate.items():
         for what, mips in r.items():
