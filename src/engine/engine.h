@@ -60,6 +60,9 @@ struct engine_ops {
 	void (*debug_changed)(struct vcpu *v);
 	/* Fills up to `max` counters, returns how many there are. */
 	unsigned (*counters)(struct vcpu *v, struct engine_counter *out, unsigned max);
+	/* Lists the translated code that holds the guest instruction at linear address `lin` in the present mode,
+	 * one call of `line` a line; nothing if there is none. Changes nothing. NULL: no translation to show. */
+	void (*describe)(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const char *text), void *opaque);
 };
 
 extern const struct engine_ops engine_dbt, engine_interp;
