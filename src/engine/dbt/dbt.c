@@ -92,6 +92,9 @@ static void set_up_hot(struct dbt_host *h)
 	for (unsigned log = 0; log < ARRAY_SIZE(hot->cross_mask); log++)
 		hot->cross_mask[log] = 0xfffu & ~((1u << log) - 1);
 	hot->offset_mask = 0xfff;
+	hot->df_mask = FL_DF;
+	hot->bit_mask[0] = 31;
+	hot->bit_mask[1] = 63;
 	hot->jump_mask = ((1u << JUMP_BITS) - 1) << 2;
 	h->signal = (struct dbt_signal){ .rx = x->rx,
 					 .size = x->size,

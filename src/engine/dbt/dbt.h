@@ -46,18 +46,19 @@ enum leave_reason {
 /* Overlays vcpu->engine_hot behind interp's part. Translated code reads it at GS:offset. */
 struct dbt_hot {
 	u32 reason, info, resume;
-	u16 flags;  /* as interp_hot.flags */
+	u16 flags; /* as interp_hot.flags */
 	u16 pad;
 	s64 charge; /* counted code: -(instructions left) - 1 */
 	u64 host_sp, ret_sp, ret_base;
-	u64 pc;	    /* where to enter */
-	u64 t0, t1; /* R14 and RCX */
-	u64 value;  /* scratch of one instruction */
-	u64 old;    /* what the return address of an indirect call overwrote */
-	u32 branch; /* tinsn of the indirect branch that went to t0 */
+	u64 pc;		   /* where to enter */
+	u64 t0, t1;	   /* R14 and RCX */
+	u64 value;	   /* scratch of one instruction */
+	u64 old;	   /* what the return address of an indirect call overwrote */
+	u32 branch;	   /* tinsn of the indirect branch that went to t0 */
 	u32 cross_mask[7]; /* by log2 of the size: offset bits that are zero behind a page's end */
-	u32 offset_mask, jump_mask;
-	u32 usable[2]; /* FS, GS in 32-bit code: not 0 if readable, writable and without a limit */
+	u32 offset_mask, jump_mask, df_mask;
+	u32 bit_mask[2]; /* 31, 63 */
+	u32 usable[2];	 /* FS, GS in 32-bit code: not 0 if readable, writable and without a limit */
 };
 #define HOT_INDEX 32
 #define HOT_OFF (offsetof(struct vcpu, engine_hot) + HOT_INDEX * 8)
@@ -69,7 +70,7 @@ _Static_assert(sizeof(struct interp_hot) <= HOT_INDEX * 8 &&
 /* Layout of a set's auxiliary area (mem/flat.h). */
 #define PAGES_MAX 65536u
 #define AUX_VALID 0u		  /* one byte a tpage: its code is what the set maps there */
-#define JUMP_BITS 12
+#define JUMP_BITS 13
 /* Jump caches, one for each enum dbt_width: host addresses. */
 #define AUX_JUMP(width) (PAGES_MAX + ((u32)(width) << (JUMP_BITS + 3)))
 _Static_assert(AUX_JUMP(2) <= FLAT_AUX_SIZE, "auxiliary area fits");
@@ -110,8 +111,8 @@ struct tpage;
 struct tblock {
 	u64 lin;
 	struct tpage *page;
-	struct tblock *next; /* in the page's bucket */
-	u32 host, host_end;  /* offsets in the cache; out-of-line parts included */
+	struct tblock *next;   /* in the page's bucket */
+	u32 host, host_end;    /* offsets in the cache; out-of-line parts included */
 	u32 entry, entry_page; /* from the same page; from another (looks at AUX_VALID) */
 	u32 entry_indirect;    /* from a jump to t0 (looks whether that is `lin`) */
 	u32 first;	       /* index of the first tinsn; n of them */
@@ -127,7 +128,7 @@ struct tpage {
 	gpa_t gpa;
 	u32 key, index;
 	struct tpage *lin_next, *frame_next; /* hash chains by `lin` and by `host` */
-	u64 lines; /* bit k: translated code in bytes [64k, 64k+64) */
+	u64 lines;			     /* bit k: translated code in bytes [64k, 64k+64) */
 	u32 live;
 	struct tblock *bucket[TPAGE_BUCKETS];
 };
@@ -151,6 +152,8 @@ struct tsys {
 #define SYS_MAX (1u << 17)
 #define LIN_HASH_BITS 14
 
+enum rep_op { REP_STOS, REP_MOVS, REPE_CMPS, REPNE_CMPS, REPE_SCAS, REPNE_SCAS, REP_OPS };
+
 struct dbt_stats {
 	u64 translations, insns, host_bytes, links, kills, flushes, steps, sys;
 	u64 other_modes, other_insns; /* runs and instructions of the reference engine in modes not translated */
@@ -161,12 +164,13 @@ struct dbt_stats {
 struct dbt {
 	struct interp interp; /* first: the embedded reference engine */
 	struct vcpu *v;
-	u8 *rw, *rx; /* two views of the code cache */
+	u8 *rw, *rx;	       /* two views of the code cache */
 	u32 size, used, start; /* start: behind the trampolines */
 	void (*enter)(struct vcpu *v);
 	const u8 *leave[LEAVE_COUNT]; /* in the executable view */
 	const u8 *leave_host;	      /* where the signal handler resumes */
 	const u8 *ret_miss[WIDTHS], *ret_wrong[WIDTHS], *jump_indirect[WIDTHS];
+	const u8 *rep[REP_OPS][4]; /* by log2 of the size, see rep.c */
 	u64 *ret_stack;
 	u32 key; /* of the blocks that run */
 	u32 key_of[WIDTHS]; /* of the jump caches' entries */

@@ -9,8 +9,9 @@
  */
 #include "engine/dbt/translate.h"
 
-const u8 home[16] = { 0,	   H_R12, 2,	  3,	      H_R13, 5, 6, 7, 8, 9, 10, 11, HOME_MEMORY, HOME_MEMORY,
-		      HOME_MEMORY, HOME_MEMORY };
+const u8 home[16] = {
+	0, H_R12, 2, 3, H_R13, 5, 6, 7, 8, 9, 10, 11, HOME_MEMORY, HOME_MEMORY, HOME_MEMORY, HOME_MEMORY
+};
 
 unsigned read_reg(struct tr *t, unsigned g, unsigned temp)
 {
@@ -108,6 +109,9 @@ static void emit_stub(struct tr *t, struct stub *s)
 		leave(t, LEAVE_STEP, s->info);
 		jump(e, 0xe9, s->resume + e->to_rx);
 		break;
+	case STUB_JUMP:
+		jump(e, 0xe9, s->resume + e->to_rx);
+		break;
 	case STUB_MISS:
 		if (s->reg != H_R14)
 			mov_rr(e, H_R14, s->reg);
@@ -177,7 +181,8 @@ unsigned emit_ea(struct tr *t)
 		emit_legacy_base(t);
 	} else if (d->seg >= SEG_FS) {
 		load_gs(&t->e, H_RCX,
-			(u32)(offsetof(struct cpu, seg) + d->seg * sizeof(struct segment) + offsetof(struct segment, base)));
+			(u32)(offsetof(struct cpu, seg) + d->seg * sizeof(struct segment) +
+			      offsetof(struct segment, base)));
 		op_rmx(&t->e, true, 0x8d, H_R14, H_R14, H_RCX, 0, 0);
 	}
 	return H_R14;
@@ -198,7 +203,8 @@ static void emit_cross_check(struct tr *t, unsigned lin, unsigned size)
 	t->stub[stub].resume = e->p;
 }
 
-void emit_access(struct tr *t, unsigned lin, unsigned size, bool write)
+/* `fill`: where there is no entry look for one, else leave to the reference engine. */
+static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, bool fill)
 {
 	struct emit *e = &t->e;
 	unsigned stub;
@@ -211,10 +217,23 @@ void emit_access(struct tr *t, unsigned lin, unsigned size, bool write)
 	if (write)
 		put_bytes(e, (const u8[]){ 0x48, 0xf7, 0xd1 }, 3); /* not rcx */
 	op_rmx(e, true, 0x8b, H_RCX, H_R15, H_RCX, 3, write ? FLAT_W_DISP : FLAT_R_DISP);
-	stub = new_stub(t, STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
+	if (fill)
+		stub = new_stub(t, STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
+	else
+		stub = new_stub(t, STUB_LEAVE, LEAVE_STEP, t->insn);
 	short_branch(t, true, stub);
 	t->stub[stub].reg = (u8)lin;
-	t->stub[stub].resume = e->p;
+	t->stub[stub].resume = fill ? e->p : NULL;
+}
+
+void emit_access(struct tr *t, unsigned lin, unsigned size, bool write)
+{
+	emit_lookup(t, lin, size, write, true);
+}
+
+void emit_masked_access(struct tr *t, unsigned lin, unsigned size, bool write)
+{
+	emit_lookup(t, lin, size, write, false);
 }
 
 void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin)

@@ -4,10 +4,12 @@
  */
 #include "engine/dbt/dbt.h"
 #include "engine/dbt/emit.h"
+#include "engine/dbt/rep.h"
 
 /* Guest registers that live in host registers: host number, guest number. */
-static const u8 resident[][2] = { { H_RDX, 2 }, { H_RBX, 3 }, { H_RBP, 5 }, { H_RSI, 6 }, { H_RDI, 7 },	 { 8, 8 },
-				  { 9, 9 },	{ 10, 10 },	{ 11, 11 },	{ H_R12, 1 }, { H_R13, 4 } };
+static const u8 resident[][2] = { { H_RDX, 2 }, { H_RBX, 3 }, { H_RBP, 5 }, { H_RSI, 6 }, { H_RDI, 7 }, { 8, 8 },
+				  { 9, 9 },	{ 10, 10 },   { 11, 11 },   { H_R12, 1 }, { H_R13, 4 } };
+#define TRAMPOLINES_SIZE 8192
 static const u8 callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
 
 static void push_pop(struct emit *e, unsigned op, unsigned reg)
@@ -97,12 +99,13 @@ static void make_indirect(struct emit *e, struct dbt *x, enum dbt_width w)
 
 void dbt_make_trampolines(struct dbt *x)
 {
-	struct emit e = { .p = x->rw, .end = x->rw + 4096, .to_rx = x->rx - x->rw };
+	struct emit e = { .p = x->rw, .end = x->rw + TRAMPOLINES_SIZE, .to_rx = x->rx - x->rw };
 
 	x->enter = (void (*)(struct vcpu *))(uintptr_t)x->rx;
 	make_enter(&e);
 	make_leave(&e, x);
 	for (unsigned w = 0; w < WIDTHS; w++)
 		make_indirect(&e, x, w);
-	x->start = x->used = 4096;
+	dbt_make_rep(x, &e);
+	x->start = x->used = TRAMPOLINES_SIZE;
 }

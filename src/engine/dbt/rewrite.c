@@ -18,10 +18,10 @@ struct plan {
 	u8 reg, rm, vvvv, opcode; /* host register of the field, NOT_GPR: as it is */
 	enum { MEM_NONE, MEM_PLAIN, MEM_R14, MEM_RCX } mem;
 	u8 lin;
-	u8 size;  /* of the memory operand */
+	u8 size; /* of the memory operand */
 	bool read, write;
-	bool high; /* AH, CH, DH or BH: no REX */
-	bool cl;   /* a count in CL */
+	bool high;     /* AH, CH, DH or BH: no REX */
+	bool cl;       /* a count in CL */
 	bool rcx_home; /* RCX stands for the guest's own RCX */
 	bool rcx_written;
 	struct {
@@ -72,7 +72,8 @@ static bool find_memory(struct tr *t, struct plan *p)
 }
 
 /* A host register for guest register `g`; NOT_GPR: none is left. */
-static u8 assign(struct plan *p, unsigned g, const ZydisDecodedOperand *o, bool keeps, const u8 *temps, unsigned temps_n)
+static u8 assign(struct plan *p, unsigned g, const ZydisDecodedOperand *o, bool keeps, const u8 *temps,
+		 unsigned temps_n)
 {
 	bool write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 	bool load = keeps || (o->actions & ZYDIS_OPERAND_ACTION_MASK_READ) || o->size < 32 ||
@@ -346,13 +347,22 @@ static void put_instruction(struct tr *t, const struct plan *p)
 	put_bytes(&t->e, bytes + tail, t->d->len - tail);
 }
 
+static bool is_masked_access(const struct tr *t)
+{
+	return t->z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && t->d->is_mem &&
+	       t->z->avx.mask.reg != ZYDIS_REGISTER_K0 && t->z->avx.mask.reg != ZYDIS_REGISTER_NONE;
+}
+
 static void emit_memory(struct tr *t, struct plan *p)
 {
 	struct emit *e = &t->e;
 
 	t->ea_size = p->size;
 	p->lin = (u8)emit_ea(t);
-	emit_access(t, p->lin, p->size, p->write);
+	if (is_masked_access(t))
+		emit_masked_access(t, p->lin, p->size, p->write);
+	else
+		emit_access(t, p->lin, p->size, p->write);
 	if (p->mem == MEM_R14)
 		op_operand(e, true, 0x8d, H_R14, p->lin);
 	else if (p->mem == MEM_RCX)

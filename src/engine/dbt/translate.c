@@ -12,20 +12,11 @@
 
 #include <string.h>
 
-
-
-static bool is_masked_access(const struct tr *t)
-{
-	return t->z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && t->d->is_mem &&
-	       t->z->avx.mask.reg != ZYDIS_REGISTER_K0 && t->z->avx.mask.reg != ZYDIS_REGISTER_NONE;
-}
-
 /* Instructions whose host semantics would need more than their operands. */
 static bool is_odd(const struct tr *t, enum fpu_need need)
 {
 	switch (t->z->mnemonic) {
 	case ZYDIS_MNEMONIC_FNINIT:
-	case ZYDIS_MNEMONIC_FLDCW:
 	case ZYDIS_MNEMONIC_FLDENV:
 	case ZYDIS_MNEMONIC_FNSTENV:
 	case ZYDIS_MNEMONIC_FRSTOR:
@@ -39,13 +30,12 @@ static bool is_odd(const struct tr *t, enum fpu_need need)
 	}
 	if (need == FPU_X87 && t->x->x87_unmasked)
 		return true;
-	if (t->d->map == 1 && t->d->is_mem) { /* bit strings reach beyond their operand */
+	if (t->d->map == 1 && t->d->is_mem) { /* bit strings reach beyond their operand: what odd.c leaves */
 		unsigned op = t->d->opcode;
 
-		if (op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb || op == 0xae)
-			return true;
+		return op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb;
 	}
-	return is_masked_access(t);
+	return false;
 }
 
 static bool is_nop(const struct dinsn *d)
@@ -119,6 +109,7 @@ static void emit_x87_pointer(struct tr *t)
 {
 	switch (t->z->mnemonic) {
 	case ZYDIS_MNEMONIC_FNCLEX:
+	case ZYDIS_MNEMONIC_FLDCW:
 	case ZYDIS_MNEMONIC_FNSTCW:
 	case ZYDIS_MNEMONIC_FNSTSW:
 	case ZYDIS_MNEMONIC_FENI8087_NOP:
@@ -144,6 +135,8 @@ static bool emit_host(struct tr *t)
 			return false;
 		check_fpu(t);
 	}
+	if (t->z->mnemonic == ZYDIS_MNEMONIC_FLDCW)
+		emit_control_word_check(t);
 	if (!emit_general(t))
 		return false;
 	if (need == FPU_X87)
@@ -233,7 +226,7 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 		emit_moffs(t);
 		return;
 	}
-	if (core && (t->narrow ? emit_stack32(t) : emit_stack(t)))
+	if (core && (t->narrow ? emit_stack32(t) : emit_stack(t) || emit_string(t) || emit_odd(t)))
 		return;
 	if (emit_host(t))
 		return;
@@ -266,15 +259,14 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	t->ops = ops;
 	t->d = &d;
 	while (!ends && n < max && at < avail && t->stubs_n < STUBS_MAX - 8) {
-		enum decode_status s =
-		    isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode);
+		enum decode_status s = isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode);
 
 		t->lin = t->b->lin + at;
 		if (s == DECODE_OK) {
 			dinsn_from_zydis(&d, &z, ops, code + at, mode);
 		} else if (s == DECODE_MORE && n) {
 			break; /* it crosses into the next page: a block of its own */
-		} else { /* crosses, or not an instruction: the reference engine fetches it itself */
+		} else {       /* crosses, or not an instruction: the reference engine fetches it itself */
 			d.len = 1;
 		}
 		if (t->steps_only)

@@ -20,7 +20,7 @@ static inline u32 gpr_off(unsigned guest)
 }
 
 /* Code out of line, made when the block is complete. */
-enum stub_kind { STUB_LEAVE, STUB_CROSS, STUB_MISS, STUB_LINK };
+enum stub_kind { STUB_LEAVE, STUB_CROSS, STUB_MISS, STUB_LINK, STUB_JUMP };
 struct stub {
 	u8 kind;   /* enum stub_kind */
 	u8 reason; /* enum leave_reason */
@@ -36,17 +36,17 @@ struct tr {
 	struct tblock *b;
 	struct emit e;
 	u8 *start;
-	u64 lin; /* of the instruction being translated */
+	u64 lin;  /* of the instruction being translated */
 	u32 insn; /* its tinsn */
 	const struct dinsn *d;
 	const ZydisDecodedInstruction *z;
 	const ZydisDecodedOperand *ops;
 	bool fpu_checked, failed, steps_only;
-	bool narrow;  /* 32-bit code */
-	u8 word;      /* bytes of an address on the stack: 8, 4 */
-	u8 ea_size;   /* bytes accessed at emit_ea()'s address; 0: not known */
-	u8 *charge;	  /* imm32 of the present segment's charge, if counted */
-	u32 segment;	  /* first tinsn of the present segment */
+	bool narrow; /* 32-bit code */
+	u8 word;     /* bytes of an address on the stack: 8, 4 */
+	u8 ea_size;  /* bytes accessed at emit_ea()'s address; 0: not known */
+	u8 *charge;  /* imm32 of the present segment's charge, if counted */
+	u32 segment; /* first tinsn of the present segment */
 	unsigned stubs_n, pending_n;
 	struct stub stub[STUBS_MAX];
 	struct { /* short branches that wait for an island */
@@ -68,6 +68,10 @@ unsigned emit_ea(struct tr *t);
 /* RCX = table entry for an access of `size` bytes at register `lin`: the
  * operand is [lin + rcx + 1]. */
 void emit_access(struct tr *t, unsigned lin, unsigned size, bool write);
+/* The same for an operand of which a mask selects parts: A and D bits are not
+ * set for what is masked off, so without an entry the instruction is left to
+ * the reference engine. */
+void emit_masked_access(struct tr *t, unsigned lin, unsigned size, bool write);
 /* [lin + rcx + 1] with opcode `op`, register field `reg`. */
 void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin);
 
@@ -89,6 +93,13 @@ void emit_push_const(struct tr *t, u64 value);
 /* Of an indirect call: keeps what it overwrites in hot->old. */
 void emit_push_call(struct tr *t, u64 ret);
 
+/* string.c: MOVS, STOS, LODS, CMPS, SCAS */
+bool emit_string(struct tr *t);
+
+/* odd.c: instructions that need more than their operands corrected */
+bool emit_odd(struct tr *t);
+/* Of FLDCW: leave to the reference engine if it would unmask an exception. */
+void emit_control_word_check(struct tr *t);
 /* legacy.c: 32-bit code */
 /* Is the segment of the memory operand such that translated code can use it? */
 bool legacy_segment(const struct tr *t);
