@@ -236,6 +236,16 @@ bool emit_stack32(struct tr *t)
 	return true;
 }
 
+void emit_step_if(struct tr *t)
+{
+	struct emit *e = &t->e;
+
+	put_bytes(e, (const u8[]){ 0x67, 0xe3, 10 }, 3); /* jecxz over mov, jmp */
+	put(e, 0xb9);
+	put32(e, t->insn);
+	jump(e, 0xe9, t->x->leave[LEAVE_STEP]);
+}
+
 /*
  * R14 = offset in FS or GS; makes it the linear address. Leaves to a step if
  * the segment has a limit or must not be read or written, and if the operand
@@ -253,10 +263,7 @@ void emit_legacy_base(struct tr *t)
 	if (size > 1) {
 		lea(e, H_RCX, H_R14, (s32)size - 1);
 		rorx(e, H_RCX, H_RCX, 32);
-		put_bytes(e, (const u8[]){ 0x67, 0xe3, 10 }, 3); /* over mov, jmp */
-		put(e, 0xb9);
-		put32(e, t->insn);
-		jump(e, 0xe9, t->x->leave[LEAVE_STEP]);
+		emit_step_if(t);
 	}
 	load_gs(e, H_RCX,
 		(u32)(offsetof(struct cpu, seg) + d->seg * sizeof(struct segment) + offsetof(struct segment, base)));

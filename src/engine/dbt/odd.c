@@ -58,12 +58,12 @@ static bool bit_string(struct tr *t)
 	bool wide = d->opsize == 8, write = d->opcode != 0xa3;
 	unsigned lin;
 
-	if (d->opsize < 4 || d->addrsize != 8)
+	if (d->opsize < 4 || d->addrsize != t->word || (t->narrow && d->seg >= SEG_FS))
 		return false;
 	islands(t, 100, true);
 	lin = emit_ea(t);
 	unit(t, wide);
-	op_rmx(e, true, 0x8d, H_R14, lin, H_RCX, wide ? 3 : 2, 0);
+	op_rmx(e, !t->narrow, 0x8d, H_R14, lin, H_RCX, wide ? 3 : 2, 0);
 	emit_access(t, H_R14, d->opsize, write);
 	fold(t, H_R14);
 	if (!write) {
@@ -89,6 +89,7 @@ static bool cache_line(struct tr *t)
 
 	if (!cpu_model_has_isa_set(t->v->model, t->z->meta.isa_set))
 		return false;
+	t->ea_size = 1;
 	lin = emit_ea(t);
 	emit_access(t, lin, 1, false);
 	op_operand(&t->e, false, 0x8a, H_RCX, lin);
@@ -140,6 +141,7 @@ void emit_control_word_check(struct tr *t)
 	unsigned lin, stub;
 
 	islands(t, 100, true);
+	t->ea_size = 2;
 	lin = emit_ea(t);
 	emit_access(t, lin, 2, false);
 	put(e, 0x66);

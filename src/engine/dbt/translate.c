@@ -226,7 +226,7 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 		emit_moffs(t);
 		return;
 	}
-	if (core && (t->narrow ? emit_stack32(t) : emit_stack(t) || emit_string(t) || emit_odd(t)))
+	if (core && ((t->narrow ? emit_stack32(t) : emit_stack(t)) || emit_string(t) || emit_odd(t)))
 		return;
 	if (emit_host(t))
 		return;

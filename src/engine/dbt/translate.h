@@ -111,6 +111,8 @@ bool emit_stack32(struct tr *t);
 /* `size`: 2 or 4 bytes. */
 void emit_push_const32(struct tr *t, unsigned size, u32 value);
 void emit_legacy_base(struct tr *t);
+/* To the reference engine unless ECX is 0. */
+void emit_step_if(struct tr *t);
 /* An instruction pointer, truncated as the mode has it. */
 static inline u64 code_address(const struct tr *t, u64 lin)
 {
