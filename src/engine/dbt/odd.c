@@ -89,7 +89,6 @@ static bool cache_line(struct tr *t)
 
 	if (!cpu_model_has_isa_set(t->v->model, t->z->meta.isa_set))
 		return false;
-	t->ea_size = 1;
 	lin = emit_ea(t);
 	emit_access(t, lin, 1, false);
 	op_operand(&t->e, false, 0x8a, H_RCX, lin);
@@ -141,7 +140,6 @@ void emit_control_word_check(struct tr *t)
 	unsigned lin, stub;
 
 	islands(t, 100, true);
-	t->ea_size = 2;
 	lin = emit_ea(t);
 	emit_access(t, lin, 2, false);
 	put(e, 0x66);

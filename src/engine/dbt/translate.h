@@ -44,7 +44,6 @@ struct tr {
 	bool fpu_checked, failed, steps_only;
 	bool narrow; /* 32-bit code */
 	u8 word;     /* bytes of an address on the stack: 8, 4 */
-	u8 ea_size;  /* bytes accessed at emit_ea()'s address; 0: not known */
 	u8 *charge;  /* imm32 of the present segment's charge, if counted */
 	u32 segment; /* first tinsn of the present segment */
 	unsigned stubs_n, pending_n;
@@ -105,7 +104,6 @@ void emit_control_word_check(struct tr *t);
 bool legacy_segment(const struct tr *t);
 /* May the host run it, but for registers and the operand's address? */
 bool legacy_expressible(const struct tr *t);
-bool ignores_w(const struct tr *t);
 bool emit_legacy_inc(struct tr *t);
 bool emit_stack32(struct tr *t);
 /* `size`: 2 or 4 bytes. */
