@@ -34,8 +34,8 @@ static void extra_prefixes(struct bytes *e, struct rng *r, const struct form *f)
 			p = legacy[rng_below(r, 3)];
 		if ((p == 0x64 || p == 0x65) && !oracle_has_bases())
 			continue;
-		/* A store through CS of 32-bit code faults early, late or, masked off, not at all. */
-		if (p == 0x2e && oracle_mode != CODE_64 && f->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+		/* A vector or x87 store through CS of 32-bit code faults early, late or, masked off, not at all. */
+		if (p == 0x2e && oracle_mode != CODE_64 && !f->core)
 			continue;
 		put(e, p);
 	}
@@ -386,6 +386,10 @@ static void special_values(struct instance *n, struct rng *r)
 	case ZYDIS_MNEMONIC_ENTER: /* the level is the last byte; sizes mostly small */
 		n->bytes[n->len - 1] &= rng_percent(r, 70) ? 3 : 0xff;
 		n->bytes[n->len - 2] &= rng_percent(r, 70) ? 3 : 0xff;
+		break;
+	case ZYDIS_MNEMONIC_POPA: /* the host keeps what it popped before a fault */
+	case ZYDIS_MNEMONIC_POPAD:
+		g[REG_RSP] &= ~31ull;
 		break;
 	case ZYDIS_MNEMONIC_WRFSBASE:
 	case ZYDIS_MNEMONIC_WRGSBASE:
