@@ -144,7 +144,9 @@ static void sum(struct tr *t, const struct dinsn *d, bool w)
 	if (d->base == REG_RIP || (d->base == REG_NONE && d->index == REG_NONE)) {
 		u64 a = (u64)d->disp + (d->base == REG_RIP ? t->lin + d->len : 0);
 
-		mov_imm(e, H_R14, w ? a : (u32)a);
+		t->known = w ? a : (u32)a;
+		mov_imm(e, H_R14, t->known);
+		t->known_at = e->p;
 		return;
 	}
 	if (d->index == REG_NONE) {
@@ -207,16 +209,23 @@ static void emit_cross_check(struct tr *t, unsigned lin, unsigned size)
 static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, bool fill)
 {
 	struct emit *e = &t->e;
+	bool known = lin == H_R14 && t->known_at == e->p;
 	unsigned stub;
 
 	islands(t, 80, true);
-	if (size > 1)
+	if (size > 1 && !(known && (t->known & ~PAGE_MASK) + size <= PAGE_SIZE))
 		emit_cross_check(t, lin, size);
-	rorx(e, H_RCX, lin, 12);
-	op_rr(e, false, 0x89, H_RCX, H_RCX);
-	if (write)
-		put_bytes(e, (const u8[]){ 0x48, 0xf7, 0xd1 }, 3); /* not rcx */
-	op_rmx(e, true, 0x8b, H_RCX, H_R15, H_RCX, 3, write ? FLAT_W_DISP : FLAT_R_DISP);
+	if (known && t->known < 4 * GiB) {
+		s32 index = (s32)(t->known >> PAGE_SHIFT);
+
+		op_rm(e, true, 0x8b, H_RCX, H_R15, write ? FLAT_W_DISP - 8 * (index + 1) : FLAT_R_DISP + 8 * index);
+	} else {
+		rorx(e, H_RCX, lin, 12);
+		op_rr(e, false, 0x89, H_RCX, H_RCX);
+		if (write)
+			put_bytes(e, (const u8[]){ 0x48, 0xf7, 0xd1 }, 3); /* not rcx */
+		op_rmx(e, true, 0x8b, H_RCX, H_R15, H_RCX, 3, write ? FLAT_W_DISP : FLAT_R_DISP);
+	}
 	if (fill)
 		stub = new_stub(t, STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
 	else

@@ -42,6 +42,8 @@ struct tr {
 	const ZydisDecodedInstruction *z;
 	const ZydisDecodedOperand *ops;
 	bool fpu_checked, failed, steps_only;
+	u8 *known_at; /* here R14 holds the linear address `known` */
+	u64 known;
 	bool narrow; /* 32-bit code */
 	u8 word;     /* bytes of an address on the stack: 8, 4 */
 	u8 *charge;  /* imm32 of the present segment's charge, if counted */
