@@ -112,6 +112,10 @@ static void emit_stub(struct tr *t, struct stub *s)
 	case STUB_JUMP:
 		jump(e, 0xe9, s->resume + e->to_rx);
 		break;
+	case STUB_LIMIT:
+		emit_limit_check(t, s->info);
+		jump(e, 0xe9, s->resume + e->to_rx);
+		break;
 	case STUB_MISS:
 		if (s->reg != H_R14)
 			mov_rr(e, H_R14, s->reg);

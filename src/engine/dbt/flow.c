@@ -223,6 +223,7 @@ static bool emit_target(struct tr *t)
 			op_rr(&t->e, !t->narrow, 0x89, r, H_R14);
 		return true;
 	}
+	t->ea_size = t->word;
 	lin = emit_ea(t);
 	emit_access(t, lin, t->word, false);
 	op_operand(&t->e, !t->narrow, 0x8b, H_R14, lin);

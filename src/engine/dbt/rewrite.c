@@ -355,6 +355,7 @@ static void emit_memory(struct tr *t, struct plan *p)
 {
 	struct emit *e = &t->e;
 
+	t->ea_size = p->size;
 	p->lin = (u8)emit_ea(t);
 	if (is_masked_access(t))
 		emit_masked_access(t, p->lin, p->size, p->write);

@@ -81,6 +81,7 @@ static void emit_moffs(struct tr *t)
 	struct emit *e = &t->e;
 	bool load = d->opcode < 0xa2, byte = !(d->opcode & 1);
 
+	t->ea_size = byte ? 1 : d->opsize;
 	emit_ea(t);
 	emit_access(t, H_R14, byte ? 1 : d->opsize, !load);
 	if (!byte && d->opsize == 2)
@@ -212,6 +213,7 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 		*ends = leaves_block(d);
 		return;
 	}
+	t->ea_size = 0;
 	if (core && emit_flow(t, ends)) {
 		*cut = true;
 		return;

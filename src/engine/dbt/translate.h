@@ -20,7 +20,7 @@ static inline u32 gpr_off(unsigned guest)
 }
 
 /* Code out of line, made when the block is complete. */
-enum stub_kind { STUB_LEAVE, STUB_CROSS, STUB_MISS, STUB_LINK, STUB_JUMP };
+enum stub_kind { STUB_LEAVE, STUB_CROSS, STUB_MISS, STUB_LINK, STUB_JUMP, STUB_LIMIT };
 struct stub {
 	u8 kind;   /* enum stub_kind */
 	u8 reason; /* enum leave_reason */
@@ -44,6 +44,7 @@ struct tr {
 	bool fpu_checked, failed, steps_only;
 	u8 *known_at; /* here R14 holds the linear address `known` */
 	u64 known;
+	u8 ea_size; /* bytes accessed at emit_ea()'s address, 0: not known */
 	bool narrow; /* 32-bit code */
 	u8 word;     /* bytes of an address on the stack: 8, 4 */
 	u8 *charge;  /* imm32 of the present segment's charge, if counted */
@@ -111,8 +112,10 @@ bool emit_stack32(struct tr *t);
 /* `size`: 2 or 4 bytes. */
 void emit_push_const32(struct tr *t, unsigned size, u32 value);
 void emit_legacy_base(struct tr *t);
-/* To the reference engine unless ECX is 0. */
-void emit_step_if(struct tr *t);
+/* Out of line: the operand must lie within the limit of FS or GS. `info`: see emit_legacy_base(). */
+void emit_limit_check(struct tr *t, u32 info);
+/* Leave instruction `insn` to the reference engine unless ECX is 0. */
+void emit_step_if(struct tr *t, u32 insn);
 /* An instruction pointer, truncated as the mode has it. */
 static inline u64 code_address(const struct tr *t, u64 lin)
 {
