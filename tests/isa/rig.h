@@ -24,6 +24,8 @@ struct rig {
  * CPL 3 with every extension enabled; no page is mapped but those rig_map()
  * adds. Exceptions end rig_run(). */
 void rig_create(struct rig *r, const struct engine_ops *engine);
+/* The same with options, which outlive the rig; NULL: defaults. */
+void rig_create_with(struct rig *r, const struct engine_ops *engine, const struct engine_options *options);
 void rig_destroy(struct rig *r);
 /* Go over to 32-bit code in compatibility mode, segments flat. */
 void rig_compatibility_mode(struct rig *r);

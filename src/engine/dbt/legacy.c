@@ -207,14 +207,14 @@ bool emit_stack32(struct tr *t)
 	return true;
 }
 
-void emit_step_if(struct tr *t, u32 insn)
+void emit_step_if(struct tr *t, u32 insn, bool saved)
 {
 	struct emit *e = &t->e;
 
 	put_bytes(e, (const u8[]){ 0x67, 0xe3, 10 }, 3); /* jecxz over mov, jmp */
 	put(e, 0xb9);
 	put32(e, insn);
-	jump(e, 0xe9, t->x->leave[LEAVE_STEP]);
+	jump(e, 0xe9, saved ? t->x->leave_saved[LEAVE_STEP] : t->x->leave[LEAVE_STEP]);
 }
 
 /*
@@ -230,29 +230,27 @@ void emit_legacy_base(struct tr *t)
 
 	islands(t, 60, true);
 	op_gs(e, false, 0x8b, H_RCX, HOT(unlimited) + 4 * fs);
-	if (t->ea_size)
-		stub = new_stub(t, STUB_LIMIT, LEAVE_STEP, t->insn << 8 | (u32)t->ea_size << 1 | fs);
-	else
-		stub = new_stub(t, STUB_LEAVE, LEAVE_STEP, t->insn);
+	stub = new_stub(t, t->ea_size ? STUB_LIMIT : STUB_LEAVE, LEAVE_STEP, t->insn);
 	short_branch(t, true, stub);
-	if (t->ea_size)
+	if (t->ea_size) {
+		t->stub[stub].reg = (u8)fs;
+		t->stub[stub].size = t->ea_size;
 		t->stub[stub].resume = e->p;
+	}
 	load_gs(e, H_RCX,
 		(u32)(offsetof(struct cpu, seg) + d->seg * sizeof(struct segment) + offsetof(struct segment, base)));
 	op_rmx(e, false, 0x8d, H_R14, H_R14, H_RCX, 0, 0);
 }
-_Static_assert(INSNS_MAX <= 1u << 24, "the number of an instruction fits into `info`");
 
-void emit_limit_check(struct tr *t, u32 info)
+void emit_limit_check(struct tr *t, const struct stub *s)
 {
 	static const u8 not_r14[] = { 0x49, 0xf7, 0xd6 };
 	struct emit *e = &t->e;
-	s32 size = (s32)(info >> 1 & 0x7f);
 
-	load_gs(e, H_RCX, HOT(seg_size) + 8 * (info & 1));
+	load_gs(e, H_RCX, HOT(seg_size) + 8u * s->reg);
 	put_bytes(e, not_r14, 3);
-	op_rmx(e, true, 0x8d, H_RCX, H_RCX, H_R14, 0, 1 - size); /* seg_size - offset - size */
+	op_rmx(e, true, 0x8d, H_RCX, H_RCX, H_R14, 0, 1 - s->size); /* seg_size - offset - size */
 	put_bytes(e, not_r14, 3);
 	rorx(e, H_RCX, H_RCX, 32); /* not 0 if negative */
-	emit_step_if(t, info >> 8);
+	emit_step_if(t, s->info, s->saved);
 }

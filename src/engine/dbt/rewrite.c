@@ -377,6 +377,15 @@ bool emit_general(struct tr *t)
 	if (p.high && legacy_rex(t, &p))
 		return false;
 	islands(t, 100, true);
+	note_of(t)->operand = p.mem == MEM_NONE	   ? OPERAND_NONE
+			      : p.mem == MEM_PLAIN ? OPERAND_PLAIN
+			      : p.mem == MEM_R14   ? OPERAND_R14
+						   : OPERAND_RCX;
+	for (unsigned k = 0; k < p.borrowed; k++) {
+		note_of(t)->borrow[k][0] = p.borrow[k].guest;
+		note_of(t)->borrow[k][1] = p.borrow[k].temp;
+		note_of(t)->borrowed++;
+	}
 	if (p.mem != MEM_NONE)
 		emit_memory(t, &p);
 	if (p.rcx_home || p.cl)

@@ -191,7 +191,7 @@ static void step_if_wide(struct tr *t)
 	for (unsigned k = 0; k < ARRAY_SIZE(reg); k++) {
 		islands(t, 40, true);
 		rorx(&t->e, H_RCX, reg[k], 32);
-		emit_step_if(t, t->insn);
+		emit_step_if(t, t->insn, t->flags != FLAGS_HOST);
 	}
 }
 

@@ -174,20 +174,32 @@ static bool emit_sys(struct tr *t, unsigned sys)
 {
 	struct dbt *x = t->x;
 
-	if (x->sys_n == SYS_MAX) {
+	if (x->sys_n == x->sys_max) {
 		t->failed = true;
 		return false;
 	}
 	x->sys[x->sys_n] = (struct tsys){ .insn = t->insn, .sys = (u8)sys, .d = *t->d };
 	put(&t->e, 0xb9);
 	put32(&t->e, x->sys_n++);
+	note_of(t)->how = HOW_SYS;
 	jump(&t->e, 0xe9, x->leave[LEAVE_SYS]);
 	islands(t, 0, false);
 	return true;
 }
 
+/* Instructions of string.c and odd.c, which expect the flags in the host. */
+static bool is_special(const struct dinsn *d)
+{
+	unsigned op = d->opcode;
+
+	if (d->map == 0)
+		return (op >= 0xa4 && op <= 0xa7) || (op >= 0xaa && op <= 0xaf) || op == 0xd7 || op == 0x8f ||
+		       (op >= 0xe0 && op <= 0xe3);
+	return d->map == 1 && d->is_mem && (op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb || op == 0xae);
+}
+
 /* Sets *ends if control never falls through, *cut if a new segment begins behind it. */
-static void emit_insn(struct tr *t, bool *ends, bool *cut)
+static void emit_kind(struct tr *t, bool *ends, bool *cut)
 {
 	const struct isa_row *row = isa_row_of(t->d);
 	const struct dinsn *d = t->d;
@@ -204,8 +216,10 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 		*ends = true;
 		return;
 	}
-	if (core && is_nop(d))
+	if (core && is_nop(d)) {
+		note_of(t)->how = HOW_NOP;
 		return;
+	}
 	if (t->narrow && core && emit_legacy_inc(t))
 		return;
 	if (t->narrow && d->is_mem && !(core && d->map == 0 && d->opcode == 0x8d) && !legacy_segment(t)) {
@@ -215,23 +229,46 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 	}
 	t->ea_size = 0;
 	if (core && emit_flow(t, ends)) {
+		note_of(t)->how = HOW_FLOW;
 		*cut = true;
 		return;
 	}
 	if (core && d->map == 0 && d->opcode == 0x8d && d->is_mem) {
+		note_of(t)->how = HOW_LEA;
 		emit_lea(t);
 		return;
 	}
 	if (core && d->map == 0 && d->opcode >= 0xa0 && d->opcode <= 0xa3) {
+		note_of(t)->how = HOW_MOFFS;
 		emit_moffs(t);
 		return;
 	}
-	if (core && ((t->narrow ? emit_stack32(t) : emit_stack(t)) || emit_string(t) || emit_odd(t)))
+	if (core && (t->narrow ? emit_stack32(t) : emit_stack(t))) {
+		note_of(t)->how = HOW_STACK;
 		return;
+	}
+	if (core && (emit_string(t) || emit_odd(t))) {
+		note_of(t)->how = HOW_STRING;
+		return;
+	}
 	if (emit_host(t))
 		return;
 	emit_step(t);
 	*ends = leaves_block(d);
+}
+
+static void emit_insn(struct tr *t, bool *ends, bool *cut)
+{
+	unsigned method = isa_row_of(t->d)->method;
+
+	t->aware = (method == METHOD_CORE || method == METHOD_HOST) && !is_special(t->d);
+	t->clobber = flags_prepare(t, t->aware);
+	emit_kind(t, ends, cut);
+	if (t->aware)
+		flags_done(t);
+	else
+		t->recipe.kind = RECIPE_NONE;
+	t->clobber = false;
 }
 
 static struct tinsn *new_insn(struct tr *t)
@@ -242,6 +279,7 @@ static struct tinsn *new_insn(struct tr *t)
 			     .host = (u16)(t->e.p - t->start),
 			     .guest = (u16)(t->lin - t->b->lin),
 			     .len = t->d->len };
+	*note_of(t) = (struct note){ .how = HOW_HOST };
 	return i;
 }
 
@@ -298,14 +336,47 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	return n;
 }
 
+/* Does the block access memory before it touches the flags? Then its body begins with the flags saved. */
+static bool begins_with_access(const u8 *code, unsigned avail, enum code_mode mode)
+{
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction z;
+	struct dinsn d;
+
+	for (unsigned at = 0, n = 0; n < 6 && at < avail; n++, at += z.length) {
+		unsigned method;
+
+		if (isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode) != DECODE_OK)
+			return false;
+		dinsn_from_zydis(&d, &z, ops, code + at, mode);
+		method = isa_row_of(&d)->method;
+		if ((method != METHOD_CORE && method != METHOD_HOST) || is_special(&d))
+			return false;
+		if (is_nop(&d) || (d.map == 0 && d.opcode == 0x8d))
+			continue;
+		for (unsigned k = 0; k < z.operand_count; k++)
+			if (ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
+				return true;
+		if (z.cpu_flags && (z.cpu_flags->tested | z.cpu_flags->modified | z.cpu_flags->set_0 | z.cpu_flags->set_1 |
+				    z.cpu_flags->undefined) & (u32)FL_STATUS)
+			return false;
+		if (z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+			return true;
+	}
+	return true;
+}
+
 static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool steps_only)
 {
 	struct dbt *x = dbt_of(v);
 	static __thread struct tr t; /* large; used up within this call */
 	struct tblock *b = &x->blocks[x->blocks_n];
-	u32 exits = x->exits_n, sys = x->sys_n;
+	u32 exits = x->exits_n, sys = x->sys_n, recipes = x->recipes_n;
+	const u8 *code = p->host + (lin & ~PAGE_MASK);
+	unsigned avail = (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK));
+	u64 began = __builtin_ia32_rdtsc();
 
-	*b = (struct tblock){ .lin = lin, .page = p, .first = x->insns_n, .host = x->used };
+	*b = (struct tblock){ .lin = lin, .page = p, .first = x->insns_n, .host = x->used, .recipes = recipes };
 	memset(&t, 0, offsetof(struct tr, stub));
 	t.steps_only = steps_only;
 	t.v = v;
@@ -316,14 +387,18 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	t.insn = x->insns_n;
 	t.start = x->rw + x->used;
 	t.e = (struct emit){ .p = t.start, .end = t.start + HOST_BYTES_MAX, .to_rx = x->rx - x->rw };
+	t.recipe_at = -1;
+	b->saved = !steps_only && begins_with_access(code, avail, t.narrow ? CODE_32 : CODE_64);
 	emit_entries(&t);
-	b->n = (u16)emit_block(&t, p->host + (lin & ~PAGE_MASK), (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK)));
+	b->n = (u16)emit_block(&t, code, avail);
+	b->stubs = (u16)(t.e.p - t.start);
 	emit_stubs(&t);
-	while (t.e.p - (x->rw + b->entry) < 10)
+	while (t.e.p - (x->rw + b->body) < 10)
 		put(&t.e, 0x90); /* room for what dead blocks become */
 	if (t.failed || t.e.overflow) {
 		x->exits_n = exits;
 		x->sys_n = sys;
+		x->recipes_n = recipes;
 		return NULL;
 	}
 	b->host_end = (u32)(t.e.p - x->rw);
@@ -332,7 +407,11 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	x->blocks_n++;
 	x->stats.translations++;
 	x->stats.insns += b->n;
+	x->stats.guest_bytes += b->bytes;
 	x->stats.host_bytes += b->host_end - b->host;
+	x->stats.translate_cycles += __builtin_ia32_rdtsc() - began;
+	if (unlikely(x->trace & TRACE_BLOCKS) || unlikely(x->observe.perf != NULL))
+		dbt_trace_block(&t);
 	return b;
 }
 

@@ -20,15 +20,31 @@ static inline u32 gpr_off(unsigned guest)
 }
 
 /* Code out of line, made when the block is complete. */
-enum stub_kind { STUB_LEAVE, STUB_CROSS, STUB_MISS, STUB_LINK, STUB_JUMP, STUB_LIMIT };
+enum stub_kind { STUB_LEAVE, STUB_ALIGN, STUB_CROSS, STUB_MISS, STUB_LINK, STUB_JUMP, STUB_LIMIT };
 struct stub {
+	bool saved; /* flags are not in the host */
 	u8 kind;   /* enum stub_kind */
 	u8 reason; /* enum leave_reason */
-	u8 reg;	   /* register that holds the linear address */
+	u8 reg;	   /* register that holds the linear address; STUB_LIMIT: 0 FS, 1 GS */
+	u8 size;   /* bytes of the access */
 	u32 info;
 	u8 *resume;  /* where it goes on, in the writable view */
 	u8 *refs[2]; /* rel32 fields to set to its address */
 };
+
+/* How an instruction was translated, for --trace analysis. Filled as it is. */
+enum how { HOW_HOST, HOW_NOP, HOW_LEA, HOW_MOFFS, HOW_FLOW, HOW_STACK, HOW_STRING, HOW_SYS, HOW_STEP };
+struct note {
+	u8 how;			    /* enum how */
+	u8 operand;		    /* what the memory operand became, enum note_operand */
+	u8 accesses, access[2];	    /* bytes of each table lookup, NOTE_WRITE */
+	u8 borrowed, borrow[2][2];  /* guest register, host register */
+};
+#define NOTE_WRITE 0x80
+enum note_operand { OPERAND_NONE, OPERAND_PLAIN, OPERAND_R14, OPERAND_RCX };
+
+/* Where the guest's flags are, see flags.c. */
+enum flag_state { FLAGS_HOST, FLAGS_SAVED, FLAGS_LOST };
 
 struct tr {
 	struct vcpu *v;
@@ -42,6 +58,11 @@ struct tr {
 	const ZydisDecodedInstruction *z;
 	const ZydisDecodedOperand *ops;
 	bool fpu_checked, failed, steps_only;
+	bool aware;   /* the present instruction is emitted by code that keeps track of flags */
+	bool clobber; /* the present instruction's accesses may clobber the host's flags */
+	enum flag_state flags;
+	struct recipe recipe; /* of the flags, if they are in the host or lost */
+	s32 recipe_at;	      /* its number in the block; -1: not recorded */
 	u8 *known_at; /* here R14 holds the linear address `known` */
 	u64 known;
 	u8 ea_size; /* bytes accessed at emit_ea()'s address, 0: not known */
@@ -55,7 +76,12 @@ struct tr {
 		u8 *at;
 		u16 stub;
 	} pending[16];
+	struct note note[BLOCK_INSNS];
 };
+static inline struct note *note_of(struct tr *t)
+{
+	return &t->note[t->insn - t->b->first];
+}
 
 /* emit_mem.c */
 /* A branch of 8 bits (op E3H, with 67H before it if `narrow`) to `stub`. */
@@ -76,6 +102,21 @@ void emit_access(struct tr *t, unsigned lin, unsigned size, bool write);
 void emit_masked_access(struct tr *t, unsigned lin, unsigned size, bool write);
 /* [lin + rcx + 1] with opcode `op`, register field `reg`. */
 void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin);
+
+/* Jcc (condition cc) of 32 bits to `stub`; clobbers nothing. */
+void long_branch(struct tr *t, unsigned cc, unsigned stub);
+
+/* flags.c. RCX is free for all of them. */
+/* Before an instruction. `aware`: it is emitted by code that keeps track of
+ * flags. True if its accesses may clobber them. */
+bool flags_prepare(struct tr *t, bool aware);
+void flags_clobber(struct tr *t); /* before code that clobbers the host's */
+void flags_done(struct tr *t);	  /* behind an aware instruction */
+void flags_to_host(struct tr *t);
+void flags_to_memory(struct tr *t);
+void note_flags(struct tr *t);
+void emit_save_flags(struct tr *t);
+void emit_restore_flags(struct tr *t);
 
 /* rewrite.c: user-level instructions in general. False: not expressible. */
 bool emit_general(struct tr *t);
@@ -112,10 +153,10 @@ bool emit_stack32(struct tr *t);
 /* `size`: 2 or 4 bytes. */
 void emit_push_const32(struct tr *t, unsigned size, u32 value);
 void emit_legacy_base(struct tr *t);
-/* Out of line: the operand must lie within the limit of FS or GS. `info`: see emit_legacy_base(). */
-void emit_limit_check(struct tr *t, u32 info);
-/* Leave instruction `insn` to the reference engine unless ECX is 0. */
-void emit_step_if(struct tr *t, u32 insn);
+/* Out of line: the operand must lie within the limit of FS or GS. */
+void emit_limit_check(struct tr *t, const struct stub *s);
+/* Leave instruction `insn` to the reference engine unless ECX is 0. `saved`: flags are not in the host. */
+void emit_step_if(struct tr *t, u32 insn, bool saved);
 /* An instruction pointer, truncated as the mode has it. */
 static inline u64 code_address(const struct tr *t, u64 lin)
 {
