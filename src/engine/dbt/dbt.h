@@ -61,7 +61,9 @@ struct dbt_hot {
 	u32 cross_mask[7]; /* by log2 of the size: offset bits that are zero behind a page's end */
 	u32 offset_mask, jump_mask, df_mask;
 	u32 bit_mask[2]; /* 31, 63 */
-	u32 usable[2];	 /* FS, GS in 32-bit code: not 0 if readable, writable and without a limit */
+	/* FS, GS in 32-bit code: how many bytes may be read and written; not 0 if there is no limit. */
+	u64 seg_size[2];
+	u32 unlimited[2];
 };
 #define HOT_INDEX 32
 #define HOT_OFF (offsetof(struct vcpu, engine_hot) + HOT_INDEX * 8)
@@ -85,15 +87,14 @@ enum dbt_width { WIDTH_64, WIDTH_32, WIDTHS };
 /*
  * Part of the key: what mode code is translated for. 0 is 64-bit mode. KEY_32:
  * 32-bit code in protected mode with CS and SS flat (base 0, limit 4 GiB) and a
- * 32-bit stack; KEY_SEG: data segment DS or ES is flat and writable, or FS or GS
- * writable and without a limit. FS and GS change too often to be in the key:
- * code looks at hot->usable.
+ * 32-bit stack; KEY_SEG: data segment DS or ES is flat and writable. FS and GS
+ * change too often to be in the key: code looks at hot->unlimited and seg_size.
  */
 #define KEY_32 BIT(16)
 #define KEY_SEG(s) BIT(20 + (s))
-#define KEY_MODE (KEY_32 | KEY_SEG(SEG_DS) | KEY_SEG(SEG_ES))
 #define MODE_OTHER (~0u) /* not translated */
 u32 dbt_legacy_mode(const struct cpu *c);
+void dbt_note_segments(struct vcpu *v); /* FS and GS for 32-bit code */
 static inline u32 dbt_mode(const struct cpu *c)
 {
 	return likely(cpu_64bit(c)) ? 0 : dbt_legacy_mode(c);
@@ -202,7 +203,7 @@ struct dbt {
 	u64 *ret_stack;
 	u32 key; /* of the blocks that run */
 	u32 key_of[WIDTHS]; /* of the jump caches' entries */
-	u32 mode; /* dbt_mode() the key was made for */
+	u32 mode; /* the key's part from dbt_mode() */
 	bool counted, x87_unmasked, stale, single;
 	bool count_all; /* of the options */
 	u32 trace;	/* of the options */

@@ -136,6 +136,10 @@ static void emit_stub(struct tr *t, struct stub *s)
 	case STUB_JUMP:
 		jump(e, 0xe9, s->resume + e->to_rx);
 		break;
+	case STUB_LIMIT:
+		emit_limit_check(t, s);
+		jump(e, 0xe9, s->resume + e->to_rx);
+		break;
 	case STUB_MISS:
 		if (s->reg != H_R14)
 			mov_rr(e, H_R14, s->reg);
@@ -174,7 +178,9 @@ static void sum(struct tr *t, const struct dinsn *d, bool w)
 	if (d->base == REG_RIP || (d->base == REG_NONE && d->index == REG_NONE)) {
 		u64 a = (u64)d->disp + (d->base == REG_RIP ? t->lin + d->len : 0);
 
-		mov_imm(e, H_R14, w ? a : (u32)a);
+		t->known = w ? a : (u32)a;
+		mov_imm(e, H_R14, t->known);
+		t->known_at = e->p;
 		return;
 	}
 	if (d->index == REG_NONE) {
@@ -260,6 +266,8 @@ static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, b
 {
 	struct emit *e = &t->e;
 	struct note *n = note_of(t);
+	bool known = lin == H_R14 && t->known_at == e->p;
+	bool crosses = size > 1 && !(known && (t->known & ~PAGE_MASK) + size <= PAGE_SIZE); /* may */
 	unsigned stub;
 
 	if (n->accesses < ARRAY_SIZE(n->access))
@@ -267,17 +275,23 @@ static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, b
 	islands(t, 100, true);
 	if (t->clobber) {
 		flags_clobber(t);
-		if (size > 1)
+		if (crosses)
 			emit_clobbering_check(t, lin, size);
 	} else {
-		if (size > 1)
+		if (crosses)
 			emit_cross_check(t, lin, size);
 	}
-	rorx(e, H_RCX, lin, 12);
-	op_rr(e, false, 0x89, H_RCX, H_RCX);
-	if (write)
-		put_bytes(e, (const u8[]){ 0x48, 0xf7, 0xd1 }, 3); /* not rcx */
-	op_rmx(e, true, 0x8b, H_RCX, H_R15, H_RCX, 3, write ? FLAT_W_DISP : FLAT_R_DISP);
+	if (known && t->known < 4 * GiB) {
+		s32 index = (s32)(t->known >> PAGE_SHIFT);
+
+		op_rm(e, true, 0x8b, H_RCX, H_R15, write ? FLAT_W_DISP - 8 * (index + 1) : FLAT_R_DISP + 8 * index);
+	} else {
+		rorx(e, H_RCX, lin, 12);
+		op_rr(e, false, 0x89, H_RCX, H_RCX);
+		if (write)
+			put_bytes(e, (const u8[]){ 0x48, 0xf7, 0xd1 }, 3); /* not rcx */
+		op_rmx(e, true, 0x8b, H_RCX, H_R15, H_RCX, 3, write ? FLAT_W_DISP : FLAT_R_DISP);
+	}
 	if (fill)
 		stub = new_stub(t, STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
 	else

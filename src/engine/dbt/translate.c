@@ -249,11 +249,11 @@ static void emit_kind(struct tr *t, bool *ends, bool *cut)
 		note_of(t)->how = HOW_STACK;
 		return;
 	}
-	if (core && !t->narrow && emit_string(t)) {
+	if (core && emit_string(t)) {
 		note_of(t)->how = HOW_STRING;
 		return;
 	}
-	if (core && !t->narrow && emit_odd(t)) {
+	if (core && emit_odd(t)) {
 		note_of(t)->how = HOW_ODD;
 		return;
 	}

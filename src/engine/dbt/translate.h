@@ -20,12 +20,12 @@ static inline u32 gpr_off(unsigned guest)
 }
 
 /* Code out of line, made when the block is complete. */
-enum stub_kind { STUB_LEAVE, STUB_ALIGN, STUB_CROSS, STUB_MISS, STUB_LINK, STUB_JUMP };
+enum stub_kind { STUB_LEAVE, STUB_ALIGN, STUB_CROSS, STUB_MISS, STUB_LINK, STUB_JUMP, STUB_LIMIT };
 struct stub {
 	bool saved; /* flags are not in the host */
 	u8 kind;   /* enum stub_kind */
 	u8 reason; /* enum leave_reason */
-	u8 reg;	   /* register that holds the linear address */
+	u8 reg;	   /* register that holds the linear address; STUB_LIMIT: 0 FS, 1 GS */
 	u8 size;   /* bytes of the access */
 	u32 info;
 	u8 *resume;  /* where it goes on, in the writable view */
@@ -63,9 +63,11 @@ struct tr {
 	enum flag_state flags;
 	struct recipe recipe; /* of the flags, if they are in the host or lost */
 	s32 recipe_at;	      /* its number in the block; -1: not recorded */
+	u8 *known_at; /* here R14 holds the linear address `known` */
+	u64 known;
+	u8 ea_size; /* bytes accessed at emit_ea()'s address, 0: not known */
 	bool narrow; /* 32-bit code */
 	u8 word;     /* bytes of an address on the stack: 8, 4 */
-	u8 ea_size;  /* bytes accessed at emit_ea()'s address; 0: not known */
 	u8 *charge;  /* imm32 of the present segment's charge, if counted */
 	u32 segment; /* first tinsn of the present segment */
 	unsigned stubs_n, pending_n;
@@ -146,12 +148,15 @@ void emit_control_word_check(struct tr *t);
 bool legacy_segment(const struct tr *t);
 /* May the host run it, but for registers and the operand's address? */
 bool legacy_expressible(const struct tr *t);
-bool ignores_w(const struct tr *t);
 bool emit_legacy_inc(struct tr *t);
 bool emit_stack32(struct tr *t);
 /* `size`: 2 or 4 bytes. */
 void emit_push_const32(struct tr *t, unsigned size, u32 value);
 void emit_legacy_base(struct tr *t);
+/* Out of line: the operand must lie within the limit of FS or GS. */
+void emit_limit_check(struct tr *t, const struct stub *s);
+/* Leave instruction `insn` to the reference engine unless ECX is 0. `saved`: flags are not in the host. */
+void emit_step_if(struct tr *t, u32 insn, bool saved);
 /* An instruction pointer, truncated as the mode has it. */
 static inline u64 code_address(const struct tr *t, u64 lin)
 {
