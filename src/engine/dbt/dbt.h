@@ -25,6 +25,7 @@
 #ifndef ECTYPE_ENGINE_DBT_DBT_H
 #define ECTYPE_ENGINE_DBT_DBT_H
 
+#include "engine/dbt/observe.h"
 #include "engine/interp/interp.h"
 #include "mem/flat.h"
 
@@ -58,6 +59,7 @@ struct dbt_hot {
 	u32 cross_mask[7]; /* by log2 of the size: offset bits that are zero behind a page's end */
 	u32 offset_mask, jump_mask, df_mask;
 	u32 bit_mask[2]; /* 31, 63 */
+	u32 usable[2];	 /* FS, GS in 32-bit code: not 0 if readable, writable and without a limit */
 };
 #define HOT_INDEX 32
 #define HOT_OFF (offsetof(struct vcpu, engine_hot) + HOT_INDEX * 8)
@@ -68,10 +70,32 @@ _Static_assert(sizeof(struct interp_hot) <= HOT_INDEX * 8 &&
 
 /* Layout of a set's auxiliary area (mem/flat.h). */
 #define PAGES_MAX 65536u
-#define AUX_VALID 0u	   /* one byte a tpage: its code is what the set maps there */
-#define AUX_JUMP PAGES_MAX /* jump cache: host addresses */
-#define JUMP_BITS 12
-_Static_assert(AUX_JUMP + (8u << JUMP_BITS) <= FLAT_AUX_SIZE, "auxiliary area fits");
+#define AUX_VALID 0u		  /* one byte a tpage: its code is what the set maps there */
+#define JUMP_BITS 13
+/* Jump caches, one for each enum dbt_width: host addresses. */
+#define AUX_JUMP(width) (PAGES_MAX + ((u32)(width) << (JUMP_BITS + 3)))
+_Static_assert(AUX_JUMP(2) <= FLAT_AUX_SIZE, "auxiliary area fits");
+
+/* Code of one width never jumps to code of the other: each has jump caches of
+ * its own, and the return stack is emptied in between. */
+enum dbt_width { WIDTH_64, WIDTH_32, WIDTHS };
+
+/*
+ * Part of the key: what mode code is translated for. 0 is 64-bit mode. KEY_32:
+ * 32-bit code in protected mode with CS and SS flat (base 0, limit 4 GiB) and a
+ * 32-bit stack; KEY_SEG: data segment DS or ES is flat and writable, or FS or GS
+ * writable and without a limit. FS and GS change too often to be in the key:
+ * code looks at hot->usable.
+ */
+#define KEY_32 BIT(16)
+#define KEY_SEG(s) BIT(20 + (s))
+#define KEY_MODE (KEY_32 | KEY_SEG(SEG_DS) | KEY_SEG(SEG_ES))
+#define MODE_OTHER (~0u) /* not translated */
+u32 dbt_legacy_mode(const struct cpu *c);
+static inline u32 dbt_mode(const struct cpu *c)
+{
+	return likely(cpu_64bit(c)) ? 0 : dbt_legacy_mode(c);
+}
 
 /* One guest instruction of a block. */
 struct tinsn {
@@ -95,6 +119,7 @@ struct tblock {
 	u32 first;	       /* index of the first tinsn; n of them */
 	u16 n, bytes;
 	bool dead, fpu;
+	u16 stubs; /* offset of the code out of line from the block's start */
 };
 
 /* A page of guest code as it appears at one linear address, for one key. */
@@ -123,17 +148,21 @@ struct tsys {
 	struct dinsn d;
 };
 
-#define BLOCKS_MAX (1u << 19)
-#define INSNS_MAX (1u << 22)
-#define EXITS_MAX (1u << 20)
-#define SYS_MAX (1u << 17)
+/* What the pools hold, by the size of the code cache. */
+#define BYTES_A_BLOCK 128
+#define BYTES_AN_INSN 16
+#define BYTES_AN_EXIT 64
+#define BYTES_A_SYS 512
 #define LIN_HASH_BITS 14
 
 enum rep_op { REP_STOS, REP_MOVS, REPE_CMPS, REPNE_CMPS, REPE_SCAS, REPNE_SCAS, REP_OPS };
 
 struct dbt_stats {
-	u64 translations, insns, host_bytes, links, kills, flushes, steps, sys;
-	u64 leaves[LEAVE_COUNT], leave_cycles[LEAVE_COUNT];
+	u64 translations, insns, guest_bytes, host_bytes, translate_cycles, trace_cycles, links, kills, flushes, steps;
+	u64 other_modes, other_insns; /* runs and instructions of the reference engine in modes not translated */
+	u64 lost_jumps, lost_returns; /* indirect branches and returns that had to look for their block */
+	u64 return_resets;
+	u64 leaves[LEAVE_COUNT], sys_calls[ISA_SYS_COUNT];
 };
 
 /* vcpu->engine_data. */
@@ -142,16 +171,23 @@ struct dbt {
 	struct vcpu *v;
 	u8 *rw, *rx;	       /* two views of the code cache */
 	u32 size, used, start; /* start: behind the trampolines */
-	void (*enter)(struct vcpu *v);
+	void (*enter_code)(struct vcpu *v);
+	void (*enter)(struct vcpu *v); /* the same, or dbt_enter_observed */
 	const u8 *leave[LEAVE_COUNT]; /* in the executable view */
 	const u8 *leave_host;	      /* where the signal handler resumes */
-	const u8 *ret_miss, *ret_wrong, *jump_indirect;
+	const u8 *ret_miss[WIDTHS], *ret_wrong[WIDTHS], *jump_indirect[WIDTHS];
 	const u8 *rep[REP_OPS][4]; /* by log2 of the size, see rep.c */
 	u64 *ret_stack;
-	u32 key; /* of the blocks that run: see dbt_key() */
+	u32 key; /* of the blocks that run */
+	u32 key_of[WIDTHS]; /* of the jump caches' entries */
+	u32 mode; /* dbt_mode() the key was made for */
 	bool counted, x87_unmasked, stale, single;
+	bool count_all; /* of the options */
+	u32 trace;	/* of the options */
+	const struct engine_options *options; /* NULL: defaults */
 	u64 end; /* icount at which the budget ends, if counted */
 	u32 blocks_n, insns_n, exits_n, sys_n, pages_n;
+	u32 blocks_max, insns_max, exits_max, sys_max;
 	struct tblock *blocks;
 	struct tinsn *insns;
 	struct texit *exits;
@@ -159,6 +195,7 @@ struct dbt {
 	struct tpage *pages;
 	struct tpage *by_lin[1u << LIN_HASH_BITS], *by_frame[1u << LIN_HASH_BITS];
 	struct dbt_stats stats;
+	struct dbt_observe observe;
 };
 
 static inline struct dbt *dbt_of(struct vcpu *v)
@@ -176,10 +213,14 @@ void dbt_flush(struct vcpu *v);
 void dbt_page_written(void *vcpu, gpa_t gpa, unsigned len);
 void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all);
 void dbt_reset_returns(struct vcpu *v);
+void dbt_reset_jumps(const struct dbt *x, u8 *base, enum dbt_width w); /* of the set at `base` */
+const struct tblock *dbt_block_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
 const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
 
 /* translate.c: ordinary C, vector state parked. NULL: out of room. */
 struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin);
+/* list.c: see engine_ops.describe. */
+void dbt_describe(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const char *text), void *opaque);
 /* entry.c */
 void dbt_make_trampolines(struct dbt *x);
 

@@ -175,7 +175,11 @@ unsigned emit_ea(struct tr *t)
 	if (w && d->seg < SEG_FS && d->base < 16 && d->index == REG_NONE && !d->disp && home[d->base] != HOME_MEMORY)
 		return home[d->base];
 	sum(t, d, w);
-	if (d->seg >= SEG_FS) {
+	if (d->addrsize == 2)
+		put_bytes(&t->e, (const u8[]){ 0x45, 0x0f, 0xb7, 0xf6 }, 4); /* movzx r14d, r14w */
+	if (d->seg >= SEG_FS && t->narrow) {
+		emit_legacy_base(t);
+	} else if (d->seg >= SEG_FS) {
 		load_gs(&t->e, H_RCX,
 			(u32)(offsetof(struct cpu, seg) + d->seg * sizeof(struct segment) +
 			      offsetof(struct segment, base)));
@@ -203,8 +207,11 @@ static void emit_cross_check(struct tr *t, unsigned lin, unsigned size)
 static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, bool fill)
 {
 	struct emit *e = &t->e;
+	struct note *n = note_of(t);
 	unsigned stub;
 
+	if (n->accesses < ARRAY_SIZE(n->access))
+		n->access[n->accesses++] = (u8)(size | (write ? NOTE_WRITE : 0));
 	islands(t, 80, true);
 	if (size > 1)
 		emit_cross_check(t, lin, size);

@@ -78,21 +78,21 @@ static void make_leave(struct emit *e, struct dbt *x)
 }
 
 /* R14 = target, ECX = tinsn of the branch: through the set's jump cache. */
-static void make_indirect(struct emit *e, struct dbt *x)
+static void make_indirect(struct emit *e, struct dbt *x, enum dbt_width w)
 {
 	const u8 *common;
 
-	x->ret_wrong = e->p + e->to_rx; /* a return that is not the caller's: forget them all */
+	x->ret_wrong[w] = e->p + e->to_rx; /* a return that is not the caller's: forget them all */
 	load_gs(e, H_RSP, HOT(ret_base));
 	put(e, 0xeb);
 	put(e, 5);
-	x->ret_miss = e->p + e->to_rx; /* the return stack was empty: stay at its bottom */
+	x->ret_miss[w] = e->p + e->to_rx; /* the return stack was empty: stay at its bottom */
 	lea(e, H_RSP, H_RSP, -8);
 	common = e->p + e->to_rx;
 	pext_gs(e, H_RCX, H_R14, HOT(jump_mask));
 	put_bytes(e, (const u8[]){ 0x41, 0xff }, 2); /* jmp [r15 + rcx*8 + AUX_JUMP] */
-	put_base_index_disp(e, 4, H_R15, H_RCX, 3, AUX_JUMP);
-	x->jump_indirect = e->p + e->to_rx;
+	put_base_index_disp(e, 4, H_R15, H_RCX, 3, (s32)AUX_JUMP(w));
+	x->jump_indirect[w] = e->p + e->to_rx;
 	op_gs(e, false, 0x89, H_RCX, HOT(branch));
 	jump(e, 0xe9, common);
 }
@@ -101,10 +101,11 @@ void dbt_make_trampolines(struct dbt *x)
 {
 	struct emit e = { .p = x->rw, .end = x->rw + TRAMPOLINES_SIZE, .to_rx = x->rx - x->rw };
 
-	x->enter = (void (*)(struct vcpu *))(uintptr_t)x->rx;
+	x->enter_code = (void (*)(struct vcpu *))(uintptr_t)x->rx;
 	make_enter(&e);
 	make_leave(&e, x);
-	make_indirect(&e, x);
+	for (unsigned w = 0; w < WIDTHS; w++)
+		make_indirect(&e, x, w);
 	dbt_make_rep(x, &e);
 	x->start = x->used = TRAMPOLINES_SIZE;
 }

@@ -15,6 +15,7 @@
 
 void emit_step(struct tr *t)
 {
+	*note_of(t) = (struct note){ .how = HOW_STEP };
 	put(&t->e, 0xb9);
 	put32(&t->e, t->insn);
 	jump(&t->e, 0xe9, t->x->leave[LEAVE_STEP]);
@@ -66,7 +67,7 @@ static u32 new_exit(struct tr *t, u64 lin)
 {
 	struct dbt *x = t->x;
 
-	if (x->exits_n == EXITS_MAX) {
+	if (x->exits_n == x->exits_max) {
 		t->failed = true;
 		return 0;
 	}
@@ -98,7 +99,9 @@ static void emit_expect(struct tr *t, u64 lin, const u8 *wrong, unsigned skip)
 	struct emit *e = &t->e;
 	u64 neg = 0 - lin;
 
-	if (fits32((s64)neg)) {
+	if (t->narrow) {
+		op_rm(e, false, 0x8d, H_RCX, H_R14, (s32)neg);
+	} else if (fits32((s64)neg)) {
 		lea(e, H_RCX, H_R14, (s32)neg);
 	} else {
 		mov_imm(e, H_RCX, neg);
@@ -133,7 +136,7 @@ void emit_entries(struct tr *t)
 
 static u64 target(const struct tr *t)
 {
-	return t->lin + t->d->len + t->d->imm;
+	return code_address(t, t->lin + t->d->len + t->d->imm);
 }
 
 static void end_at_branch(struct tr *t)
@@ -157,21 +160,22 @@ static bool emit_jcc(struct tr *t)
 	return true;
 }
 
-/* LOOP and JRCXZ in their 64-bit forms. */
+/* LOOP and JRCXZ, JECXZ. */
 static bool emit_loop(struct tr *t)
 {
 	struct emit *e = &t->e;
 	unsigned op = t->d->opcode;
 	u64 to = target(t);
+	bool w = t->d->addrsize == 8;
 
-	if (t->d->addrsize != 8 || op < 0xe2)
+	if (t->d->addrsize == 2 || op < 0xe2)
 		return false;
 	emit_safepoint(t);
 	islands(t, 40, true);
 	end_at_branch(t);
 	if (op == 0xe2)
-		lea(e, home[1], home[1], -1);
-	mov_rr(e, H_RCX, home[1]);
+		op_rm(e, w, 0x8d, home[1], home[1], -1);
+	op_rr(e, w, 0x89, home[1], H_RCX);
 	if (op == 0xe2) {
 		put_bytes(e, (const u8[]){ 0xe3, 5, 0xe9 }, 3);
 		put_link(t, to);
@@ -184,16 +188,19 @@ static bool emit_loop(struct tr *t)
 
 static bool emit_call(struct tr *t)
 {
-	u64 to = target(t), ret = t->lin + t->d->len;
+	u64 to = target(t), ret = code_address(t, t->lin + t->d->len);
 
 	if (to <= t->lin)
 		emit_safepoint(t);
-	emit_push_const(t, ret);
+	if (t->narrow)
+		emit_push_const32(t, 4, (u32)ret);
+	else
+		emit_push_const(t, ret);
 	end_at_branch(t);
 	islands(t, 40, true);
 	put(&t->e, 0xe8);
 	put_link(t, to);
-	emit_expect(t, ret, t->x->ret_wrong, 0);
+	emit_expect(t, ret, t->x->ret_wrong[t->narrow], 0);
 	return true;
 }
 
@@ -214,53 +221,64 @@ static bool emit_target(struct tr *t)
 		unsigned r = read_reg(t, d->rm, H_R14);
 
 		if (r != H_R14)
-			mov_rr(&t->e, H_R14, r);
+			op_rr(&t->e, !t->narrow, 0x89, r, H_R14);
 		return true;
 	}
+	t->ea_size = t->word;
 	lin = emit_ea(t);
-	emit_access(t, lin, 8, false);
-	op_operand(&t->e, true, 0x8b, H_R14, lin);
+	emit_access(t, lin, t->word, false);
+	op_operand(&t->e, !t->narrow, 0x8b, H_R14, lin);
 	return true;
 }
 
 static bool emit_indirect(struct tr *t, bool call)
 {
 	struct emit *e = &t->e;
-	u64 ret = t->lin + t->d->len;
+	u64 ret = code_address(t, t->lin + t->d->len);
 
-	if (t->d->opsize != 8)
+	if (t->d->opsize != t->word)
 		return false;
 	emit_safepoint(t);
 	emit_target(t);
 	if (!call) {
 		end_at_branch(t);
 		put_branch(t);
-		jump(e, 0xe9, t->x->jump_indirect);
+		jump(e, 0xe9, t->x->jump_indirect[t->narrow]);
 		islands(t, 0, false);
 		return true;
 	}
 	t->x->insns[t->insn].kind = KIND_CALL;
 	store_gs(e, H_R14, HOT(value));
-	emit_push_call(t, ret);
+	if (t->narrow) /* no target of 32 bits must be undone */
+		emit_push_const32(t, 4, (u32)ret);
+	else
+		emit_push_call(t, ret);
 	end_at_branch(t);
 	islands(t, 60, true);
 	load_gs(e, H_R14, HOT(value));
 	put_branch(t);
-	jump(e, 0xe8, t->x->jump_indirect);
-	emit_expect(t, ret, t->x->ret_wrong, 0);
+	jump(e, 0xe8, t->x->jump_indirect[t->narrow]);
+	emit_expect(t, ret, t->x->ret_wrong[t->narrow], 0);
 	return true;
 }
 
 static bool emit_ret(struct tr *t)
 {
 	struct emit *e = &t->e;
-	s32 pop = 8 + (t->d->opcode == 0xc2 ? (u16)t->d->imm : 0);
+	s32 pop = t->word + (t->d->opcode == 0xc2 ? (u16)t->d->imm : 0);
 
-	if (t->d->opsize != 8)
+	if (t->d->opsize != t->word)
 		return false;
-	emit_access(t, home[4], 8, false);
-	op_operand(e, true, 0x8b, H_R14, home[4]);
-	lea(e, home[4], home[4], pop);
+	if (t->narrow) {
+		op_rr(e, false, 0x89, home[4], H_R14);
+		emit_access(t, H_R14, 4, false);
+		op_operand(e, false, 0x8b, H_R14, H_R14);
+		op_rm(e, false, 0x8d, home[4], home[4], pop);
+	} else {
+		emit_access(t, home[4], 8, false);
+		op_operand(e, true, 0x8b, H_R14, home[4]);
+		lea(e, home[4], home[4], pop);
+	}
 	end_at_branch(t);
 	t->x->insns[t->insn].kind = t->d->opcode == 0xc2 ? KIND_RET_IMM : KIND_RET;
 	mov_gs_imm32(e, HOT(branch), t->insn);
@@ -277,17 +295,17 @@ bool emit_flow(struct tr *t, bool *ends)
 
 	*ends = false;
 	if (d->map == 1 && op >= 0x80 && op <= 0x8f)
-		ok = d->opsize == 8 && emit_jcc(t);
+		ok = d->opsize == t->word && emit_jcc(t);
 	if (d->map != 0)
 		return ok;
 	if (op >= 0x70 && op <= 0x7f)
-		ok = d->opsize == 8 && emit_jcc(t);
+		ok = d->opsize == t->word && emit_jcc(t);
 	else if (op >= 0xe0 && op <= 0xe3)
-		ok = d->opsize == 8 && emit_loop(t);
+		ok = d->opsize == t->word && emit_loop(t);
 	else if (op == 0xe8)
-		ok = d->opsize == 8 && emit_call(t);
+		ok = d->opsize == t->word && emit_call(t);
 	else if (op == 0xe9 || op == 0xeb) {
-		if (d->opsize != 8)
+		if (d->opsize != t->word)
 			return false;
 		if (target(t) <= t->lin)
 			emit_safepoint(t);

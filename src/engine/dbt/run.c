@@ -28,20 +28,26 @@ static bool x87_unmasked(struct vcpu *v)
 static void update_key(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
+	enum dbt_width w;
 	u32 key;
 
 	x->x87_unmasked = x87_unmasked(v);
-	key = interp_fpu_enabled(&v->cpu) | (u32)x->counted << 8 | (u32)x->x87_unmasked << 9 | (u32)x->single << 10;
+	x->mode = dbt_mode(&v->cpu);
+	dhot(v)->usable[0] = x->mode & KEY_SEG(SEG_FS);
+	dhot(v)->usable[1] = x->mode & KEY_SEG(SEG_GS);
+	key = interp_fpu_enabled(&v->cpu) | (u32)x->counted << 8 | (u32)x->x87_unmasked << 9 | (u32)x->single << 10 |
+	      (x->mode & KEY_MODE);
 	if (likely(key == x->key))
 		return;
+	w = key & KEY_32 ? WIDTH_32 : WIDTH_64;
 	x->key = key;
 	dbt_reset_returns(v);
-	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++) {
-		const u8 **jump = (const u8 **)(flat_set_base(v->mmu->flat, n) + AUX_JUMP);
-
-		for (unsigned k = 0; k < 1u << JUMP_BITS; k++)
-			jump[k] = x->leave[LEAVE_INDIRECT];
-	}
+	*(u64 *)(uintptr_t)dhot(v)->ret_base = (u64)(uintptr_t)x->ret_miss[w];
+	if (key == x->key_of[w])
+		return;
+	x->key_of[w] = key;
+	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++)
+		dbt_reset_jumps(x, flat_set_base(v->mmu->flat, n), w);
 }
 
 /* v->icount exact, `pending` charged instructions not done. */
@@ -112,7 +118,7 @@ static enum next go_on(struct vcpu *v, const struct tinsn *i, u64 gen)
 	const struct tblock *b = &x->blocks[i->block];
 	const struct tinsn *n = i + 1;
 
-	if (unlikely(!undisturbed(v)) || unlikely(!cpu_64bit(&v->cpu)))
+	if (unlikely(!undisturbed(v)) || unlikely(dbt_mode(&v->cpu) != x->mode))
 		return NEXT_LOOP;
 	flags_to_dbt(v);
 	if (b->dead || v->mmu->gen != gen || n == &x->insns[b->first] + b->n || v->cpu.rip != b->lin + n->guest)
@@ -154,7 +160,7 @@ static enum next do_sys(struct vcpu *v, const struct tsys *s)
 	const struct tinsn *i = &x->insns[s->insn];
 	u64 gen = v->mmu->gen, rip;
 
-	x->stats.sys++;
+	x->stats.sys_calls[s->sys]++;
 	exact_at(v, i);
 	rip = v->cpu.rip;
 	if (unlikely(sys_table[s->sys](v, &s->d))) {
@@ -222,13 +228,18 @@ static enum next do_indirect(struct vcpu *v)
 
 	if (unlikely(!lin_canonical(&v->cpu, lin)))
 		return undo_branch(v, &x->insns[dhot(v)->branch]);
+	if (x->insns[dhot(v)->branch].kind >= KIND_RET)
+		x->stats.lost_returns++;
+	else
+		x->stats.lost_jumps++;
 	count(v, 0);
 	v->cpu.rip = lin;
 	b = dbt_find(v, lin);
 	if (!b)
 		return NEXT_LOOK;
 	slot = (u32)(lin >> 2) & ((1u << JUMP_BITS) - 1);
-	((const u8 **)(v->mmu->flat_base + AUX_JUMP))[slot] = x->rx + b->entry_indirect;
+	((const u8 **)(v->mmu->flat_base + AUX_JUMP(x->key & KEY_32 ? WIDTH_32 : WIDTH_64)))[slot] =
+	    x->rx + b->entry_indirect;
 	return enter_block(v, b);
 }
 
@@ -320,25 +331,29 @@ void dbt_translate_single(struct vcpu *v, bool on)
 
 /* Below this an exact budget is left to the reference engine. */
 #define BUDGET_MIN 64
-#define OTHER_MODE_SLICE 20000
+
+static bool translatable_mode(const struct vcpu *v)
+{
+	return dbt_mode(&v->cpu) != MODE_OTHER;
+}
 
 static bool translates(struct vcpu *v, u64 insns)
 {
 	const struct dbt *x = dbt_of(v);
 
-	return cpu_64bit(&v->cpu) && (!x->counted || insns >= BUDGET_MIN || x->single);
+	return translatable_mode(v) && (!x->counted || insns >= BUDGET_MIN || x->single);
 }
 
 enum vcpu_exit dbt_run(struct vcpu *v, const struct run_budget *budget)
 {
 	struct dbt *x = dbt_of(v);
-	u64 end = v->icount + MIN(budget->insns, 1ull << 62);
+	u64 end = v->icount + MIN(budget->insns, 1ull << 62), start;
 	enum vcpu_exit why;
 
 	v->debug.hit_kind = 0;
 	if (v->debug.count)
 		return interp_run(v, budget);
-	x->counted = budget->insns < 1ull << 62;
+	x->counted = budget->insns < 1ull << 62 || x->count_all;
 	x->end = end;
 	for (;;) {
 		struct run_budget slice = { .insns = end - v->icount };
@@ -365,10 +380,16 @@ enum vcpu_exit dbt_run(struct vcpu *v, const struct run_budget *budget)
 		else if (translates(v, slice.insns)) {
 			run_translated(v);
 			continue;
-		} else if (!cpu_64bit(&v->cpu)) {
-			slice.insns = MIN(slice.insns, OTHER_MODE_SLICE);
+		} else if (!translatable_mode(v)) {
+			x->interp.until = translatable_mode;
+			x->stats.other_modes++;
 		}
+		start = v->icount;
+		if (slice.insns > 1)
+			dbt_observe_pause(x); /* long, and not the cost of the last exit */
 		why = interp_run(v, &slice);
+		x->stats.other_insns += x->interp.until ? v->icount - start : 0;
+		x->interp.until = NULL;
 		if (why != VCPU_EXIT_BUDGET)
 			return why;
 	}

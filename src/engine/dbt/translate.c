@@ -81,6 +81,7 @@ static void emit_moffs(struct tr *t)
 	struct emit *e = &t->e;
 	bool load = d->opcode < 0xa2, byte = !(d->opcode & 1);
 
+	t->ea_size = byte ? 1 : d->opsize;
 	emit_ea(t);
 	emit_access(t, H_R14, byte ? 1 : d->opsize, !load);
 	if (!byte && d->opsize == 2)
@@ -126,7 +127,8 @@ static bool emit_host(struct tr *t)
 {
 	enum fpu_need need = thunk_need(t->z, t->ops);
 
-	if (!cpu_model_has_isa_set(t->v->model, t->z->meta.isa_set) || is_odd(t, need))
+	if (!cpu_model_has_isa_set(t->v->model, t->z->meta.isa_set) || is_odd(t, need) ||
+	    t->z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE || (t->narrow && !legacy_expressible(t)))
 		return false;
 	if (need != FPU_NONE) {
 		if (!(t->x->key >> need & 1))
@@ -172,13 +174,14 @@ static bool emit_sys(struct tr *t, unsigned sys)
 {
 	struct dbt *x = t->x;
 
-	if (x->sys_n == SYS_MAX) {
+	if (x->sys_n == x->sys_max) {
 		t->failed = true;
 		return false;
 	}
 	x->sys[x->sys_n] = (struct tsys){ .insn = t->insn, .sys = (u8)sys, .d = *t->d };
 	put(&t->e, 0xb9);
 	put32(&t->e, x->sys_n++);
+	note_of(t)->how = HOW_SYS;
 	jump(&t->e, 0xe9, x->leave[LEAVE_SYS]);
 	islands(t, 0, false);
 	return true;
@@ -202,22 +205,41 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 		*ends = true;
 		return;
 	}
-	if (core && is_nop(d))
+	if (core && is_nop(d)) {
+		note_of(t)->how = HOW_NOP;
 		return;
+	}
+	if (t->narrow && core && emit_legacy_inc(t))
+		return;
+	if (t->narrow && d->is_mem && !(core && d->map == 0 && d->opcode == 0x8d) && !legacy_segment(t)) {
+		emit_step(t);
+		*ends = leaves_block(d);
+		return;
+	}
+	t->ea_size = 0;
 	if (core && emit_flow(t, ends)) {
+		note_of(t)->how = HOW_FLOW;
 		*cut = true;
 		return;
 	}
 	if (core && d->map == 0 && d->opcode == 0x8d && d->is_mem) {
+		note_of(t)->how = HOW_LEA;
 		emit_lea(t);
 		return;
 	}
 	if (core && d->map == 0 && d->opcode >= 0xa0 && d->opcode <= 0xa3) {
+		note_of(t)->how = HOW_MOFFS;
 		emit_moffs(t);
 		return;
 	}
-	if (core && (emit_stack(t) || emit_string(t) || emit_odd(t)))
+	if (core && (t->narrow ? emit_stack32(t) : emit_stack(t))) {
+		note_of(t)->how = HOW_STACK;
 		return;
+	}
+	if (core && !t->narrow && (emit_string(t) || emit_odd(t))) {
+		note_of(t)->how = HOW_STRING;
+		return;
+	}
 	if (emit_host(t))
 		return;
 	emit_step(t);
@@ -232,6 +254,7 @@ static struct tinsn *new_insn(struct tr *t)
 			     .host = (u16)(t->e.p - t->start),
 			     .guest = (u16)(t->lin - t->b->lin),
 			     .len = t->d->len };
+	*note_of(t) = (struct note){ .how = HOW_HOST };
 	return i;
 }
 
@@ -243,16 +266,17 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	struct dinsn d;
 	unsigned at = 0, n = 0, max = t->x->single ? 1 : BLOCK_INSNS;
 	bool ends = false, cut = true;
+	enum code_mode mode = t->narrow ? CODE_32 : CODE_64;
 
 	t->z = &z;
 	t->ops = ops;
 	t->d = &d;
 	while (!ends && n < max && at < avail && t->stubs_n < STUBS_MAX - 8) {
-		enum decode_status s = isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), CODE_64);
+		enum decode_status s = isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode);
 
 		t->lin = t->b->lin + at;
 		if (s == DECODE_OK) {
-			dinsn_from_zydis(&d, &z, ops, code + at, CODE_64);
+			dinsn_from_zydis(&d, &z, ops, code + at, mode);
 		} else if (s == DECODE_MORE && n) {
 			break; /* it crosses into the next page: a block of its own */
 		} else {       /* crosses, or not an instruction: the reference engine fetches it itself */
@@ -282,7 +306,7 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	if (!cut)
 		end_segment(t);
 	if (!ends)
-		emit_exit(t, t->b->lin + at);
+		emit_exit(t, code_address(t, t->b->lin + at));
 	t->b->bytes = (u16)at;
 	return n;
 }
@@ -293,6 +317,7 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	static __thread struct tr t; /* large; used up within this call */
 	struct tblock *b = &x->blocks[x->blocks_n];
 	u32 exits = x->exits_n, sys = x->sys_n;
+	u64 began = __builtin_ia32_rdtsc();
 
 	*b = (struct tblock){ .lin = lin, .page = p, .first = x->insns_n, .host = x->used };
 	memset(&t, 0, offsetof(struct tr, stub));
@@ -300,11 +325,14 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	t.v = v;
 	t.x = x;
 	t.b = b;
+	t.narrow = x->key & KEY_32;
+	t.word = t.narrow ? 4 : 8;
 	t.insn = x->insns_n;
 	t.start = x->rw + x->used;
 	t.e = (struct emit){ .p = t.start, .end = t.start + HOST_BYTES_MAX, .to_rx = x->rx - x->rw };
 	emit_entries(&t);
 	b->n = (u16)emit_block(&t, p->host + (lin & ~PAGE_MASK), (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK)));
+	b->stubs = (u16)(t.e.p - t.start);
 	emit_stubs(&t);
 	while (t.e.p - (x->rw + b->entry) < 10)
 		put(&t.e, 0x90); /* room for what dead blocks become */
@@ -319,7 +347,11 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	x->blocks_n++;
 	x->stats.translations++;
 	x->stats.insns += b->n;
+	x->stats.guest_bytes += b->bytes;
 	x->stats.host_bytes += b->host_end - b->host;
+	x->stats.translate_cycles += __builtin_ia32_rdtsc() - began;
+	if (unlikely(x->trace & TRACE_BLOCKS) || unlikely(x->observe.perf != NULL))
+		dbt_trace_block(&t);
 	return b;
 }
 

@@ -30,6 +30,17 @@ struct stub {
 	u8 *refs[2]; /* rel32 fields to set to its address */
 };
 
+/* How an instruction was translated, for --trace analysis. Filled as it is. */
+enum how { HOW_HOST, HOW_NOP, HOW_LEA, HOW_MOFFS, HOW_FLOW, HOW_STACK, HOW_STRING, HOW_SYS, HOW_STEP };
+struct note {
+	u8 how;			    /* enum how */
+	u8 operand;		    /* what the memory operand became, enum note_operand */
+	u8 accesses, access[2];	    /* bytes of each table lookup, NOTE_WRITE */
+	u8 borrowed, borrow[2][2];  /* guest register, host register */
+};
+#define NOTE_WRITE 0x80
+enum note_operand { OPERAND_NONE, OPERAND_PLAIN, OPERAND_R14, OPERAND_RCX };
+
 struct tr {
 	struct vcpu *v;
 	struct dbt *x;
@@ -42,6 +53,9 @@ struct tr {
 	const ZydisDecodedInstruction *z;
 	const ZydisDecodedOperand *ops;
 	bool fpu_checked, failed, steps_only;
+	bool narrow; /* 32-bit code */
+	u8 word;     /* bytes of an address on the stack: 8, 4 */
+	u8 ea_size;  /* bytes accessed at emit_ea()'s address; 0: not known */
 	u8 *charge;  /* imm32 of the present segment's charge, if counted */
 	u32 segment; /* first tinsn of the present segment */
 	unsigned stubs_n, pending_n;
@@ -50,7 +64,12 @@ struct tr {
 		u8 *at;
 		u16 stub;
 	} pending[16];
+	struct note note[BLOCK_INSNS];
 };
+static inline struct note *note_of(struct tr *t)
+{
+	return &t->note[t->insn - t->b->first];
+}
 
 /* emit_mem.c */
 /* A branch of 8 bits (op E3H, with 67H before it if `narrow`) to `stub`. */
@@ -97,6 +116,22 @@ bool emit_string(struct tr *t);
 bool emit_odd(struct tr *t);
 /* Of FLDCW: leave to the reference engine if it would unmask an exception. */
 void emit_control_word_check(struct tr *t);
+/* legacy.c: 32-bit code */
+/* Is the segment of the memory operand such that translated code can use it? */
+bool legacy_segment(const struct tr *t);
+/* May the host run it, but for registers and the operand's address? */
+bool legacy_expressible(const struct tr *t);
+bool ignores_w(const struct tr *t);
+bool emit_legacy_inc(struct tr *t);
+bool emit_stack32(struct tr *t);
+/* `size`: 2 or 4 bytes. */
+void emit_push_const32(struct tr *t, unsigned size, u32 value);
+void emit_legacy_base(struct tr *t);
+/* An instruction pointer, truncated as the mode has it. */
+static inline u64 code_address(const struct tr *t, u64 lin)
+{
+	return t->narrow ? (u32)lin : lin;
+}
 
 /* The instruction is left to the reference engine. */
 void emit_step(struct tr *t);
