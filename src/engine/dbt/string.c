@@ -140,7 +140,7 @@ static void touch(struct tr *t, unsigned lin, bool write)
 {
 	struct emit *e = &t->e;
 
-	emit_access(t, lin, t->d->opsize, write);
+	emit_page_access(t, lin, t->d->opsize, write);
 	op_operand(e, true, 0x8d, H_R14, lin);
 	op_rm(e, false, 0x8a, H_RCX, H_R14, 0);
 }

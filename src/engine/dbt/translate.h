@@ -84,6 +84,9 @@ unsigned emit_ea(struct tr *t);
 /* RCX = table entry for an access of `size` bytes at register `lin`: the
  * operand is [lin + rcx + 1]. */
 void emit_access(struct tr *t, unsigned lin, unsigned size, bool write);
+/* The same, and the entry may serve for all of the page: never one that is good
+ * for a single store only. */
+void emit_page_access(struct tr *t, unsigned lin, unsigned size, bool write);
 /* The same for an operand of which a mask selects parts: A and D bits are not
  * set for what is masked off, so without an entry the instruction is left to
  * the reference engine. */
