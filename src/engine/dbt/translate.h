@@ -58,6 +58,7 @@ struct tr {
 	u8 ea_size;  /* bytes accessed at emit_ea()'s address; 0: not known */
 	u8 *charge;  /* imm32 of the present segment's charge, if counted */
 	u32 segment; /* first tinsn of the present segment */
+	u8 crossing[15]; /* bytes of an instruction that crosses a page */
 	unsigned stubs_n, pending_n;
 	struct stub stub[STUBS_MAX];
 	struct { /* short branches that wait for an island */
@@ -135,6 +136,12 @@ static inline u64 code_address(const struct tr *t, u64 lin)
 {
 	return t->narrow ? (u32)lin : lin;
 }
+
+/* cross.c: an instruction that crosses into the next page */
+/* All its bytes and perhaps more, *n of them; NULL: those of the next page cannot be had. */
+const u8 *crossing_bytes(struct tr *t, const u8 *code, unsigned *n);
+/* t->d: leave to the reference engine if the next page is not what it was. */
+void emit_crossing_check(struct tr *t);
 
 /* The instruction is left to the reference engine. */
 void emit_step(struct tr *t);
