@@ -7,7 +7,8 @@
  * looked up. Between pages the registers are exact and the instruction can be
  * left and begun again.
  *
- * With EFLAGS.DF set they are left to the reference engine.
+ * With EFLAGS.DF set all but REP MOVS and REP STOS are left to the reference
+ * engine.
  */
 #include "engine/dbt/translate.h"
 
