@@ -69,6 +69,7 @@ struct engine_ops {
 	 * and exceptions are taken inside (cpu/event.h). On return v->cpu,
 	 * v->icount and cpu.fpu are exact. The engine leaves soon after
 	 * EV_KICK, EV_TIMER or EV_RESET is raised (it does not clear those).
+	 * A budget of 0 takes what is pending at this boundary and runs nothing.
 	 */
 	enum vcpu_exit (*run)(struct vcpu *v, const struct run_budget *b);
 	/* v->debug changed. */

@@ -57,7 +57,7 @@ void dbt_reset_jumps(const struct dbt *x, u8 *base, enum dbt_width w)
 	const u8 **jump = (const u8 **)(base + AUX_JUMP(w));
 
 	for (unsigned k = 0; k < 1u << JUMP_BITS; k++)
-		jump[k] = x->leave[LEAVE_INDIRECT];
+		jump[k] = x->leave_saved[LEAVE_INDIRECT];
 }
 
 static void set_valid(struct dbt *x, u8 *base, u32 index, u8 valid)
@@ -89,13 +89,14 @@ void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all)
 	dbt_reset_returns(v);
 }
 
-/* In place of the entry: mov ecx, index ; jmp leave. */
+/* In place of the body: mov ecx, index ; jmp leave. */
 static void kill_block(struct dbt *x, struct tblock *b)
 {
 	struct tblock **at = &b->page->bucket[bucket_of(b->lin)];
-	u8 *p = x->rw + b->entry;
+	u8 *p = x->rw + b->body;
+	const u8 *to = b->saved ? x->leave_saved[LEAVE_ENTRY] : x->leave[LEAVE_ENTRY];
 	u32 id = (u32)(b - x->blocks);
-	s32 rel = (s32)(x->leave[LEAVE_ENTRY] - (x->rx + b->entry + 10));
+	s32 rel = (s32)(to - (x->rx + b->body + 10));
 
 	if (unlikely(x->trace & TRACE_SMC))
 		dbt_observe_kill(x->v, b);
@@ -183,7 +184,7 @@ void dbt_flush(struct vcpu *v)
 	}
 	for (unsigned k = 0; k < 1u << LIN_HASH_BITS; k++)
 		x->by_lin[k] = x->by_frame[k] = NULL;
-	x->blocks_n = x->insns_n = x->exits_n = x->sys_n = x->pages_n = 0;
+	x->blocks_n = x->insns_n = x->exits_n = x->sys_n = x->recipes_n = x->pages_n = 0;
 	x->used = x->start;
 	x->stale = false;
 	x->stats.flushes++;
@@ -224,7 +225,7 @@ static bool room(const struct dbt *x)
 {
 	return !x->stale && x->size - x->used > 2 * 32768 && x->pages_n < PAGES_MAX - 1 &&
 	       x->blocks_n < x->blocks_max - 1 && x->insns_n < x->insns_max - 64 && x->exits_n < x->exits_max - 256 &&
-	       x->sys_n < x->sys_max - 64;
+	       x->sys_n < x->sys_max - 64 && x->recipes_n < x->recipes_max - 256;
 }
 
 static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin)

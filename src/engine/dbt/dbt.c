@@ -58,10 +58,11 @@ static int map_pools(struct dbt_host *h, struct error *e)
 	x->blocks = pool(x->blocks_max * sizeof(*x->blocks));
 	x->insns = pool(x->insns_max * sizeof(*x->insns));
 	x->exits = pool(x->exits_max * sizeof(*x->exits));
+	x->recipes = pool(x->recipes_max * sizeof(*x->recipes));
 	x->sys = pool(x->sys_max * sizeof(*x->sys));
 	x->pages = pool(PAGES_MAX * sizeof(*x->pages));
 	h->ret_map = pool(RET_STACK + 2 * PAGE_SIZE);
-	if (!x->blocks || !x->insns || !x->exits || !x->sys || !x->pages || !h->ret_map)
+	if (!x->blocks || !x->insns || !x->exits || !x->recipes || !x->sys || !x->pages || !h->ret_map)
 		return error_set(e, "engine dbt: out of memory");
 	mprotect(h->ret_map, PAGE_SIZE, PROT_NONE);
 	return 0;
@@ -100,7 +101,7 @@ static void set_up_hot(struct dbt_host *h)
 					 .reason_value = LEAVE_HOST,
 					 .reason = &hot->reason,
 					 .info = &hot->info,
-					 .flags = &hot->flags,
+					 .flags = &hot->host_flags,
 					 .gpr = x->v->cpu.gpr,
 					 .t0 = &hot->t0,
 					 .ret_sp = &hot->ret_sp,
@@ -125,6 +126,8 @@ static void free_engine(struct dbt_host *h)
 		munmap(x->insns, x->insns_max * sizeof(*x->insns));
 	if (x->exits)
 		munmap(x->exits, x->exits_max * sizeof(*x->exits));
+	if (x->recipes)
+		munmap(x->recipes, x->recipes_max * sizeof(*x->recipes));
 	if (x->sys)
 		munmap(x->sys, x->sys_max * sizeof(*x->sys));
 	if (x->pages)
@@ -143,6 +146,7 @@ static void set_sizes(struct dbt *x, const struct engine_options *o)
 	x->blocks_max = x->size / BYTES_A_BLOCK;
 	x->insns_max = x->size / BYTES_AN_INSN;
 	x->exits_max = x->size / BYTES_AN_EXIT;
+	x->recipes_max = x->size / BYTES_A_RECIPE;
 	x->sys_max = x->size / BYTES_A_SYS;
 }
 

@@ -47,6 +47,7 @@ enum leave_reason {
 /* Overlays vcpu->engine_hot behind interp's part. Translated code reads it at GS:offset. */
 struct dbt_hot {
 	u32 reason, info, resume;
+	u32 saved; /* not 0: `flags` was not written as it left */
 	u16 flags; /* as interp_hot.flags */
 	u16 pad;
 	s64 charge; /* counted code: -(instructions left) - 1 */
@@ -54,6 +55,7 @@ struct dbt_hot {
 	u64 pc;		   /* where to enter */
 	u64 t0, t1;	   /* R14 and RCX */
 	u64 value;	   /* scratch of one instruction */
+	u16 host_flags;	   /* at a host fault */
 	u64 old;	   /* what the return address of an indirect call overwrote */
 	u32 branch;	   /* tinsn of the indirect branch that went to t0 */
 	u32 cross_mask[7]; /* by log2 of the size: offset bits that are zero behind a page's end */
@@ -104,7 +106,21 @@ struct tinsn {
 	u16 guest; /* offset from the block's linear address */
 	u8 left;   /* instructions of the segment from this one on */
 	u8 len;
-	u8 kind; /* enum tinsn_kind */
+	u8 kind;  /* enum tinsn_kind */
+	u8 flags; /* where they are when it leaves: enum tinsn_flags */
+};
+enum tinsn_flags {
+	TINSN_HOST,
+	TINSN_SAVED,
+	TINSN_RECIPE, /* and beyond: number of the recipe among its block's, from here */
+};
+/* How to set the flags again from registers that still hold what it takes, see flags.c. */
+enum recipe_kind { RECIPE_NONE, RECIPE_ADD, RECIPE_SUB, RECIPE_CMP, RECIPE_TEST, RECIPE_LOGIC };
+#define RECIPE_IMM 0xff
+struct recipe {
+	u8 kind, size; /* enum recipe_kind; bytes: 4, 8 */
+	u8 dst, src;   /* guest registers; RECIPE_IMM */
+	s32 imm;
 };
 enum tinsn_kind { KIND_PLAIN, KIND_CALL /* indirect */, KIND_RET, KIND_RET_IMM };
 
@@ -114,15 +130,18 @@ struct tblock {
 	struct tpage *page;
 	struct tblock *next;   /* in the page's bucket */
 	u32 host, host_end;    /* offsets in the cache; out-of-line parts included */
-	u32 entry, entry_page; /* from the same page; from another (looks at AUX_VALID) */
-	u32 entry_indirect;    /* from a jump to t0 (looks whether that is `lin`) */
+	/* Where it is entered: `body` from C; `entry` from the same page with the flags in the host, `entry_saved`
+	 * with the flags in hot->flags, as do the next: from another page (looks at AUX_VALID), by a jump to t0
+	 * (looks whether that is `lin`). */
+	u32 body, entry, entry_saved, entry_page, entry_indirect;
+	u32 recipes; /* index of the first */
 	u32 first;	       /* index of the first tinsn; n of them */
 	u16 n, bytes;
-	bool dead, fpu;
+	bool dead, fpu, saved; /* saved: the body begins with the flags in hot->flags */
 	/* One instruction that crosses into the next page, see cross.c. */
 	bool crosses;
-	u8 tail_len, tail[14];	/* its bytes there */
-	struct tpage *page2;	/* NULL: could not be found when it was translated */
+	u8 tail_len, tail[14]; /* its bytes there */
+	struct tpage *page2;   /* NULL: could not be found when it was translated */
 	u16 stubs; /* offset of the code out of line from the block's start */
 };
 
@@ -142,6 +161,7 @@ struct tpage {
 struct texit {
 	u64 lin;
 	u32 patch; /* offset of the rel32 */
+	u32 far;   /* of the one to patch for another page, if not the same; 0 */
 	u32 block;
 };
 
@@ -156,6 +176,7 @@ struct tsys {
 #define BYTES_A_BLOCK 128
 #define BYTES_AN_INSN 16
 #define BYTES_AN_EXIT 64
+#define BYTES_A_RECIPE 64
 #define BYTES_A_SYS 512
 #define LIN_HASH_BITS 14
 
@@ -178,6 +199,7 @@ struct dbt {
 	void (*enter_code)(struct vcpu *v);
 	void (*enter)(struct vcpu *v); /* the same, or dbt_enter_observed */
 	const u8 *leave[LEAVE_COUNT]; /* in the executable view */
+	const u8 *leave_saved[LEAVE_COUNT]; /* the same with the flags not in the host */
 	const u8 *leave_host;	      /* where the signal handler resumes */
 	const u8 *ret_miss[WIDTHS], *ret_wrong[WIDTHS], *jump_indirect[WIDTHS];
 	const u8 *rep[REP_OPS][4]; /* by log2 of the size, see rep.c */
@@ -191,9 +213,10 @@ struct dbt {
 	const struct engine_options *options; /* NULL: defaults */
 	u64 end; /* icount at which the budget ends, if counted */
 	u32 blocks_n, insns_n, exits_n, sys_n, pages_n;
-	u32 blocks_max, insns_max, exits_max, sys_max;
+	u32 blocks_max, insns_max, exits_max, sys_max, recipes_n, recipes_max;
 	struct tblock *blocks;
 	struct tinsn *insns;
+	struct recipe *recipes;
 	struct texit *exits;
 	struct tsys *sys;
 	struct tpage *pages;

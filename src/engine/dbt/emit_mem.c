@@ -27,7 +27,9 @@ unsigned new_stub(struct tr *t, enum stub_kind kind, enum leave_reason reason, u
 		t->failed = true;
 		return 0;
 	}
-	t->stub[t->stubs_n] = (struct stub){ .kind = (u8)kind, .reason = (u8)reason, .info = info };
+	t->stub[t->stubs_n] = (struct stub){
+		.saved = t->flags != FLAGS_HOST, .kind = (u8)kind, .reason = (u8)reason, .info = info
+	};
 	return t->stubs_n++;
 }
 
@@ -82,11 +84,27 @@ void short_branch(struct tr *t, bool narrow, unsigned stub)
 	put(e, 0);
 }
 
-static void leave(struct tr *t, unsigned reason, u32 info)
+void long_branch(struct tr *t, unsigned cc, unsigned stub)
+{
+	put(&t->e, 0x0f);
+	put(&t->e, 0x80 | cc);
+	add_ref(t, stub, t->e.p);
+	put32(&t->e, 0);
+}
+
+static void leave(struct tr *t, const struct stub *s, unsigned reason)
 {
 	put(&t->e, 0xb9); /* mov ecx, info */
-	put32(&t->e, info);
-	jump(&t->e, 0xe9, t->x->leave[reason]);
+	put32(&t->e, s->info);
+	jump(&t->e, 0xe9, s->saved ? t->x->leave_saved[reason] : t->x->leave[reason]);
+}
+
+/* test ch, 10H on (lin + size - 1) ^ lin: does the access cross a page? */
+static void put_cross_test(struct emit *e, unsigned lin, unsigned size)
+{
+	op_rm(e, false, 0x8d, H_RCX, lin, (s32)size - 1);
+	op_rr(e, false, 0x31, lin, H_RCX);
+	put_bytes(e, (const u8[]){ 0xf6, 0xc5, 0x10 }, 3);
 }
 
 static void emit_stub(struct tr *t, struct stub *s)
@@ -103,10 +121,16 @@ static void emit_stub(struct tr *t, struct stub *s)
 		}
 	}
 	switch ((enum stub_kind)s->kind) {
+	case STUB_ALIGN: /* not aligned, but does it cross a page? */
+		put_cross_test(e, s->reg, s->size);
+		put_bytes(e, (const u8[]){ 0x74, 10 }, 2);
+		leave(t, s, LEAVE_STEP);
+		jump(e, 0xe9, s->resume + e->to_rx);
+		break;
 	case STUB_CROSS: /* zero offset: not a crossing */
 		pext_gs(e, H_RCX, s->reg, HOT(offset_mask));
 		put_bytes(e, (const u8[]){ 0x67, 0xe3, 10 }, 3);
-		leave(t, LEAVE_STEP, s->info);
+		leave(t, s, LEAVE_STEP);
 		jump(e, 0xe9, s->resume + e->to_rx);
 		break;
 	case STUB_JUMP:
@@ -121,7 +145,13 @@ static void emit_stub(struct tr *t, struct stub *s)
 			mov_gs_imm32(e, HOT(resume), (u32)(s->resume - t->x->rw));
 		/* fall through */
 	case STUB_LINK:
-		leave(t, s->reason, s->info);
+		if (s->kind == STUB_LINK && !s->saved) { /* to another page: with the flags saved */
+			emit_save_flags(t);
+			t->x->exits[s->info].far = (u32)(e->p + 1 - t->x->rw);
+			put_bytes(e, (const u8[]){ 0xe9, 0, 0, 0, 0 }, 5);
+			s->saved = true;
+		}
+		leave(t, s, s->reason);
 		break;
 	}
 }
@@ -203,20 +233,48 @@ static void emit_cross_check(struct tr *t, unsigned lin, unsigned size)
 	t->stub[stub].resume = e->p;
 }
 
+/* The same where the flags may be clobbered: aligned accesses do not cross. */
+static void emit_clobbering_check(struct tr *t, unsigned lin, unsigned size)
+{
+	struct emit *e = &t->e;
+	unsigned stub;
+
+	if (size > 8 || (size & (size - 1))) { /* often not aligned */
+		put_cross_test(e, lin, size);
+		long_branch(t, 5, new_stub(t, STUB_LEAVE, LEAVE_STEP, t->insn));
+		return;
+	}
+	stub = new_stub(t, STUB_ALIGN, LEAVE_STEP, t->insn);
+	put(e, 0x40 | lin >> 3); /* test lin, size - 1 */
+	put(e, 0xf6);
+	put(e, 0xc0 | (lin & 7));
+	put(e, size - 1);
+	long_branch(t, 5, stub);
+	t->stub[stub].reg = (u8)lin;
+	t->stub[stub].size = (u8)size;
+	t->stub[stub].resume = e->p;
+}
+
 enum access { ACCESS_ONE, ACCESS_PAGE, ACCESS_MASKED };
 
 static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, enum access kind)
 {
-	bool fill = kind != ACCESS_MASKED;
 	struct emit *e = &t->e;
 	struct note *n = note_of(t);
+	bool fill = kind != ACCESS_MASKED;
 	unsigned stub;
 
 	if (n->accesses < ARRAY_SIZE(n->access))
 		n->access[n->accesses++] = (u8)(size | (write ? NOTE_WRITE : 0));
-	islands(t, 80, true);
-	if (size > 1)
-		emit_cross_check(t, lin, size);
+	islands(t, 100, true);
+	if (t->clobber) {
+		flags_clobber(t);
+		if (size > 1)
+			emit_clobbering_check(t, lin, size);
+	} else {
+		if (size > 1)
+			emit_cross_check(t, lin, size);
+	}
 	rorx(e, H_RCX, lin, 12);
 	op_rr(e, false, 0x89, H_RCX, H_RCX);
 	if (write)
@@ -226,7 +284,12 @@ static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, e
 		stub = new_stub(t, STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
 	else
 		stub = new_stub(t, STUB_LEAVE, LEAVE_STEP, t->insn);
-	short_branch(t, true, stub);
+	if (t->clobber) {
+		op_rr(e, false, 0x85, H_RCX, H_RCX); /* test ecx, ecx ; jz */
+		long_branch(t, 4, stub);
+	} else {
+		short_branch(t, true, stub);
+	}
 	t->stub[stub].reg = (u8)lin;
 	t->stub[stub].resume = fill ? e->p : NULL;
 }

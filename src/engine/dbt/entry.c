@@ -55,10 +55,19 @@ static void make_enter(struct emit *e)
 
 static void make_leave(struct emit *e, struct dbt *x)
 {
-	const u8 *common = e->p + e->to_rx;
+	const u8 *common, *saved = e->p + e->to_rx;
+	u8 *over;
 
 	store_gs(e, H_RAX, 0);
+	mov_gs_imm32(e, HOT(saved), 1);
+	put(e, 0xeb);
+	over = e->p;
+	put(e, 0);
+	common = e->p + e->to_rx;
+	store_gs(e, H_RAX, 0);
 	flags_out(e);
+	mov_gs_imm32(e, HOT(saved), 0);
+	*over = (u8)(e->p - (over + 1));
 	for (unsigned k = 0; k < ARRAY_SIZE(resident); k++)
 		store_gs(e, resident[k][0], resident[k][1] * 8u);
 	store_gs(e, H_R14, HOT(t0));
@@ -74,6 +83,10 @@ static void make_leave(struct emit *e, struct dbt *x)
 		op_gs(e, false, 0x89, H_RCX, HOT(info));
 		mov_gs_imm32(e, HOT(reason), r);
 		jump(e, 0xe9, common);
+		x->leave_saved[r] = e->p + e->to_rx;
+		op_gs(e, false, 0x89, H_RCX, HOT(info));
+		mov_gs_imm32(e, HOT(reason), r);
+		jump(e, 0xe9, saved);
 	}
 }
 

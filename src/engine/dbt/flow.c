@@ -15,6 +15,8 @@
 
 void emit_step(struct tr *t)
 {
+	flags_prepare(t, false);
+	t->aware = false;
 	*note_of(t) = (struct note){ .how = HOW_STEP };
 	put(&t->e, 0xb9);
 	put32(&t->e, t->insn);
@@ -75,7 +77,7 @@ static u32 new_exit(struct tr *t, u64 lin)
 	return x->exits_n++;
 }
 
-/* rel32 of a jump, Jcc or call just opened, to be linked to `lin`. */
+/* rel32 of a jump, Jcc or call just opened, to be linked to `lin`; flags are in the host or saved. */
 static void put_link(struct tr *t, u64 lin)
 {
 	u32 id = new_exit(t, lin);
@@ -88,50 +90,62 @@ static void put_link(struct tr *t, u64 lin)
 
 void emit_exit(struct tr *t, u64 lin)
 {
+	if (t->flags == FLAGS_LOST)
+		flags_to_host(t);
 	put(&t->e, 0xe9);
 	put_link(t, lin);
 	islands(t, 0, false);
 }
 
-/* R14 must be `lin`, else to `wrong`; `skip`: bytes to pass over when it is. */
-static void emit_expect(struct tr *t, u64 lin, const u8 *wrong, unsigned skip)
+/* R14 must be `lin`, else to `wrong`. The flags are saved. */
+static void emit_expect(struct tr *t, u64 lin, const u8 *wrong)
 {
 	struct emit *e = &t->e;
-	u64 neg = 0 - lin;
 
-	if (t->narrow) {
-		op_rm(e, false, 0x8d, H_RCX, H_R14, (s32)neg);
-	} else if (fits32((s64)neg)) {
-		lea(e, H_RCX, H_R14, (s32)neg);
+	if (t->narrow || fits32((s64)lin)) {
+		put(e, t->narrow ? 0x41 : 0x49); /* cmp r14, imm32 */
+		put(e, 0x81);
+		put(e, 0xc0 | 7 << 3 | (H_R14 & 7));
+		put32(e, (u32)lin);
 	} else {
-		mov_imm(e, H_RCX, neg);
-		op_rmx(e, true, 0x8d, H_RCX, H_RCX, H_R14, 0, 0);
+		mov_imm(e, H_RCX, lin);
+		op_rr(e, true, 0x39, H_RCX, H_R14);
 	}
-	put(e, 0xe3);
-	put(e, 5 + skip);
-	jump(e, 0xe9, wrong);
+	put(e, 0x0f); /* jne */
+	jump(e, 0x85, wrong);
 }
 
 void emit_entries(struct tr *t)
 {
 	struct emit *e = &t->e;
 	struct tblock *b = t->b;
-	u32 id = (u32)(b - t->x->blocks);
-	u8 *other;
+	u8 *skip = NULL;
 
+	t->flags = FLAGS_SAVED;
 	b->entry_indirect = (u32)(e->p - t->x->rw);
-	emit_expect(t, b->lin, t->x->leave[LEAVE_INDIRECT], 10);
-	other = e->p;
-	put(e, 0xb9);
-	put32(e, id);
-	jump(e, 0xe9, t->x->leave[LEAVE_ENTRY]);
+	emit_expect(t, b->lin, t->x->leave_saved[LEAVE_INDIRECT]);
 	b->entry_page = (u32)(e->p - t->x->rw);
-	put_bytes(e, (const u8[]){ 0x41, 0x0f, 0xb6 }, 3); /* movzx ecx, byte [r15 + AUX_VALID + index] */
-	put(e, 0x80 | H_RCX << 3 | (H_R15 & 7));
+	put_bytes(e, (const u8[]){ 0x41, 0x80 }, 2); /* cmp byte [r15 + AUX_VALID + index], 0 ; je */
+	put(e, 0x80 | 7 << 3 | (H_R15 & 7));
 	put32(e, AUX_VALID + b->page->index);
-	put_bytes(e, (const u8[]){ 0x67, 0xe3 }, 2);
-	put(e, (u8)(other - (e->p + 1)));
-	b->entry = (u32)(e->p - t->x->rw);
+	put(e, 0);
+	long_branch(t, 4, new_stub(t, STUB_LEAVE, LEAVE_ENTRY, (u32)(b - t->x->blocks)));
+	if (b->saved) { /* entry: save */
+		put(e, 0xeb);
+		skip = e->p;
+		put(e, 0);
+		b->entry = (u32)(e->p - t->x->rw);
+		emit_save_flags(t);
+		if (!e->overflow)
+			*skip = (u8)(e->p - (skip + 1));
+		b->entry_saved = (u32)(e->p - t->x->rw);
+	} else {
+		b->entry_saved = (u32)(e->p - t->x->rw);
+		emit_restore_flags(t);
+		b->entry = (u32)(e->p - t->x->rw);
+		t->flags = FLAGS_HOST;
+	}
+	b->body = (u32)(e->p - t->x->rw);
 }
 
 static u64 target(const struct tr *t)
@@ -197,10 +211,11 @@ static bool emit_call(struct tr *t)
 	else
 		emit_push_const(t, ret);
 	end_at_branch(t);
+	flags_to_memory(t);
 	islands(t, 40, true);
 	put(&t->e, 0xe8);
 	put_link(t, to);
-	emit_expect(t, ret, t->x->ret_wrong[t->narrow], 0);
+	emit_expect(t, ret, t->x->ret_wrong[t->narrow]);
 	return true;
 }
 
@@ -242,6 +257,7 @@ static bool emit_indirect(struct tr *t, bool call)
 	emit_target(t);
 	if (!call) {
 		end_at_branch(t);
+		flags_to_memory(t);
 		put_branch(t);
 		jump(e, 0xe9, t->x->jump_indirect[t->narrow]);
 		islands(t, 0, false);
@@ -254,11 +270,12 @@ static bool emit_indirect(struct tr *t, bool call)
 	else
 		emit_push_call(t, ret);
 	end_at_branch(t);
+	flags_to_memory(t);
 	islands(t, 60, true);
 	load_gs(e, H_R14, HOT(value));
 	put_branch(t);
 	jump(e, 0xe8, t->x->jump_indirect[t->narrow]);
-	emit_expect(t, ret, t->x->ret_wrong[t->narrow], 0);
+	emit_expect(t, ret, t->x->ret_wrong[t->narrow]);
 	return true;
 }
 
@@ -282,6 +299,7 @@ static bool emit_ret(struct tr *t)
 	}
 	end_at_branch(t);
 	t->x->insns[t->insn].kind = t->d->opcode == 0xc2 ? KIND_RET_IMM : KIND_RET;
+	flags_to_memory(t);
 	mov_gs_imm32(e, HOT(branch), t->insn);
 	put(e, 0xc3);
 	islands(t, 0, false);

@@ -256,7 +256,7 @@ void emit_legacy_base(struct tr *t)
 		put_bytes(e, (const u8[]){ 0x67, 0xe3, 10 }, 3); /* over mov, jmp */
 		put(e, 0xb9);
 		put32(e, t->insn);
-		jump(e, 0xe9, t->x->leave[LEAVE_STEP]);
+		jump(e, 0xe9, t->flags == FLAGS_HOST ? t->x->leave[LEAVE_STEP] : t->x->leave_saved[LEAVE_STEP]);
 	}
 	load_gs(e, H_RCX,
 		(u32)(offsetof(struct cpu, seg) + d->seg * sizeof(struct segment) + offsetof(struct segment, base)));

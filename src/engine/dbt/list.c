@@ -104,7 +104,7 @@ static void field_name(u32 off, char *out, size_t size)
 static bool trampoline_name(const struct dbt *x, const u8 *at, char *out, size_t size)
 {
 	for (unsigned k = 0; k < LEAVE_COUNT; k++) {
-		if (at == x->leave[k]) {
+		if (at == x->leave[k] || at == x->leave_saved[k]) {
 			snprintf(out, size, "leave_%s", dbt_leave_name(k));
 			return true;
 		}
@@ -151,6 +151,7 @@ static void target_name(const struct listing *l, u64 to, char *out, size_t size)
 	dbt_guest_name(x, b->lin, guest, sizeof(guest));
 	snprintf(out, size, "block %s%s", guest,
 		 off == b->entry	    ? ""
+		 : off == b->entry_saved    ? " (flags saved)"
 		 : off == b->entry_page	    ? " (checks its page)"
 		 : off == b->entry_indirect ? " (checks its address)"
 					    : " (inside)");
@@ -291,11 +292,14 @@ static void list_entries(const struct listing *l)
 	print(l, "  entered by an indirect jump: is it meant?");
 	list_host(l, b->entry_indirect - b->host, b->entry_page - b->host);
 	print(l, "  entered from another page: does the page still hold this code?");
-	list_host(l, b->entry_page - b->host, b->entry - b->host);
-	if (!b->n || l->x->insns[b->first].host == b->entry - b->host)
+	list_host(l, b->entry_page - b->host, MIN(b->entry, b->entry_saved) - b->host);
+	print(l, b->saved ? "  entered with the flags in the host: save them"
+			  : "  entered with the flags saved: put them back");
+	list_host(l, MIN(b->entry, b->entry_saved) - b->host, b->body - b->host);
+	if (!b->n || l->x->insns[b->first].host == b->body - b->host)
 		return;
 	print(l, "  charge of the first segment");
-	list_host(l, b->entry - b->host, l->x->insns[b->first].host);
+	list_host(l, b->body - b->host, l->x->insns[b->first].host);
 }
 
 void dbt_list(const struct listing *l)

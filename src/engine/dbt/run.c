@@ -89,7 +89,7 @@ static enum next enter_block(struct vcpu *v, const struct tblock *b)
 {
 	if (!charge(v, 0))
 		return NEXT_LOOP;
-	dhot(v)->pc = (u64)(uintptr_t)(dbt_of(v)->rx + b->entry);
+	dhot(v)->pc = (u64)(uintptr_t)(dbt_of(v)->rx + b->body);
 	return NEXT_ENTER;
 }
 
@@ -192,7 +192,12 @@ static enum next do_link(struct vcpu *v, u32 id)
 	b = dbt_find(v, exit->lin);
 	if (!b || x->stats.flushes != flushes)
 		return NEXT_LOOK;
-	rel = (s32)((b->page == from ? b->entry : b->entry_page) - (patch + 4));
+	if (b->page != from) {
+		patch = exit->far ? exit->far : patch;
+		rel = (s32)(b->entry_page - (patch + 4));
+	} else {
+		rel = (s32)((exit->far ? b->entry : b->entry_saved) - (patch + 4));
+	}
 	__builtin_memcpy(x->rw + patch, &rel, 4);
 	x->stats.links++;
 	return enter_block(v, b);
@@ -261,12 +266,78 @@ static enum next do_miss(struct vcpu *v, const struct tinsn *i, bool write)
 	return NEXT_ENTER;
 }
 
+/* The status flags of SUB, CMP (`sum` false) and ADD, of operands of `bits` bits. */
+static u64 arithmetic_flags(u64 a, u64 b, bool sum, unsigned bits)
+{
+	u64 mask = ~0ull >> (64 - bits), r = (sum ? a + b : a - b) & mask, sign = BIT(bits - 1), f = 0;
+	u64 overflow = sum ? ~(a ^ b) & (a ^ r) : (a ^ b) & (a ^ r);
+
+	a &= mask;
+	b &= mask;
+	f |= (sum ? r < a : a < b) ? FL_CF : 0;
+	f |= overflow & sign ? FL_OF : 0;
+	f |= ((a ^ b ^ r) & 0x10) ? FL_AF : 0;
+	f |= r & sign ? FL_SF : 0;
+	f |= r ? 0 : FL_ZF;
+	f |= __builtin_parity((unsigned)(r & 0xff)) ? 0 : FL_PF;
+	return f;
+}
+
+/* Flags that are lost are set again from the registers, see flags.c. */
+static u64 recipe_flags(const struct vcpu *v, const struct recipe *r)
+{
+	u64 dst = v->cpu.gpr[r->dst], src = r->src == RECIPE_IMM ? (u64)(s64)r->imm : v->cpu.gpr[r->src];
+	unsigned bits = r->size * 8u;
+
+	switch ((enum recipe_kind)r->kind) {
+	case RECIPE_ADD:
+		return arithmetic_flags(dst - src, src, true, bits);
+	case RECIPE_SUB:
+		return arithmetic_flags(dst + src, src, false, bits);
+	case RECIPE_CMP:
+		return arithmetic_flags(dst, src, false, bits);
+	case RECIPE_TEST:
+		return arithmetic_flags(dst & src, 0, false, bits);
+	default:
+		return arithmetic_flags(dst, 0, false, bits);
+	}
+}
+
+/* hot->flags as of instruction `i`, which was left at a point where they may be anywhere. */
+static void find_flags(struct vcpu *v, const struct tinsn *i)
+{
+	const struct dbt *x = dbt_of(v);
+	u64 f;
+
+	if (i->flags < TINSN_RECIPE)
+		return;
+	f = recipe_flags(v, &x->recipes[x->blocks[i->block].recipes + i->flags - TINSN_RECIPE]);
+	dhot(v)->flags = (u16)(((f & 0xff) << 8) | ((f >> 11) & 1));
+}
+
+/* The instruction that is left, NULL: none in particular. */
+static const struct tinsn *left_insn(const struct dbt *x, const struct dbt_hot *h)
+{
+	switch ((enum leave_reason)h->reason) {
+	case LEAVE_MISS_R:
+	case LEAVE_MISS_W:
+	case LEAVE_STEP:
+	case LEAVE_SAFE:
+	case LEAVE_FPU:
+		return &x->insns[h->info];
+	default:
+		return NULL;
+	}
+}
+
 static enum next leave(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
 	struct dbt_hot *h = dhot(v);
 
 	x->stats.leaves[h->reason]++;
+	if (h->saved && left_insn(x, h))
+		find_flags(v, left_insn(x, h));
 	flags_from_hot(v);
 	switch ((enum leave_reason)h->reason) {
 	case LEAVE_LINK:
@@ -292,8 +363,13 @@ static enum next leave(struct vcpu *v)
 	case LEAVE_HOST: {
 		const struct tinsn *i = dbt_insn_at(x, h->info);
 
-		if (i)
+		if (i) {
+			if (i->flags == TINSN_HOST)
+				h->flags = h->host_flags;
+			find_flags(v, i);
+			flags_from_hot(v);
 			return do_step(v, i);
+		}
 		__builtin_trap(); /* a fault of the trampolines: a bug of ours */
 	}
 	default:

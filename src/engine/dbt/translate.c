@@ -187,8 +187,19 @@ static bool emit_sys(struct tr *t, unsigned sys)
 	return true;
 }
 
+/* Instructions of string.c and odd.c, which expect the flags in the host. */
+static bool is_special(const struct dinsn *d)
+{
+	unsigned op = d->opcode;
+
+	if (d->map == 0)
+		return (op >= 0xa4 && op <= 0xa7) || (op >= 0xaa && op <= 0xaf) || op == 0xd7 || op == 0x8f ||
+		       (op >= 0xe0 && op <= 0xe3);
+	return d->map == 1 && d->is_mem && (op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb || op == 0xae);
+}
+
 /* Sets *ends if control never falls through, *cut if a new segment begins behind it. */
-static void emit_insn(struct tr *t, bool *ends, bool *cut)
+static void emit_kind(struct tr *t, bool *ends, bool *cut)
 {
 	const struct isa_row *row = isa_row_of(t->d);
 	const struct dinsn *d = t->d;
@@ -244,6 +255,20 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 		return;
 	emit_step(t);
 	*ends = leaves_block(d);
+}
+
+static void emit_insn(struct tr *t, bool *ends, bool *cut)
+{
+	unsigned method = isa_row_of(t->d)->method;
+
+	t->aware = (method == METHOD_CORE || method == METHOD_HOST) && !is_special(t->d);
+	t->clobber = flags_prepare(t, t->aware);
+	emit_kind(t, ends, cut);
+	if (t->aware)
+		flags_done(t);
+	else
+		t->recipe.kind = RECIPE_NONE;
+	t->clobber = false;
 }
 
 static struct tinsn *new_insn(struct tr *t)
@@ -322,15 +347,47 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	return n;
 }
 
+/* Does the block access memory before it touches the flags? Then its body begins with the flags saved. */
+static bool begins_with_access(const u8 *code, unsigned avail, enum code_mode mode)
+{
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction z;
+	struct dinsn d;
+
+	for (unsigned at = 0, n = 0; n < 6 && at < avail; n++, at += z.length) {
+		unsigned method;
+
+		if (isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode) != DECODE_OK)
+			return false;
+		dinsn_from_zydis(&d, &z, ops, code + at, mode);
+		method = isa_row_of(&d)->method;
+		if ((method != METHOD_CORE && method != METHOD_HOST) || is_special(&d))
+			return false;
+		if (is_nop(&d) || (d.map == 0 && d.opcode == 0x8d))
+			continue;
+		for (unsigned k = 0; k < z.operand_count; k++)
+			if (ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
+				return true;
+		if (z.cpu_flags && (z.cpu_flags->tested | z.cpu_flags->modified | z.cpu_flags->set_0 | z.cpu_flags->set_1 |
+				    z.cpu_flags->undefined) & (u32)FL_STATUS)
+			return false;
+		if (z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+			return true;
+	}
+	return true;
+}
+
 static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool steps_only)
 {
 	struct dbt *x = dbt_of(v);
 	static __thread struct tr t; /* large; used up within this call */
 	struct tblock *b = &x->blocks[x->blocks_n];
-	u32 exits = x->exits_n, sys = x->sys_n;
+	u32 exits = x->exits_n, sys = x->sys_n, recipes = x->recipes_n;
+	const u8 *code = p->host + (lin & ~PAGE_MASK);
+	unsigned avail = (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK));
 	u64 began = __builtin_ia32_rdtsc();
 
-	*b = (struct tblock){ .lin = lin, .page = p, .first = x->insns_n, .host = x->used };
+	*b = (struct tblock){ .lin = lin, .page = p, .first = x->insns_n, .host = x->used, .recipes = recipes };
 	memset(&t, 0, offsetof(struct tr, stub));
 	t.steps_only = steps_only;
 	t.v = v;
@@ -341,15 +398,18 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	t.insn = x->insns_n;
 	t.start = x->rw + x->used;
 	t.e = (struct emit){ .p = t.start, .end = t.start + HOST_BYTES_MAX, .to_rx = x->rx - x->rw };
+	t.recipe_at = -1;
+	b->saved = !steps_only && begins_with_access(code, avail, t.narrow ? CODE_32 : CODE_64);
 	emit_entries(&t);
-	b->n = (u16)emit_block(&t, p->host + (lin & ~PAGE_MASK), (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK)));
+	b->n = (u16)emit_block(&t, code, avail);
+	while (t.e.p - (x->rw + b->body) < 10 && !t.e.overflow)
+		put(&t.e, 0x90); /* room for what dead blocks become */
 	b->stubs = (u16)(t.e.p - t.start);
 	emit_stubs(&t);
-	while (t.e.p - (x->rw + b->entry) < 10)
-		put(&t.e, 0x90); /* room for what dead blocks become */
 	if (t.failed || t.e.overflow) {
 		x->exits_n = exits;
 		x->sys_n = sys;
+		x->recipes_n = recipes;
 		return NULL;
 	}
 	b->host_end = (u32)(t.e.p - x->rw);

@@ -20,11 +20,13 @@ static inline u32 gpr_off(unsigned guest)
 }
 
 /* Code out of line, made when the block is complete. */
-enum stub_kind { STUB_LEAVE, STUB_CROSS, STUB_MISS, STUB_LINK, STUB_JUMP };
+enum stub_kind { STUB_LEAVE, STUB_ALIGN, STUB_CROSS, STUB_MISS, STUB_LINK, STUB_JUMP };
 struct stub {
+	bool saved; /* flags are not in the host */
 	u8 kind;   /* enum stub_kind */
 	u8 reason; /* enum leave_reason */
 	u8 reg;	   /* register that holds the linear address */
+	u8 size;   /* bytes of the access */
 	u32 info;
 	u8 *resume;  /* where it goes on, in the writable view */
 	u8 *refs[2]; /* rel32 fields to set to its address */
@@ -41,6 +43,9 @@ struct note {
 #define NOTE_WRITE 0x80
 enum note_operand { OPERAND_NONE, OPERAND_PLAIN, OPERAND_R14, OPERAND_RCX };
 
+/* Where the guest's flags are, see flags.c. */
+enum flag_state { FLAGS_HOST, FLAGS_SAVED, FLAGS_LOST };
+
 struct tr {
 	struct vcpu *v;
 	struct dbt *x;
@@ -53,6 +58,11 @@ struct tr {
 	const ZydisDecodedInstruction *z;
 	const ZydisDecodedOperand *ops;
 	bool fpu_checked, failed, steps_only;
+	bool aware;   /* the present instruction is emitted by code that keeps track of flags */
+	bool clobber; /* the present instruction's accesses may clobber the host's flags */
+	enum flag_state flags;
+	struct recipe recipe; /* of the flags, if they are in the host or lost */
+	s32 recipe_at;	      /* its number in the block; -1: not recorded */
 	bool narrow; /* 32-bit code */
 	u8 word;     /* bytes of an address on the stack: 8, 4 */
 	u8 ea_size;  /* bytes accessed at emit_ea()'s address; 0: not known */
@@ -94,6 +104,21 @@ void emit_page_access(struct tr *t, unsigned lin, unsigned size, bool write);
 void emit_masked_access(struct tr *t, unsigned lin, unsigned size, bool write);
 /* [lin + rcx + 1] with opcode `op`, register field `reg`. */
 void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin);
+
+/* Jcc (condition cc) of 32 bits to `stub`; clobbers nothing. */
+void long_branch(struct tr *t, unsigned cc, unsigned stub);
+
+/* flags.c. RCX is free for all of them. */
+/* Before an instruction. `aware`: it is emitted by code that keeps track of
+ * flags. True if its accesses may clobber them. */
+bool flags_prepare(struct tr *t, bool aware);
+void flags_clobber(struct tr *t); /* before code that clobbers the host's */
+void flags_done(struct tr *t);	  /* behind an aware instruction */
+void flags_to_host(struct tr *t);
+void flags_to_memory(struct tr *t);
+void note_flags(struct tr *t);
+void emit_save_flags(struct tr *t);
+void emit_restore_flags(struct tr *t);
 
 /* rewrite.c: user-level instructions in general. False: not expressible. */
 bool emit_general(struct tr *t);
