@@ -139,6 +139,10 @@ struct tblock {
 	u32 first;	       /* index of the first tinsn; n of them */
 	u16 n, bytes;
 	bool dead, fpu, saved; /* saved: the body begins with the flags in hot->flags */
+	/* One instruction that crosses into the next page, see cross.c. */
+	bool crosses;
+	u8 tail_len, tail[14]; /* its bytes there */
+	struct tpage *page2;   /* NULL: could not be found when it was translated */
 	u16 stubs; /* offset of the code out of line from the block's start */
 };
 
@@ -240,6 +244,11 @@ void dbt_reset_returns(struct vcpu *v);
 void dbt_reset_jumps(const struct dbt *x, u8 *base, enum dbt_width w); /* of the set at `base` */
 const struct tblock *dbt_block_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
 const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
+
+/* The page at linear address `page` as code, found or made; NULL: none, a fault or no RAM. */
+struct tpage *dbt_page_at(struct vcpu *v, gva_t page);
+/* The instruction of `b`, which crosses a page, was left to the reference engine: why? */
+void dbt_crossing_left(struct vcpu *v, struct tblock *b);
 
 /* translate.c: ordinary C, vector state parked. NULL: out of room. */
 struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin);

@@ -261,13 +261,15 @@ static void emit_clobbering_check(struct tr *t, unsigned lin, unsigned size)
 	t->stub[stub].resume = e->p;
 }
 
-/* `fill`: where there is no entry look for one, else leave to the reference engine. */
-static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, bool fill)
+enum access { ACCESS_ONE, ACCESS_PAGE, ACCESS_MASKED };
+
+static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, enum access kind)
 {
 	struct emit *e = &t->e;
 	struct note *n = note_of(t);
 	bool known = lin == H_R14 && t->known_at == e->p;
 	bool crosses = size > 1 && !(known && (t->known & ~PAGE_MASK) + size <= PAGE_SIZE); /* may */
+	bool fill = kind != ACCESS_MASKED;
 	unsigned stub;
 
 	if (n->accesses < ARRAY_SIZE(n->access))
@@ -308,12 +310,17 @@ static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, b
 
 void emit_access(struct tr *t, unsigned lin, unsigned size, bool write)
 {
-	emit_lookup(t, lin, size, write, true);
+	emit_lookup(t, lin, size, write, ACCESS_ONE);
+}
+
+void emit_page_access(struct tr *t, unsigned lin, unsigned size, bool write)
+{
+	emit_lookup(t, lin, size, write, ACCESS_PAGE);
 }
 
 void emit_masked_access(struct tr *t, unsigned lin, unsigned size, bool write)
 {
-	emit_lookup(t, lin, size, write, false);
+	emit_lookup(t, lin, size, write, ACCESS_MASKED);
 }
 
 void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin)

@@ -120,5 +120,7 @@ void dbt_make_trampolines(struct dbt *x)
 	for (unsigned w = 0; w < WIDTHS; w++)
 		make_indirect(&e, x, w);
 	dbt_make_rep(x, &e);
+	if (e.overflow)
+		__builtin_trap();
 	x->start = x->used = TRAMPOLINES_SIZE;
 }

@@ -26,6 +26,14 @@ static void print(const struct listing *l, const char *fmt, ...)
 
 const u8 *dbt_guest_bytes(const struct tblock *b, const struct tinsn *i)
 {
+	static __thread u8 both[15];
+	unsigned first = (unsigned)(PAGE_SIZE - (b->lin & ~PAGE_MASK));
+
+	if (b->crosses && first < sizeof(both)) {
+		memcpy(both, b->page->host + (b->lin & ~PAGE_MASK), first);
+		memcpy(both + first, b->tail, sizeof(both) - first);
+		return both;
+	}
 	return b->page->host + ((b->lin + i->guest) & ~PAGE_MASK);
 }
 

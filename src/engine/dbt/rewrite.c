@@ -118,10 +118,12 @@ static bool find_registers(struct tr *t, struct plan *p)
 		    g == 1)
 			p->cl = true;
 		if (o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN || o->encoding == ZYDIS_OPERAND_ENCODING_NONE) {
-			if (g == 1 && !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
-				p->cl = true; /* a count, or RCX:RBX of CMPXCHG16B */
-			else if (home[g] != g)
+			if (g == 1) {
+				p->cl = true; /* a count, RCX:RBX of CMPXCHG16B, the result of PCMPISTRI */
+				p->rcx_written |= (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+			} else if (home[g] != g) {
 				return false;
+			}
 		}
 	}
 	p->rcx_home = p->high;

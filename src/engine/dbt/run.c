@@ -148,6 +148,8 @@ static enum next do_step(struct vcpu *v, const struct tinsn *i)
 
 	x->stats.steps++;
 	exact_at(v, i);
+	if (unlikely(x->blocks[i->block].crosses))
+		dbt_crossing_left(v, &x->blocks[i->block]);
 	interp_single(v);
 	if (unlikely(x87_unmasked(v) != x->x87_unmasked))
 		return NEXT_LOOP;

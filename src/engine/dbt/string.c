@@ -7,7 +7,8 @@
  * looked up. Between pages the registers are exact and the instruction can be
  * left and begun again.
  *
- * With EFLAGS.DF set they are left to the reference engine.
+ * With EFLAGS.DF set all but REP MOVS and REP STOS are left to the reference
+ * engine.
  */
 #include "engine/dbt/translate.h"
 
@@ -154,7 +155,7 @@ static void touch(struct tr *t, unsigned lin, bool write)
 {
 	struct emit *e = &t->e;
 
-	emit_access(t, lin, t->d->opsize, write);
+	emit_page_access(t, lin, t->d->opsize, write);
 	op_operand(e, true, 0x8d, H_R14, lin);
 	op_rm(e, false, 0x8a, H_RCX, H_R14, 0);
 }

@@ -306,6 +306,15 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 		enum decode_status s = isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode);
 
 		t->lin = t->b->lin + at;
+		if (s == DECODE_MORE && !n) {
+			const u8 *both = crossing_bytes(t, code, &avail);
+
+			max = 1;
+			if (both) {
+				code = both;
+				s = isa_decode_full(&z, ops, code, avail, mode);
+			}
+		}
 		if (s == DECODE_OK) {
 			dinsn_from_zydis(&d, &z, ops, code + at, mode);
 		} else if (s == DECODE_MORE && n) {
@@ -319,6 +328,8 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 		new_insn(t);
 		if (cut)
 			begin_segment(t);
+		if (s == DECODE_OK && t->b->crosses)
+			emit_crossing_check(t);
 		if (s != DECODE_OK) {
 			emit_step(t);
 			ends = true;

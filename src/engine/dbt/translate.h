@@ -70,6 +70,7 @@ struct tr {
 	u8 word;     /* bytes of an address on the stack: 8, 4 */
 	u8 *charge;  /* imm32 of the present segment's charge, if counted */
 	u32 segment; /* first tinsn of the present segment */
+	u8 crossing[15]; /* bytes of an instruction that crosses a page */
 	unsigned stubs_n, pending_n;
 	struct stub stub[STUBS_MAX];
 	struct { /* short branches that wait for an island */
@@ -96,6 +97,9 @@ unsigned emit_ea(struct tr *t);
 /* RCX = table entry for an access of `size` bytes at register `lin`: the
  * operand is [lin + rcx + 1]. */
 void emit_access(struct tr *t, unsigned lin, unsigned size, bool write);
+/* The same, and the entry may serve for all of the page: never one that is good
+ * for a single store only. */
+void emit_page_access(struct tr *t, unsigned lin, unsigned size, bool write);
 /* The same for an operand of which a mask selects parts: A and D bits are not
  * set for what is masked off, so without an entry the instruction is left to
  * the reference engine. */
@@ -162,6 +166,12 @@ static inline u64 code_address(const struct tr *t, u64 lin)
 {
 	return t->narrow ? (u32)lin : lin;
 }
+
+/* cross.c: an instruction that crosses into the next page */
+/* All its bytes and perhaps more, *n of them; NULL: those of the next page cannot be had. */
+const u8 *crossing_bytes(struct tr *t, const u8 *code, unsigned *n);
+/* t->d: leave to the reference engine if the next page is not what it was. */
+void emit_crossing_check(struct tr *t);
 
 /* The instruction is left to the reference engine. */
 void emit_step(struct tr *t);

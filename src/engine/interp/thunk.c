@@ -605,8 +605,9 @@ enum fpu_need thunk_need(const ZydisDecodedInstruction *z, const ZydisDecodedOpe
 	}
 	if (z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && z->opcode >= 0xd8 && z->opcode <= 0xdf)
 		return FPU_X87;
-	/* CVTSS2SI with memory names no vector register */
-	if (vector || z->meta.category == ZYDIS_CATEGORY_CONVERT || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
+	/* CVTSS2SI with memory names no vector register; CBW and its kin are "conversions" too */
+	if (vector || (z->meta.category == ZYDIS_CATEGORY_CONVERT && z->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT) ||
+	    z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
 	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
 		return FPU_SSE;
 	if (mmx || z->mnemonic == ZYDIS_MNEMONIC_EMMS)
