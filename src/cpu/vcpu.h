@@ -101,7 +101,7 @@ struct vcpu {
 
 	const struct engine_ops *engine;
 	void *engine_data;
-	_Alignas(64) u64 engine_hot[64]; /* the attached engine's most used private data */
+	_Alignas(64) u64 engine_hot[96]; /* the attached engine's most used private data */
 };
 
 static inline void vcpu_raise(struct vcpu *v, u32 events)

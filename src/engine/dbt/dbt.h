@@ -57,6 +57,13 @@ struct dbt_hot {
 	u32 branch; /* tinsn of the indirect branch that went to t0 */
 	u32 cross_mask[7]; /* by log2 of the size: offset bits that are zero behind a page's end */
 	u32 offset_mask, jump_mask;
+	/* sysfast.c: bits that PEXT and PDEP keep */
+	u32 all_but_if, all_but_df, all_but_ac, all_but_status, status, high17, inner16;
+	u32 popf_fixed, popf_fixed_user; /* bits that POPF at CPL 0 and 3 may not change by itself */
+	u32 sti_ok, fsgsbase, pkru_on; /* zero: leave */
+	u32 ac_index[2];	      /* by EFLAGS.AC: what mmu_mode_changed() chooses at CPL 0 */
+	struct tlb_entry *ac_table[2];
+	u8 *ac_base[2];
 };
 #define HOT_INDEX 32
 #define HOT_OFF (offsetof(struct vcpu, engine_hot) + HOT_INDEX * 8)
@@ -118,7 +125,7 @@ struct texit {
 struct tsys {
 	u32 insn;
 	u8 sys;
-	bool ends; /* control never falls through */
+	bool control; /* may change what settled() looks at */
 	struct dinsn d;
 };
 
@@ -133,6 +140,17 @@ struct dbt_stats {
 	u64 leaves[LEAVE_COUNT], leave_cycles[LEAVE_COUNT];
 };
 
+/* Rarely changed state that translations or the hot data depend on. */
+struct dbt_control {
+	u64 cr0, cr4, efer, xcr0;
+	bool intr_held, x87_unmasked;
+};
+
+#define KEY_COUNTED BIT(8)
+#define KEY_X87_UNMASKED BIT(9)
+#define KEY_SINGLE BIT(10)
+#define KEY_USER BIT(11)
+
 /* vcpu->engine_data. */
 struct dbt {
 	struct interp interp; /* first: the embedded reference engine */
@@ -143,9 +161,14 @@ struct dbt {
 	const u8 *leave[LEAVE_COUNT]; /* in the executable view */
 	const u8 *leave_host;	      /* where the signal handler resumes */
 	const u8 *ret_miss, *ret_wrong, *jump_indirect;
-	u64 *ret_stack;
-	u32 key; /* of the blocks that run: see dbt_key() */
-	bool counted, x87_unmasked, stale, single;
+	u32 key; /* of the blocks that run: `mode`, and KEY_USER at CPL 3 */
+	u32 mode;
+	struct dbt_control control; /* what `mode` and the hot data were made for */
+	bool user;	    /* CPL 3: translated code runs at CPL 0 and 3 only */
+	u8 *user_base;	    /* set in which user code ran last */
+	u64 user_sp;	    /* its return stack, while the kernel runs */
+	u64 bottom[2];	    /* of the return stacks of kernel and user */
+	bool counted, stale, single;
 	u64 end; /* icount at which the budget ends, if counted */
 	u32 blocks_n, insns_n, exits_n, sys_n, pages_n;
 	struct tblock *blocks;
@@ -178,6 +201,9 @@ const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host); /* by offset in 
 struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin);
 /* entry.c */
 void dbt_make_trampolines(struct dbt *x);
+
+/* sysfast.c */
+void dbt_sysfast_init(struct vcpu *v); /* its constants among the hot data */
 
 /* run.c */
 /* For tests: blocks of one instruction, so that budgets of one run translated too. */

@@ -4,8 +4,7 @@
  */
 #include "engine/dbt/translate.h"
 
-/* R14 = RSP - 8, RCX its write entry. */
-static void open_push(struct tr *t)
+void open_push(struct tr *t)
 {
 	lea(&t->e, H_R14, home[4], -8);
 	emit_access(t, H_R14, 8, true);

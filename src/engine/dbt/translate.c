@@ -37,7 +37,7 @@ static bool is_odd(const struct tr *t, enum fpu_need need)
 	default:
 		break;
 	}
-	if (need == FPU_X87 && t->x->x87_unmasked)
+	if (need == FPU_X87 && (t->x->key & KEY_X87_UNMASKED))
 		return true;
 	if (t->d->map == 1 && t->d->is_mem) { /* bit strings reach beyond their operand */
 		unsigned op = t->d->opcode;
@@ -175,20 +175,47 @@ static bool leaves_block(const struct dinsn *d)
 	}
 }
 
-static bool emit_sys(struct tr *t, unsigned sys)
+/* May it change what the run loop calls settled? */
+static bool is_control(unsigned sys)
+{
+	switch (sys) {
+	case ISA_SYS_mov_cr:
+	case ISA_SYS_clts:
+	case ISA_SYS_lmsw:
+	case ISA_SYS_wrmsr:
+	case ISA_SYS_xsetbv:
+	case ISA_SYS_xrstor:
+	case ISA_SYS_xrstors:
+	case ISA_SYS_fxrstor:
+	case ISA_SYS_fnsave:
+	case ISA_SYS_frstor:
+	case ISA_SYS_fnstenv:
+	case ISA_SYS_fldenv:
+		return true;
+	default:
+		return false;
+	}
+}
+
+u32 new_sys(struct tr *t, unsigned sys)
 {
 	struct dbt *x = t->x;
 
 	if (x->sys_n == SYS_MAX) {
 		t->failed = true;
-		return false;
+		return 0;
 	}
-	x->sys[x->sys_n] = (struct tsys){ .insn = t->insn, .sys = (u8)sys, .d = *t->d };
+	x->sys[x->sys_n] =
+	    (struct tsys){ .insn = t->insn, .sys = (u8)sys, .control = is_control(sys), .d = *t->d };
+	return x->sys_n++;
+}
+
+static void emit_sys(struct tr *t, unsigned sys)
+{
 	put(&t->e, 0xb9);
-	put32(&t->e, x->sys_n++);
-	jump(&t->e, 0xe9, x->leave[LEAVE_SYS]);
+	put32(&t->e, new_sys(t, sys));
+	jump(&t->e, 0xe9, t->x->leave[LEAVE_SYS]);
 	islands(t, 0, false);
-	return true;
 }
 
 /* Sets *ends if control never falls through, *cut if a new segment begins behind it. */
@@ -200,6 +227,8 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 
 	*ends = *cut = false;
 	if (row->method == METHOD_SYS) {
+		if (emit_sensitive(t, row->sys))
+			return;
 		emit_sys(t, row->sys);
 		*ends = leaves_block(d);
 		return;
@@ -210,6 +239,9 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 		return;
 	}
 	if (core && is_nop(d))
+		return;
+	if (core && (d->mnemonic == ZYDIS_MNEMONIC_CLD || d->mnemonic == ZYDIS_MNEMONIC_STD) &&
+	    emit_direction(t, d->mnemonic == ZYDIS_MNEMONIC_STD))
 		return;
 	if (core && emit_flow(t, ends)) {
 		*cut = true;
@@ -277,7 +309,12 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 			ends = true;
 			cut = false;
 		} else {
+			bool shadow = t->shadow;
+
+			t->next_here = n + 1 < max && at + d.len + 15 <= avail && t->stubs_n < STUBS_MAX - 32;
 			emit_insn(t, &ends, &cut);
+			if (shadow)
+				t->shadow = false;
 			if (d.opcode == 0xe8 || d.opcode == 0xff) /* behind a call */
 				t->fpu_checked = false;
 		}

@@ -42,6 +42,8 @@ struct tr {
 	const ZydisDecodedInstruction *z;
 	const ZydisDecodedOperand *ops;
 	bool fpu_checked, failed, steps_only;
+	bool shadow;	/* right behind an STI: no event may be looked at */
+	bool next_here; /* the next instruction will be in this block too */
 	u8 *charge;	  /* imm32 of the present segment's charge, if counted */
 	u32 segment;	  /* first tinsn of the present segment */
 	unsigned stubs_n, pending_n;
@@ -80,7 +82,15 @@ void end_segment(struct tr *t);
 /* `next`: jump to linear address `lin` at the end of the block. */
 void emit_exit(struct tr *t, u64 lin);
 
+/* sysfast.c: a sensitive instruction done in place. False: not expressible. */
+bool emit_sensitive(struct tr *t, unsigned sys);
+bool emit_direction(struct tr *t, bool down); /* CLD, STD */
+/* Number of its record for LEAVE_SYS. */
+u32 new_sys(struct tr *t, unsigned sys);
+
 /* stack.c */
+/* R14 = RSP - 8, RCX its write entry. */
+void open_push(struct tr *t);
 bool emit_stack(struct tr *t);
 void emit_push_const(struct tr *t, u64 value);
 /* Of an indirect call: keeps what it overwrites in hot->old. */
