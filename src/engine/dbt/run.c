@@ -217,9 +217,10 @@ static enum next go_on(struct vcpu *v, const struct tinsn *i)
 
 	if (unlikely(!undisturbed(v)) || unlikely(!cpu_64bit(&v->cpu)) || unlikely(!right_ring(v)))
 		return NEXT_LOOP;
-	if (n == &x->insns[b->first] + b->n || v->cpu.rip != b->lin + n->guest || b->dead ||
-	    b->page->key != x->key || !v->mmu->flat_base[AUX_VALID + b->page->index])
+	if (n == &x->insns[b->first] + b->n || v->cpu.rip != b->lin + n->guest || b->dead || b->page->key != x->key)
 		return NEXT_JUMP;
+	if (!v->mmu->flat_base[AUX_VALID + b->page->index])
+		return NEXT_LOOK;
 	if (!charge(v, n->left))
 		return NEXT_LOOP;
 	flags_to_dbt(v);
