@@ -104,6 +104,7 @@ static int exit_status(struct run *r, const struct machine_result *res)
 	case MACHINE_END_POWER_OFF:
 	case MACHINE_END_RESET:
 	case MACHINE_END_LIMIT:
+	case MACHINE_END_HALTED:
 		return EXIT_OK;
 	case MACHINE_END_DEBUG_EXIT:
 		return res->exit_code & 0xff;

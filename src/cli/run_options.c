@@ -208,27 +208,28 @@ static const struct option_row *find(const char *arg, size_t len)
 /* Parses argv[*i] and moves *i past it. */
 static int parse_one(struct run_options *o, int argc, char **argv, int *i, u64 *seen)
 {
-	const char *arg = argv[(*i)++], *value = NULL;
+	const char *arg = argv[(*i)++], *value = NULL, *command = argv[0];
 
 	if (!strcmp(arg, "-h"))
 		arg = "--help";
 	if (strncmp(arg, "--", 2))
-		return usage_error("run: '%s' is not an option (see ectype run --help)", arg);
+		return usage_error("%s: '%s' is not an option (see ectype %s --help)", command, arg, command);
 	size_t len = strcspn(arg + 2, "=");
 	const struct option_row *row = find(arg + 2, len);
 
 	if (!row)
-		return usage_error("run: unknown option '%.*s' (see ectype run --help)", (int)len + 2, arg);
+		return usage_error("%s: unknown option '%.*s' (see ectype %s --help)", command, (int)len + 2, arg,
+				   command);
 	if (*seen & BIT(row - rows))
-		return usage_error("run: --%s is given twice", row->name);
+		return usage_error("%s: --%s is given twice", command, row->name);
 	*seen |= BIT(row - rows);
 	if (arg[2 + len])
 		value = arg + 2 + len + 1;
 	if (value && row->argument == ARG_NONE)
-		return usage_error("run: --%s takes no value", row->name);
+		return usage_error("%s: --%s takes no value", command, row->name);
 	if (!value && row->argument == ARG_REQUIRED) {
 		if (*i >= argc)
-			return usage_error("run: --%s needs a value", row->name);
+			return usage_error("%s: --%s needs a value", command, row->name);
 		value = argv[(*i)++];
 	}
 	return row->set(o, value);

@@ -22,7 +22,7 @@ static const char *const end_names[] = {
 	[MACHINE_END_POWER_OFF] = "power-off",	 [MACHINE_END_RESET] = "reset",
 	[MACHINE_END_DEBUG_EXIT] = "debug-exit", [MACHINE_END_TRIPLE_FAULT] = "triple-fault",
 	[MACHINE_END_STOPPED] = "stopped",	 [MACHINE_END_LIMIT] = "instruction-limit",
-	[MACHINE_END_FAILED] = "failed",
+	[MACHINE_END_HALTED] = "halted",	 [MACHINE_END_FAILED] = "failed",
 };
 
 int run_stats_check(const char *path, struct error *e)

@@ -54,12 +54,16 @@ struct engine_ops {
 	 * and exceptions are taken inside (cpu/event.h). On return v->cpu,
 	 * v->icount and cpu.fpu are exact. The engine leaves soon after
 	 * EV_KICK, EV_TIMER or EV_RESET is raised (it does not clear those).
+	 * A budget of 0 takes what is pending at this boundary and runs nothing.
 	 */
 	enum vcpu_exit (*run)(struct vcpu *v, const struct run_budget *b);
 	/* v->debug changed. */
 	void (*debug_changed)(struct vcpu *v);
 	/* Fills up to `max` counters, returns how many there are. */
 	unsigned (*counters)(struct vcpu *v, struct engine_counter *out, unsigned max);
+	/* Lists the translated code that holds the guest instruction at linear address `lin` in the present mode,
+	 * one call of `line` a line; nothing if there is none. Changes nothing. NULL: no translation to show. */
+	void (*describe)(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const char *text), void *opaque);
 };
 
 extern const struct engine_ops engine_dbt, engine_interp;

@@ -47,6 +47,15 @@ static void hash_ram(XXH3_state_t *x, struct memory *mem)
 	}
 }
 
+void machine_save_state(struct machine *m, struct encoder *e)
+{
+	fpu_park(m->vcpu);
+	cpu_save(&m->vcpu->cpu, e);
+	clock_save(m->clock, e);
+	for (const struct device *d = m->board.first; d; d = d->next)
+		d->ops->save(d, e);
+}
+
 u64 machine_state_hash(struct machine *m)
 {
 	XXH3_state_t *x = XXH3_createState();
@@ -56,11 +65,7 @@ u64 machine_state_hash(struct machine *m)
 	if (!x)
 		return 0;
 	enc_init(&e);
-	fpu_park(m->vcpu);
-	cpu_save(&m->vcpu->cpu, &e);
-	clock_save(m->clock, &e);
-	for (const struct device *d = m->board.first; d; d = d->next)
-		d->ops->save(d, &e);
+	machine_save_state(m, &e);
 	XXH3_64bits_reset(x);
 	if (!e.failed) {
 		XXH3_64bits_update(x, e.data, e.len);

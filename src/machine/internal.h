@@ -50,6 +50,7 @@ struct machine {
 	int debug_exit_value;
 	u64 seen_tsc_offset;
 	bool ended, stepping, attached;
+	u64 until; /* end of the slice, CLOCK_NEVER outside machine_run_until() */
 	struct machine_result result;
 	struct machine_debugger debugger;
 	bool has_debugger;

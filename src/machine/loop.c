@@ -116,9 +116,23 @@ static void serve_timers(struct machine *m)
 	wake_arm(m);
 }
 
-static bool limit_reached(const struct machine *m)
+/* The instruction count to stop at, CLOCK_NEVER for none. */
+static u64 limit(const struct machine *m)
 {
-	return m->cfg.insn_limit && m->vcpu->icount >= m->cfg.insn_limit;
+	return m->cfg.insn_limit ? MIN(m->until, m->cfg.insn_limit) : m->until;
+}
+
+/* At the end of a slice: deliver what the engine would deliver at this
+ * boundary if it went on. Whether it has done so already depends on why it
+ * left, which is the engine's affair. */
+static void settle(struct machine *m)
+{
+	const struct run_budget none = { .insns = 0 };
+	struct vcpu *v = m->vcpu;
+
+	vcpu_clear(v, EV_KICK | EV_TIMER | EV_RESET);
+	if (v->event && (v->cpu.activity == ACT_RUNNING || cpu_wakeup_pending(v)))
+		v->engine->run(v, &none);
 }
 
 static void serve(struct machine *m)
@@ -137,8 +151,10 @@ static void serve(struct machine *m)
 	if (door_pending(m->door))
 		door_deliver(m->door, m->vcpu->icount);
 	serve_timers(m);
-	if (!m->ended && limit_reached(m))
+	if (!m->ended && m->vcpu->icount >= limit(m)) {
+		settle(m);
 		end(m, MACHINE_END_LIMIT, 0, "instruction limit");
+	}
 }
 
 static void idle(struct machine *m)
@@ -148,6 +164,10 @@ static void idle(struct machine *m)
 	m->halts++;
 	if (m->cfg.clock == MACHINE_CLOCK_VIRTUAL && next != CLOCK_NEVER) {
 		clock_warp(m->clock, next);
+		return;
+	}
+	if (m->until != CLOCK_NEVER && !door_pending(m->door)) {
+		end(m, MACHINE_END_HALTED, 0, "halted for ever");
 		return;
 	}
 	u64 start = host_ns();
@@ -162,8 +182,8 @@ static u64 budget(struct machine *m)
 
 	if (m->stepping)
 		return 1;
-	if (m->cfg.insn_limit)
-		insns = m->cfg.insn_limit - m->vcpu->icount;
+	if (limit(m) != CLOCK_NEVER)
+		insns = limit(m) - m->vcpu->icount;
 	if (m->cfg.clock == MACHINE_CLOCK_VIRTUAL) {
 		u64 next = clock_next_deadline(m->clock);
 
@@ -180,7 +200,7 @@ static u64 budget(struct machine *m)
 static void run_engine(struct machine *m)
 {
 	struct run_budget b = { .insns = budget(m) };
-	enum vcpu_exit why = m->engine->run(m->vcpu, &b);
+	enum vcpu_exit why = m->vcpu->engine->run(m->vcpu, &b);
 
 	assert(why < VCPU_EXIT_COUNT);
 	m->exits[why]++;

@@ -129,6 +129,7 @@ struct machine *machine_create(const struct machine_config *cfg, struct error *e
 	}
 	m->cfg = *cfg;
 	m->timer_fd = -1;
+	m->until = CLOCK_NEVER;
 	atomic_init(&m->armed, CLOCK_NEVER);
 	pthread_mutex_init(&m->call_lock, NULL);
 	pthread_cond_init(&m->call_done, NULL);
@@ -247,6 +248,14 @@ void machine_run(struct machine *m, struct machine_result *out)
 	atomic_store(&m->stop, false);
 	m->run_ns += host_ns() - start;
 	*out = m->result;
+}
+
+void machine_run_until(struct machine *m, u64 icount, struct machine_result *out)
+{
+	assert(m->cfg.clock == MACHINE_CLOCK_VIRTUAL);
+	m->until = icount;
+	machine_run(m, out);
+	m->until = CLOCK_NEVER;
 }
 
 /* Async-signal-safe. */

@@ -41,7 +41,8 @@ enum machine_end {
 	MACHINE_END_DEBUG_EXIT,	  /* see exit_code */
 	MACHINE_END_TRIPLE_FAULT, /* under no_reboot */
 	MACHINE_END_STOPPED,	  /* machine_stop(): Ctrl-A x, signal, gdb kill */
-	MACHINE_END_LIMIT,	  /* insn_limit */
+	MACHINE_END_LIMIT,	  /* insn_limit, or the end of a slice */
+	MACHINE_END_HALTED,	  /* in a slice: halted, and nothing in the machine will wake it */
 	MACHINE_END_FAILED,	  /* host error, see `text` */
 };
 
@@ -61,6 +62,17 @@ int machine_check(const struct machine_config *cfg, struct error *e);
 
 /* Run until the guest ends or someone stops it. */
 void machine_run(struct machine *m, struct machine_result *out);
+
+/*
+ * Run a slice: as machine_run(), but at the latest until `icount` instructions
+ * have retired since the machine started; then the end is MACHINE_END_LIMIT.
+ * Virtual clock only. To be called again until the guest ends; where the
+ * slices are cut makes no difference to the guest. At the end of a slice,
+ * timers that are due have fired and what can be delivered at that boundary
+ * has been delivered, so state there is comparable between engines. A machine
+ * that could only sleep for ever ends with MACHINE_END_HALTED.
+ */
+void machine_run_until(struct machine *m, u64 icount, struct machine_result *out);
 
 /* From any thread or a signal handler: end machine_run soon. */
 void machine_stop(struct machine *m);
@@ -107,8 +119,10 @@ struct machine_debugger {
 void machine_attach_debugger(struct machine *m, const struct machine_debugger *d);
 void machine_debug_interrupt(struct machine *m); /* any thread */
 
-/* Hash (XXH3, 64 bit) over processors, devices, clock and RAM, in that order. */
+/* Hash (XXH3, 64 bit) over the stream of machine_save_state() and RAM, in that order. */
 u64 machine_state_hash(struct machine *m);
+/* Appends the sections of processors, clock and devices to `e` (state/codec.h): all state but RAM. */
+void machine_save_state(struct machine *m, struct encoder *e);
 
 /* Where the vCPU thread spent its exits. */
 struct machine_stats {

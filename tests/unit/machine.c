@@ -215,6 +215,61 @@ static void test_determinism(void **state)
 	assert_true(a != hash_at(code, sizeof(code), 100004));
 }
 
+/*
+ * The PIT ticks on IRQ 0 (x2APIC, LINT0 as ExtINT), a handler counts; work and halts in turn:
+ *
+ *	ds = ss = 0, sp = 7000h; x2APIC on, LINT0 700h; PIC: vector 20h, only IRQ 0; PIT: mode 3, 64 ticks; sti
+ * w:	mov cx, 10000
+ * 1:	add [6000h], cx; loop 1b; rdtsc; add [6002h], ax; mov dl, 5
+ * 2:	hlt; dec dl; jnz 2b; jmp w
+ * int20:	push ax; inc word [6004h]; mov al, 20h; out 20h, al; pop ax; iret
+ */
+static const u8 ticking[] = {
+	0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xd0, 0xbc, 0x00, 0x70, 0x66, 0xb9, 0x1b, 0x00, 0x00, 0x00, 0x0f, 0x32, 0x0d,
+	0x00, 0x0c, 0x0f, 0x30, 0x66, 0xb9, 0x0f, 0x08, 0x00, 0x00, 0x66, 0x31, 0xd2, 0x66, 0xb8, 0xff, 0x01, 0x00,
+	0x00, 0x0f, 0x30, 0xb1, 0x35, 0xb5, 0x08, 0xb8, 0x00, 0x07, 0x0f, 0x30, 0xb0, 0x11, 0xe6, 0x20, 0xb0, 0x20,
+	0xe6, 0x21, 0xb0, 0x04, 0xe6, 0x21, 0xb0, 0x01, 0xe6, 0x21, 0xb0, 0xfe, 0xe6, 0x21, 0xc7, 0x06, 0x80, 0x00,
+	0x73, 0x00, 0x8c, 0x0e, 0x82, 0x00, 0xb0, 0x36, 0xe6, 0x43, 0xb0, 0x40, 0xe6, 0x40, 0xb0, 0x00, 0xe6, 0x40,
+	0xfb, 0xb9, 0x10, 0x27, 0x01, 0x0e, 0x00, 0x60, 0xe2, 0xfa, 0x0f, 0x31, 0x01, 0x06, 0x02, 0x60, 0xb2, 0x05,
+	0xf4, 0xfe, 0xca, 0x75, 0xfb, 0xeb, 0xe8, 0x50, 0xff, 0x06, 0x04, 0x60, 0xb0, 0x20, 0xe6, 0x20, 0x58, 0xcf,
+};
+
+static void test_slices(void **state)
+{
+	static const u64 lengths[] = { 1, 7, 1000, 54321 };
+	const u64 end = 60000, whole = hash_at(ticking, sizeof(ticking), end);
+	struct machine_config c = config(MACHINE_CLOCK_VIRTUAL);
+	struct machine_result r;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(lengths); i++) {
+		struct machine *m = create(&c, ticking, sizeof(ticking));
+
+		for (u64 at = 0; at < end;) {
+			at = MIN(at + lengths[i], end);
+			machine_run_until(m, at, &r);
+			assert_int_equal(r.end, MACHINE_END_LIMIT);
+			assert_int_equal(machine_vcpu(m, 0)->icount, at);
+		}
+		assert_true(memory_ram(machine_memory(m))[0x6004] > 10); /* interrupts there were */
+		assert_int_equal(machine_state_hash(m), whole);
+		machine_run_until(m, end, &r); /* a slice of nothing */
+		assert_int_equal(machine_state_hash(m), whole);
+		machine_destroy(m);
+	}
+}
+
+static void test_halted_for_ever(void **state)
+{
+	struct machine_config c = config(MACHINE_CLOCK_VIRTUAL);
+	struct machine *m = create(&c, halt_cli, sizeof(halt_cli));
+	struct machine_result r;
+
+	machine_run_until(m, 1000, &r);
+	assert_int_equal(r.end, MACHINE_END_HALTED);
+	assert_int_equal(machine_vcpu(m, 0)->icount, 3);
+	machine_destroy(m);
+}
+
 static void test_bad_config(void **state)
 {
 	struct machine_config good = config(MACHINE_CLOCK_REAL), c;
@@ -248,6 +303,8 @@ int main(void)
 		cmocka_unit_test(test_stop),
 		cmocka_unit_test(test_call),
 		cmocka_unit_test(test_determinism),
+		cmocka_unit_test(test_slices),
+		cmocka_unit_test(test_halted_for_ever),
 		cmocka_unit_test(test_bad_config),
 	};
 	int fd = mkstemp(rom_path);
