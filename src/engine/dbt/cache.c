@@ -50,6 +50,15 @@ void dbt_reset_returns(struct vcpu *v)
 {
 	dhot(v)->ret_sp = dhot(v)->ret_base;
 	dbt_of(v)->user_sp = dbt_of(v)->bottom[1];
+	dbt_of(v)->stats.return_resets++;
+}
+
+void dbt_reset_jumps(const struct dbt *x, u8 *base, enum dbt_width w)
+{
+	const u8 **jump = (const u8 **)(base + AUX_JUMP(w));
+
+	for (unsigned k = 0; k < 1u << JUMP_BITS; k++)
+		jump[k] = x->leave_saved[LEAVE_INDIRECT];
 }
 
 static void set_valid(struct dbt *x, u8 *base, u32 index, u8 valid)
@@ -99,14 +108,17 @@ void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all)
 	forget_returns(v, base);
 }
 
-/* In place of the entry: mov ecx, index ; jmp leave. */
+/* In place of the body: mov ecx, index ; jmp leave. */
 static void kill_block(struct dbt *x, struct tblock *b)
 {
 	struct tblock **at = &b->page->bucket[bucket_of(b->lin)];
-	u8 *p = x->rw + b->entry;
+	u8 *p = x->rw + b->body;
+	const u8 *to = b->saved ? x->leave_saved[LEAVE_ENTRY] : x->leave[LEAVE_ENTRY];
 	u32 id = (u32)(b - x->blocks);
-	s32 rel = (s32)(x->leave[LEAVE_ENTRY] - (x->rx + b->entry + 10));
+	s32 rel = (s32)(to - (x->rx + b->body + 10));
 
+	if (unlikely(x->trace & TRACE_SMC))
+		dbt_observe_kill(x->v, b);
 	while (*at != b)
 		at = &(*at)->next;
 	*at = b->next;
@@ -178,19 +190,20 @@ void dbt_flush(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
 
+	if (unlikely(x->trace & TRACE_SMC))
+		dbt_observe_kill(v, NULL);
 	for (u32 k = 0; k < x->pages_n; k++)
 		set_code_flag(v, x->pages[k].gpa, false);
 	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++) {
 		u8 *base = flat_set_base(v->mmu->flat, n);
-		const u8 **jump = (const u8 **)(base + AUX_JUMP);
 
 		zero_words(base + AUX_VALID, (x->pages_n + 63) & ~63u);
-		for (unsigned k = 0; k < 1u << JUMP_BITS; k++)
-			jump[k] = x->leave[LEAVE_INDIRECT];
+		for (unsigned w = 0; w < WIDTHS; w++)
+			dbt_reset_jumps(x, base, w);
 	}
 	for (unsigned k = 0; k < 1u << LIN_HASH_BITS; k++)
 		x->by_lin[k] = x->by_frame[k] = NULL;
-	x->blocks_n = x->insns_n = x->exits_n = x->sys_n = x->pages_n = 0;
+	x->blocks_n = x->insns_n = x->exits_n = x->sys_n = x->recipes_n = x->pages_n = 0;
 	x->used = x->start;
 	x->stale = false;
 	x->stats.flushes++;
@@ -230,8 +243,8 @@ static struct tpage *make_page(struct vcpu *v, gva_t lin, u8 *host, gpa_t gpa)
 static bool room(const struct dbt *x)
 {
 	return !x->stale && x->size - x->used > 2 * 32768 && x->pages_n < PAGES_MAX - 1 &&
-	       x->blocks_n < BLOCKS_MAX - 1 && x->insns_n < INSNS_MAX - 64 && x->exits_n < EXITS_MAX - 256 &&
-	       x->sys_n < SYS_MAX - 64;
+	       x->blocks_n < x->blocks_max - 1 && x->insns_n < x->insns_max - 64 && x->exits_n < x->exits_max - 256 &&
+	       x->sys_n < x->sys_max - 64 && x->recipes_n < x->recipes_max - 256;
 }
 
 static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin)
@@ -291,11 +304,9 @@ struct tblock *dbt_find(struct vcpu *v, u64 lin)
 	return b ? b : make_block(v, p, lin);
 }
 
-const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host)
+const struct tblock *dbt_block_at(const struct dbt *x, u32 host)
 {
 	u32 lo = 0, hi = x->blocks_n;
-	const struct tblock *b;
-	const struct tinsn *i;
 
 	while (lo < hi) {
 		u32 mid = (lo + hi) / 2;
@@ -305,8 +316,15 @@ const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host)
 		else
 			hi = mid;
 	}
-	b = &x->blocks[lo];
-	if (lo == x->blocks_n || host < b->host || !b->n)
+	return lo == x->blocks_n || host < x->blocks[lo].host ? NULL : &x->blocks[lo];
+}
+
+const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host)
+{
+	const struct tblock *b = dbt_block_at(x, host);
+	const struct tinsn *i;
+
+	if (!b || !b->n)
 		return NULL;
 	i = &x->insns[b->first];
 	while (i + 1 < &x->insns[b->first] + b->n && b->host + i[1].host <= host)

@@ -7,9 +7,9 @@
  * loop keeps (settle_hot()). Everything out of the ordinary leaves to the
  * shared function, before anything is changed.
  *
- * While translated code runs the status bits of v->cpu.rflags are clear: they
- * are the host's. No instruction here touches the host's flags, except POPF,
- * which loads them all: bits are cleared with PEXT and PDEP, set with LEA.
+ * While translated code runs the status bits of v->cpu.rflags are clear: they are
+ * elsewhere: no instruction here clobbers the host's flags, except POPF's, which
+ * loads them all. Bits are cleared with PEXT and PDEP, set with LEA.
  */
 #include "cpu/cpuid.h"
 #include "engine/dbt/translate.h"
@@ -26,7 +26,6 @@ void dbt_sysfast_init(struct vcpu *v)
 	h->all_but_if = ~(u32)FL_IF;
 	h->all_but_df = ~(u32)FL_DF;
 	h->all_but_ac = ~(u32)FL_AC;
-	h->all_but_status = ~(u32)FL_STATUS;
 	h->status = FL_STATUS;
 	h->high17 = 0x1ffff;
 	h->inner16 = 0x1fffe;
@@ -71,7 +70,7 @@ static void leave_unless_zero(struct tr *t, u32 sys)
 	put(e, 10 + t->pending_n * 5);
 	put(e, 0xb9);
 	put32(e, sys);
-	jump(e, 0xe9, t->x->leave[LEAVE_SYS]);
+	jump(e, 0xe9, t->flags == FLAGS_HOST ? t->x->leave[LEAVE_SYS] : t->x->leave_saved[LEAVE_SYS]);
 	islands(t, 0, false);
 }
 
@@ -84,10 +83,9 @@ static void write_gpr(struct tr *t, unsigned g)
 		store_gs(&t->e, H_RCX, gpr_off(g));
 }
 
-bool emit_direction(struct tr *t, bool down)
+void emit_direction(struct tr *t, bool down)
 {
 	change_flag(&t->e, HOT(all_but_df), down ? (u32)FL_DF : 0);
-	return true;
 }
 
 /* sys_cli() at CPL 0. */
@@ -131,7 +129,7 @@ static bool emit_pushf(struct tr *t)
 	load32(e, H_R14, RFLAGS_OFF);
 	op_rmx(e, true, 0x8d, H_RCX, H_RCX, H_R14, 0, 0);
 	store_gs(e, H_RCX, HOT(value));
-	open_push(t);
+	emit_open_push(t);
 	mov_rr(e, home[4], H_R14);
 	op_operand(e, true, 0x8d, H_R14, H_R14);
 	load_gs(e, H_RCX, HOT(value));
@@ -318,8 +316,16 @@ static bool emit_rdpid(struct tr *t)
 	return true;
 }
 
+bool sensitive_aware(unsigned sys)
+{
+	return sys != ISA_SYS_pushf && sys != ISA_SYS_popf;
+}
+
 bool emit_sensitive(struct tr *t, unsigned sys)
 {
+	if (t->narrow && sys != ISA_SYS_cli && sys != ISA_SYS_sti)
+		return false;
+	note_of(t)->how = HOW_SYS;
 	islands(t, 100, true);
 	switch (sys) {
 	case ISA_SYS_cli:

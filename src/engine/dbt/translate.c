@@ -12,20 +12,11 @@
 
 #include <string.h>
 
-
-
-static bool is_masked_access(const struct tr *t)
-{
-	return t->z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && t->d->is_mem &&
-	       t->z->avx.mask.reg != ZYDIS_REGISTER_K0 && t->z->avx.mask.reg != ZYDIS_REGISTER_NONE;
-}
-
 /* Instructions whose host semantics would need more than their operands. */
 static bool is_odd(const struct tr *t, enum fpu_need need)
 {
 	switch (t->z->mnemonic) {
 	case ZYDIS_MNEMONIC_FNINIT:
-	case ZYDIS_MNEMONIC_FLDCW:
 	case ZYDIS_MNEMONIC_FLDENV:
 	case ZYDIS_MNEMONIC_FNSTENV:
 	case ZYDIS_MNEMONIC_FRSTOR:
@@ -39,13 +30,12 @@ static bool is_odd(const struct tr *t, enum fpu_need need)
 	}
 	if (need == FPU_X87 && (t->x->key & KEY_X87_UNMASKED))
 		return true;
-	if (t->d->map == 1 && t->d->is_mem) { /* bit strings reach beyond their operand */
+	if (t->d->map == 1 && t->d->is_mem) { /* bit strings reach beyond their operand: what odd.c leaves */
 		unsigned op = t->d->opcode;
 
-		if (op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb || op == 0xae)
-			return true;
+		return op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb;
 	}
-	return is_masked_access(t);
+	return false;
 }
 
 static bool is_nop(const struct dinsn *d)
@@ -91,6 +81,7 @@ static void emit_moffs(struct tr *t)
 	struct emit *e = &t->e;
 	bool load = d->opcode < 0xa2, byte = !(d->opcode & 1);
 
+	t->ea_size = byte ? 1 : d->opsize;
 	emit_ea(t);
 	emit_access(t, H_R14, byte ? 1 : d->opsize, !load);
 	if (!byte && d->opsize == 2)
@@ -118,6 +109,7 @@ static void emit_x87_pointer(struct tr *t)
 {
 	switch (t->z->mnemonic) {
 	case ZYDIS_MNEMONIC_FNCLEX:
+	case ZYDIS_MNEMONIC_FLDCW:
 	case ZYDIS_MNEMONIC_FNSTCW:
 	case ZYDIS_MNEMONIC_FNSTSW:
 	case ZYDIS_MNEMONIC_FENI8087_NOP:
@@ -135,13 +127,16 @@ static bool emit_host(struct tr *t)
 {
 	enum fpu_need need = thunk_need(t->z, t->ops);
 
-	if (!cpu_model_has_isa_set(t->v->model, t->z->meta.isa_set) || is_odd(t, need))
+	if (!cpu_model_has_isa_set(t->v->model, t->z->meta.isa_set) || is_odd(t, need) ||
+	    t->z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE || (t->narrow && !legacy_expressible(t)))
 		return false;
 	if (need != FPU_NONE) {
 		if (!(t->x->key >> need & 1))
 			return false;
 		check_fpu(t);
 	}
+	if (t->z->mnemonic == ZYDIS_MNEMONIC_FLDCW)
+		emit_control_word_check(t);
 	if (!emit_general(t))
 		return false;
 	if (need == FPU_X87)
@@ -201,7 +196,7 @@ u32 new_sys(struct tr *t, unsigned sys)
 {
 	struct dbt *x = t->x;
 
-	if (x->sys_n == SYS_MAX) {
+	if (x->sys_n == x->sys_max) {
 		t->failed = true;
 		return 0;
 	}
@@ -212,14 +207,27 @@ u32 new_sys(struct tr *t, unsigned sys)
 
 static void emit_sys(struct tr *t, unsigned sys)
 {
+	flags_prepare(t, false);
 	put(&t->e, 0xb9);
 	put32(&t->e, new_sys(t, sys));
+	note_of(t)->how = HOW_SYS;
 	jump(&t->e, 0xe9, t->x->leave[LEAVE_SYS]);
 	islands(t, 0, false);
 }
 
+/* Instructions of string.c and odd.c, which expect the flags in the host. */
+static bool is_special(const struct dinsn *d)
+{
+	unsigned op = d->opcode;
+
+	if (d->map == 0)
+		return (op >= 0xa4 && op <= 0xa7) || (op >= 0xaa && op <= 0xaf) || op == 0xd7 || op == 0x8f ||
+		       (op >= 0xe0 && op <= 0xe3);
+	return d->map == 1 && d->is_mem && (op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb || op == 0xae);
+}
+
 /* Sets *ends if control never falls through, *cut if a new segment begins behind it. */
-static void emit_insn(struct tr *t, bool *ends, bool *cut)
+static void emit_kind(struct tr *t, bool *ends, bool *cut)
 {
 	const struct isa_row *row = isa_row_of(t->d);
 	const struct dinsn *d = t->d;
@@ -238,29 +246,66 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 		*ends = true;
 		return;
 	}
-	if (core && is_nop(d))
+	if (core && is_nop(d)) {
+		note_of(t)->how = HOW_NOP;
 		return;
-	if (core && (d->mnemonic == ZYDIS_MNEMONIC_CLD || d->mnemonic == ZYDIS_MNEMONIC_STD) &&
-	    emit_direction(t, d->mnemonic == ZYDIS_MNEMONIC_STD))
+	}
+	if (core && (d->mnemonic == ZYDIS_MNEMONIC_CLD || d->mnemonic == ZYDIS_MNEMONIC_STD)) {
+		emit_direction(t, d->mnemonic == ZYDIS_MNEMONIC_STD);
 		return;
+	}
+	if (t->narrow && core && emit_legacy_inc(t))
+		return;
+	if (t->narrow && d->is_mem && !(core && d->map == 0 && d->opcode == 0x8d) && !legacy_segment(t)) {
+		emit_step(t);
+		*ends = leaves_block(d);
+		return;
+	}
+	t->ea_size = 0;
 	if (core && emit_flow(t, ends)) {
+		note_of(t)->how = HOW_FLOW;
 		*cut = true;
 		return;
 	}
 	if (core && d->map == 0 && d->opcode == 0x8d && d->is_mem) {
+		note_of(t)->how = HOW_LEA;
 		emit_lea(t);
 		return;
 	}
 	if (core && d->map == 0 && d->opcode >= 0xa0 && d->opcode <= 0xa3) {
+		note_of(t)->how = HOW_MOFFS;
 		emit_moffs(t);
 		return;
 	}
-	if (core && emit_stack(t))
+	if (core && (t->narrow ? emit_stack32(t) : emit_stack(t))) {
+		note_of(t)->how = HOW_STACK;
 		return;
+	}
+	if (core && !t->narrow && (emit_string(t) || emit_odd(t))) {
+		note_of(t)->how = HOW_STRING;
+		return;
+	}
 	if (emit_host(t))
 		return;
 	emit_step(t);
 	*ends = leaves_block(d);
+}
+
+static void emit_insn(struct tr *t, bool *ends, bool *cut)
+{
+	const struct isa_row *row = isa_row_of(t->d);
+	unsigned method = row->method;
+	bool sys = method == METHOD_SYS;
+
+	t->aware = sys ? sensitive_aware(row->sys)
+		       : (method == METHOD_CORE || method == METHOD_HOST) && !is_special(t->d);
+	t->clobber = flags_prepare(t, t->aware);
+	emit_kind(t, ends, cut);
+	if (t->aware && !sys)
+		flags_done(t);
+	else if (!t->aware)
+		t->recipe.kind = RECIPE_NONE;
+	t->clobber = false;
 }
 
 static struct tinsn *new_insn(struct tr *t)
@@ -271,6 +316,7 @@ static struct tinsn *new_insn(struct tr *t)
 			     .host = (u16)(t->e.p - t->start),
 			     .guest = (u16)(t->lin - t->b->lin),
 			     .len = t->d->len };
+	*note_of(t) = (struct note){ .how = HOW_HOST };
 	return i;
 }
 
@@ -282,20 +328,20 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	struct dinsn d;
 	unsigned at = 0, n = 0, max = t->x->single ? 1 : BLOCK_INSNS;
 	bool ends = false, cut = true;
+	enum code_mode mode = t->narrow ? CODE_32 : CODE_64;
 
 	t->z = &z;
 	t->ops = ops;
 	t->d = &d;
 	while (!ends && n < max && at < avail && t->stubs_n < STUBS_MAX - 8) {
-		enum decode_status s =
-		    isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), CODE_64);
+		enum decode_status s = isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode);
 
 		t->lin = t->b->lin + at;
 		if (s == DECODE_OK) {
-			dinsn_from_zydis(&d, &z, ops, code + at, CODE_64);
+			dinsn_from_zydis(&d, &z, ops, code + at, mode);
 		} else if (s == DECODE_MORE && n) {
 			break; /* it crosses into the next page: a block of its own */
-		} else { /* crosses, or not an instruction: the reference engine fetches it itself */
+		} else {       /* crosses, or not an instruction: the reference engine fetches it itself */
 			d.len = 1;
 		}
 		if (t->steps_only)
@@ -327,9 +373,39 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	if (!cut)
 		end_segment(t);
 	if (!ends)
-		emit_exit(t, t->b->lin + at);
+		emit_exit(t, code_address(t, t->b->lin + at));
 	t->b->bytes = (u16)at;
 	return n;
+}
+
+/* Does the block access memory before it touches the flags? Then its body begins with the flags saved. */
+static bool begins_with_access(const u8 *code, unsigned avail, enum code_mode mode)
+{
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction z;
+	struct dinsn d;
+
+	for (unsigned at = 0, n = 0; n < 6 && at < avail; n++, at += z.length) {
+		unsigned method;
+
+		if (isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode) != DECODE_OK)
+			return false;
+		dinsn_from_zydis(&d, &z, ops, code + at, mode);
+		method = isa_row_of(&d)->method;
+		if ((method != METHOD_CORE && method != METHOD_HOST) || is_special(&d))
+			return false;
+		if (is_nop(&d) || (d.map == 0 && d.opcode == 0x8d))
+			continue;
+		for (unsigned k = 0; k < z.operand_count; k++)
+			if (ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
+				return true;
+		if (z.cpu_flags && (z.cpu_flags->tested | z.cpu_flags->modified | z.cpu_flags->set_0 | z.cpu_flags->set_1 |
+				    z.cpu_flags->undefined) & (u32)FL_STATUS)
+			return false;
+		if (z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+			return true;
+	}
+	return true;
 }
 
 static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool steps_only)
@@ -337,25 +413,34 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	struct dbt *x = dbt_of(v);
 	static __thread struct tr t; /* large; used up within this call */
 	struct tblock *b = &x->blocks[x->blocks_n];
-	u32 exits = x->exits_n, sys = x->sys_n;
+	u32 exits = x->exits_n, sys = x->sys_n, recipes = x->recipes_n;
+	const u8 *code = p->host + (lin & ~PAGE_MASK);
+	unsigned avail = (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK));
+	u64 began = __builtin_ia32_rdtsc();
 
-	*b = (struct tblock){ .lin = lin, .page = p, .first = x->insns_n, .host = x->used };
+	*b = (struct tblock){ .lin = lin, .page = p, .first = x->insns_n, .host = x->used, .recipes = recipes };
 	memset(&t, 0, offsetof(struct tr, stub));
 	t.steps_only = steps_only;
 	t.v = v;
 	t.x = x;
 	t.b = b;
+	t.narrow = x->key & KEY_32;
+	t.word = t.narrow ? 4 : 8;
 	t.insn = x->insns_n;
 	t.start = x->rw + x->used;
 	t.e = (struct emit){ .p = t.start, .end = t.start + HOST_BYTES_MAX, .to_rx = x->rx - x->rw };
+	t.recipe_at = -1;
+	b->saved = !steps_only && begins_with_access(code, avail, t.narrow ? CODE_32 : CODE_64);
 	emit_entries(&t);
-	b->n = (u16)emit_block(&t, p->host + (lin & ~PAGE_MASK), (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK)));
+	b->n = (u16)emit_block(&t, code, avail);
+	b->stubs = (u16)(t.e.p - t.start);
 	emit_stubs(&t);
-	while (t.e.p - (x->rw + b->entry) < 10)
+	while (t.e.p - (x->rw + b->body) < 10)
 		put(&t.e, 0x90); /* room for what dead blocks become */
 	if (t.failed || t.e.overflow) {
 		x->exits_n = exits;
 		x->sys_n = sys;
+		x->recipes_n = recipes;
 		return NULL;
 	}
 	b->host_end = (u32)(t.e.p - x->rw);
@@ -364,7 +449,11 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	x->blocks_n++;
 	x->stats.translations++;
 	x->stats.insns += b->n;
+	x->stats.guest_bytes += b->bytes;
 	x->stats.host_bytes += b->host_end - b->host;
+	x->stats.translate_cycles += __builtin_ia32_rdtsc() - began;
+	if (unlikely(x->trace & TRACE_BLOCKS) || unlikely(x->observe.perf != NULL))
+		dbt_trace_block(&t);
 	return b;
 }
 

@@ -20,15 +20,31 @@ static inline u32 gpr_off(unsigned guest)
 }
 
 /* Code out of line, made when the block is complete. */
-enum stub_kind { STUB_LEAVE, STUB_CROSS, STUB_MISS, STUB_LINK };
+enum stub_kind { STUB_LEAVE, STUB_ALIGN, STUB_CROSS, STUB_MISS, STUB_LINK, STUB_JUMP };
 struct stub {
+	bool saved; /* flags are not in the host */
 	u8 kind;   /* enum stub_kind */
 	u8 reason; /* enum leave_reason */
 	u8 reg;	   /* register that holds the linear address */
+	u8 size;   /* bytes of the access */
 	u32 info;
 	u8 *resume;  /* where it goes on, in the writable view */
 	u8 *refs[2]; /* rel32 fields to set to its address */
 };
+
+/* How an instruction was translated, for --trace analysis. Filled as it is. */
+enum how { HOW_HOST, HOW_NOP, HOW_LEA, HOW_MOFFS, HOW_FLOW, HOW_STACK, HOW_STRING, HOW_SYS, HOW_STEP };
+struct note {
+	u8 how;			    /* enum how */
+	u8 operand;		    /* what the memory operand became, enum note_operand */
+	u8 accesses, access[2];	    /* bytes of each table lookup, NOTE_WRITE */
+	u8 borrowed, borrow[2][2];  /* guest register, host register */
+};
+#define NOTE_WRITE 0x80
+enum note_operand { OPERAND_NONE, OPERAND_PLAIN, OPERAND_R14, OPERAND_RCX };
+
+/* Where the guest's flags are, see flags.c. */
+enum flag_state { FLAGS_HOST, FLAGS_SAVED, FLAGS_LOST };
 
 struct tr {
 	struct vcpu *v;
@@ -36,7 +52,7 @@ struct tr {
 	struct tblock *b;
 	struct emit e;
 	u8 *start;
-	u64 lin; /* of the instruction being translated */
+	u64 lin;  /* of the instruction being translated */
 	u32 insn; /* its tinsn */
 	const struct dinsn *d;
 	const ZydisDecodedInstruction *z;
@@ -44,15 +60,28 @@ struct tr {
 	bool fpu_checked, failed, steps_only;
 	bool shadow;	/* right behind an STI: no event may be looked at */
 	bool next_here; /* the next instruction will be in this block too */
-	u8 *charge;	  /* imm32 of the present segment's charge, if counted */
-	u32 segment;	  /* first tinsn of the present segment */
+	bool aware;   /* the present instruction is emitted by code that keeps track of flags */
+	bool clobber; /* the present instruction's accesses may clobber the host's flags */
+	enum flag_state flags;
+	struct recipe recipe; /* of the flags, if they are in the host or lost */
+	s32 recipe_at;	      /* its number in the block; -1: not recorded */
+	bool narrow; /* 32-bit code */
+	u8 word;     /* bytes of an address on the stack: 8, 4 */
+	u8 ea_size;  /* bytes accessed at emit_ea()'s address; 0: not known */
+	u8 *charge;  /* imm32 of the present segment's charge, if counted */
+	u32 segment; /* first tinsn of the present segment */
 	unsigned stubs_n, pending_n;
 	struct stub stub[STUBS_MAX];
 	struct { /* short branches that wait for an island */
 		u8 *at;
 		u16 stub;
 	} pending[16];
+	struct note note[BLOCK_INSNS];
 };
+static inline struct note *note_of(struct tr *t)
+{
+	return &t->note[t->insn - t->b->first];
+}
 
 /* emit_mem.c */
 /* A branch of 8 bits (op E3H, with 67H before it if `narrow`) to `stub`. */
@@ -67,8 +96,27 @@ unsigned emit_ea(struct tr *t);
 /* RCX = table entry for an access of `size` bytes at register `lin`: the
  * operand is [lin + rcx + 1]. */
 void emit_access(struct tr *t, unsigned lin, unsigned size, bool write);
+/* The same for an operand of which a mask selects parts: A and D bits are not
+ * set for what is masked off, so without an entry the instruction is left to
+ * the reference engine. */
+void emit_masked_access(struct tr *t, unsigned lin, unsigned size, bool write);
 /* [lin + rcx + 1] with opcode `op`, register field `reg`. */
 void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin);
+
+/* Jcc (condition cc) of 32 bits to `stub`; clobbers nothing. */
+void long_branch(struct tr *t, unsigned cc, unsigned stub);
+
+/* flags.c. RCX is free for all of them. */
+/* Before an instruction. `aware`: it is emitted by code that keeps track of
+ * flags. True if its accesses may clobber them. */
+bool flags_prepare(struct tr *t, bool aware);
+void flags_clobber(struct tr *t); /* before code that clobbers the host's */
+void flags_done(struct tr *t);	  /* behind an aware instruction */
+void flags_to_host(struct tr *t);
+void flags_to_memory(struct tr *t);
+void note_flags(struct tr *t);
+void emit_save_flags(struct tr *t);
+void emit_restore_flags(struct tr *t);
 
 /* rewrite.c: user-level instructions in general. False: not expressible. */
 bool emit_general(struct tr *t);
@@ -84,17 +132,43 @@ void emit_exit(struct tr *t, u64 lin);
 
 /* sysfast.c: a sensitive instruction done in place. False: not expressible. */
 bool emit_sensitive(struct tr *t, unsigned sys);
-bool emit_direction(struct tr *t, bool down); /* CLD, STD */
+/* Does that leave the flags alone, wherever they are? */
+bool sensitive_aware(unsigned sys);
+void emit_direction(struct tr *t, bool down); /* CLD, STD */
 /* Number of its record for LEAVE_SYS. */
 u32 new_sys(struct tr *t, unsigned sys);
 
 /* stack.c */
 /* R14 = RSP - 8, RCX its write entry. */
-void open_push(struct tr *t);
+void emit_open_push(struct tr *t);
 bool emit_stack(struct tr *t);
 void emit_push_const(struct tr *t, u64 value);
 /* Of an indirect call: keeps what it overwrites in hot->old. */
 void emit_push_call(struct tr *t, u64 ret);
+
+/* string.c: MOVS, STOS, LODS, CMPS, SCAS */
+bool emit_string(struct tr *t);
+
+/* odd.c: instructions that need more than their operands corrected */
+bool emit_odd(struct tr *t);
+/* Of FLDCW: leave to the reference engine if it would unmask an exception. */
+void emit_control_word_check(struct tr *t);
+/* legacy.c: 32-bit code */
+/* Is the segment of the memory operand such that translated code can use it? */
+bool legacy_segment(const struct tr *t);
+/* May the host run it, but for registers and the operand's address? */
+bool legacy_expressible(const struct tr *t);
+bool ignores_w(const struct tr *t);
+bool emit_legacy_inc(struct tr *t);
+bool emit_stack32(struct tr *t);
+/* `size`: 2 or 4 bytes. */
+void emit_push_const32(struct tr *t, unsigned size, u32 value);
+void emit_legacy_base(struct tr *t);
+/* An instruction pointer, truncated as the mode has it. */
+static inline u64 code_address(const struct tr *t, u64 lin)
+{
+	return t->narrow ? (u32)lin : lin;
+}
 
 /* The instruction is left to the reference engine. */
 void emit_step(struct tr *t);
