@@ -240,6 +240,33 @@ static struct tpage *make_page(struct vcpu *v, gva_t lin, u8 *host, gpa_t gpa)
 	return p;
 }
 
+const struct tpage *dbt_next_page(struct vcpu *v, const struct tpage *p)
+{
+	gva_t lin = p->lin + PAGE_SIZE;
+	struct tpage *next;
+	struct xlat t;
+
+	if ((!cpu_64bit(&v->cpu) && lin >> 32) || mmu_translate(v, lin, MMU_EXEC, v->mmu->index, &t) || !t.host)
+		return NULL;
+	next = find_page(dbt_of(v), lin, t.host);
+	if (!next)
+		next = make_page(v, lin, t.host, t.gpa);
+	v->mmu->flat_base[AUX_VALID + next->index] = 1;
+	return next;
+}
+
+void dbt_next_page_valid(struct vcpu *v, const struct tpage *p)
+{
+	gva_t lin = p->lin + PAGE_SIZE;
+	const struct tlb_entry *e = tlb_slot(v->mmu->current, lin);
+	const struct tpage *next = NULL;
+
+	if (e->tag[MMU_EXEC] == lin)
+		next = find_page(dbt_of(v), lin, (const u8 *)(lin + e->addend));
+	if (next)
+		v->mmu->flat_base[AUX_VALID + next->index] = 1;
+}
+
 static bool room(const struct dbt *x)
 {
 	return !x->stale && x->size - x->used > 2 * 32768 && x->pages_n < PAGES_MAX - 1 &&

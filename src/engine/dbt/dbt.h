@@ -253,6 +253,10 @@ static inline struct dbt_hot *dhot(struct vcpu *v)
 
 /* cache.c */
 struct tblock *dbt_find(struct vcpu *v, u64 lin); /* NULL: fault in v->fault, or *not_code set */
+/* The page behind `p` as the present set maps it; NULL: it cannot be executed, or is not in RAM. */
+const struct tpage *dbt_next_page(struct vcpu *v, const struct tpage *p);
+/* It was just executed from: note that its code is what the set maps. */
+void dbt_next_page_valid(struct vcpu *v, const struct tpage *p);
 void dbt_flush(struct vcpu *v);
 void dbt_page_written(void *vcpu, gpa_t gpa, unsigned len);
 void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all);

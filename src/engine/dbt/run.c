@@ -248,6 +248,7 @@ static enum next do_step(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
 	u32 flushes = (u32)x->stats.flushes;
+	const u8 *base = v->mmu->flat_base;
 
 	x->stats.steps++;
 	exact_at(v, i);
@@ -256,6 +257,9 @@ static enum next do_step(struct vcpu *v, const struct tinsn *i)
 		return NEXT_LOOP;
 	if ((u32)x->stats.flushes != flushes)
 		return NEXT_LOOP;
+	if (unlikely((x->blocks[i->block].lin & ~PAGE_MASK) + i->guest + i->len > PAGE_SIZE) &&
+	    v->mmu->flat_base == base)
+		dbt_next_page_valid(v, x->blocks[i->block].page);
 	return go_on(v, i);
 }
 

@@ -61,19 +61,6 @@ static void leave_if_zero(struct tr *t, u32 sys)
 {
 	short_branch(t, true, new_stub(t, STUB_LEAVE, LEAVE_SYS, sys));
 }
-/* If RCX is not. */
-static void leave_unless_zero(struct tr *t, u32 sys)
-{
-	struct emit *e = &t->e;
-
-	put(e, 0xe3); /* jrcxz over what follows */
-	put(e, 10 + t->pending_n * 5);
-	put(e, 0xb9);
-	put32(e, sys);
-	jump(e, 0xe9, t->flags == FLAGS_HOST ? t->x->leave[LEAVE_SYS] : t->x->leave_saved[LEAVE_SYS]);
-	islands(t, 0, false);
-}
-
 /* Into guest register `g`: RCX, of which a 4-byte operand clears the upper half. */
 static void write_gpr(struct tr *t, unsigned g)
 {
@@ -152,7 +139,7 @@ static bool emit_popf(struct tr *t, u32 sys)
 	pext_gs(e, H_RCX, H_RCX, fixed);
 	put_bytes(e, (const u8[]){ 0x48, 0xf7, 0xd1 }, 3); /* not rcx */
 	op_rmx(e, true, 0x8d, H_RCX, H_RCX, H_R14, 0, 1);
-	leave_unless_zero(t, sys);
+	leave_unless_zero(t, LEAVE_SYS, sys);
 	lea(e, home[4], home[4], 8);
 	load32(e, H_RCX, HOT(value));
 	if (!user(t)) {
@@ -236,7 +223,7 @@ static bool emit_write_base(struct tr *t, unsigned seg, u32 sys)
 		pext_gs(e, H_RCX, H_RCX, HOT(high17));
 		op_rm(e, false, 0x8d, H_RCX, H_RCX, 1);
 		pext_gs(e, H_RCX, H_RCX, HOT(inner16));
-		leave_unless_zero(t, sys);
+		leave_unless_zero(t, LEAVE_SYS, sys);
 	} else {
 		op_rr(e, false, 0x89, src, H_R14);
 		src = H_R14;
@@ -252,7 +239,7 @@ static bool emit_rdpkru(struct tr *t, u32 sys)
 	load32(e, H_RCX, HOT(pkru_on));
 	leave_if_zero(t, sys);
 	op_rr(e, false, 0x89, home[1], H_RCX);
-	leave_unless_zero(t, sys);
+	leave_unless_zero(t, LEAVE_SYS, sys);
 	load32(e, H_RAX, (u32)offsetof(struct cpu, pkru));
 	mov_imm(e, H_RDX, 0);
 	return true;
@@ -293,17 +280,28 @@ static bool emit_mov_cr(struct tr *t)
 	return true;
 }
 
-/* Into a register, zero extended. */
+/* Into a register, zero extended, or two bytes of memory. */
 static bool emit_mov_from_sreg(struct tr *t)
 {
 	const struct dinsn *d = t->d;
-	unsigned seg = d->reg & 7;
+	struct emit *e = &t->e;
+	unsigned seg = d->reg & 7, lin;
 
-	if (d->is_mem || d->opsize == 2 || seg >= SEG_COUNT)
+	if ((!d->is_mem && d->opsize == 2) || seg >= SEG_COUNT)
 		return false;
-	put_bytes(&t->e, (const u8[]){ 0x65, 0x0f, 0xb7 }, 3); /* movzx ecx, word gs:[sel] */
-	put_gs_operand(&t->e, H_RCX, SEL_OFF(seg));
-	write_gpr(t, d->rm);
+	if (d->is_mem) {
+		lin = emit_ea(t);
+		emit_access(t, lin, 2, true);
+		op_operand(e, true, 0x8d, H_R14, lin);
+	}
+	put_bytes(e, (const u8[]){ 0x65, 0x0f, 0xb7 }, 3); /* movzx ecx, word gs:[sel] */
+	put_gs_operand(e, H_RCX, SEL_OFF(seg));
+	if (!d->is_mem) {
+		write_gpr(t, d->rm);
+		return true;
+	}
+	put(e, 0x66);
+	op_rm(e, false, 0x89, H_RCX, H_R14, 0);
 	return true;
 }
 

@@ -320,6 +320,22 @@ static struct tinsn *new_insn(struct tr *t)
 	return i;
 }
 
+/* The block's first instruction goes on in the next page: *code is then all of it. */
+static enum decode_status decode_crossing(struct tr *t, struct crossing *c, ZydisDecodedInstruction *z,
+					  ZydisDecodedOperand *ops, const u8 **code, unsigned avail)
+{
+	const u8 *bytes = cross_code(t, c, *code, avail);
+
+	if (bytes && isa_decode_full(z, ops, bytes, 15, t->narrow ? CODE_32 : CODE_64) == DECODE_OK &&
+	    z->length > avail && z->length - avail <= CROSS_MAX &&
+	    z->opcode != 0xc2) { /* RET n: undo_branch() reads it in its page */
+		*code = bytes;
+		return DECODE_OK;
+	}
+	c->next = NULL;
+	return DECODE_MORE;
+}
+
 /* Returns the number of instructions translated. */
 static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 {
@@ -329,6 +345,7 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	unsigned at = 0, n = 0, max = t->x->single ? 1 : BLOCK_INSNS;
 	bool ends = false, cut = true;
 	enum code_mode mode = t->narrow ? CODE_32 : CODE_64;
+	struct crossing cross = { .next = NULL };
 
 	t->z = &z;
 	t->ops = ops;
@@ -337,6 +354,10 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 		enum decode_status s = isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode);
 
 		t->lin = t->b->lin + at;
+		if (s == DECODE_MORE && !n && avail < 15)
+			s = decode_crossing(t, &cross, &z, ops, &code, avail);
+		if (cross.next)
+			max = 1;
 		if (s == DECODE_OK) {
 			dinsn_from_zydis(&d, &z, ops, code + at, mode);
 		} else if (s == DECODE_MORE && n) {
@@ -357,6 +378,8 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 		} else {
 			bool shadow = t->shadow;
 
+			if (cross.next)
+				emit_cross_guard(t, &cross);
 			t->next_here = n + 1 < max && at + d.len + 15 <= avail && t->stubs_n < STUBS_MAX - 32;
 			emit_insn(t, &ends, &cut);
 			if (shadow)

@@ -106,6 +106,21 @@ void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin)
 /* Jcc (condition cc) of 32 bits to `stub`; clobbers nothing. */
 void long_branch(struct tr *t, unsigned cc, unsigned stub);
 
+/* If RCX is not zero: leave. Clobbers nothing. */
+void leave_unless_zero(struct tr *t, enum leave_reason reason, u32 info);
+
+/* cross.c: an instruction that goes on in the next page. */
+struct crossing {
+	const struct tpage *next;
+	unsigned first; /* bytes of it in the page it begins in */
+	u8 bytes[32];
+};
+/* `avail` bytes up to the page's end and some of the next page; NULL: it cannot be read. */
+const u8 *cross_code(struct tr *t, struct crossing *c, const u8 *code, unsigned avail);
+#define CROSS_MAX 8 /* bytes in the next page that the guard compares */
+/* Leave to the reference engine if the next page is not what was translated. */
+void emit_cross_guard(struct tr *t, const struct crossing *c);
+
 /* flags.c. RCX is free for all of them. */
 /* Before an instruction. `aware`: it is emitted by code that keeps track of
  * flags. True if its accesses may clobber them. */
