@@ -280,14 +280,14 @@ static bool emit_mov_cr(struct tr *t)
 	return true;
 }
 
-/* Into a register, zero extended, or two bytes of memory. */
+/* Into a register, of which a 4-byte operand clears the upper half, or two bytes of memory. */
 static bool emit_mov_from_sreg(struct tr *t)
 {
 	const struct dinsn *d = t->d;
 	struct emit *e = &t->e;
 	unsigned seg = d->reg & 7, lin;
 
-	if ((!d->is_mem && d->opsize == 2) || seg >= SEG_COUNT)
+	if (seg >= SEG_COUNT)
 		return false;
 	if (d->is_mem) {
 		lin = emit_ea(t);
@@ -296,11 +296,20 @@ static bool emit_mov_from_sreg(struct tr *t)
 	}
 	put_bytes(e, (const u8[]){ 0x65, 0x0f, 0xb7 }, 3); /* movzx ecx, word gs:[sel] */
 	put_gs_operand(e, H_RCX, SEL_OFF(seg));
-	if (!d->is_mem) {
+	if (!d->is_mem && d->opsize != 2) {
 		write_gpr(t, d->rm);
 		return true;
 	}
+	if (!d->is_mem && home[d->rm] == HOME_MEMORY) {
+		put_bytes(e, (const u8[]){ 0x65, 0x66, 0x89 }, 3); /* mov gs:[gpr], cx */
+		put_gs_operand(e, H_RCX, gpr_off(d->rm));
+		return true;
+	}
 	put(e, 0x66);
+	if (!d->is_mem) {
+		op_rr(e, false, 0x89, H_RCX, home[d->rm]);
+		return true;
+	}
 	op_rm(e, false, 0x89, H_RCX, H_R14, 0);
 	return true;
 }
