@@ -1,5 +1,5 @@
 /*
- * What sensitive instructions cost: not a test, run by hand (docs/dbt.md). For
+ * What sensitive instructions cost: not a test, run by hand (docs/sensitive.md). For
  * each a loop is timed with RDTSC, an empty loop's time taken off, the least of
  * several runs printed in ticks of the guest's TSC. Needs --clock real.
  */
@@ -19,7 +19,7 @@ static u64 tsc(void)
 #define TIME(body)                                                                                                     \
 	({                                                                                                             \
 		u64 best = ~0ull;                                                                                      \
-		for (int run = 0; run < TIMES; run++) {                                                                 \
+		for (int run = 0; run < TIMES; run++) {                                                                \
 			u64 t = tsc();                                                                                 \
 			asm volatile("mov %0, %%r8d; 1: " body " dec %%r8d; jnz 1b"                                    \
 				     :                                                                                 \
@@ -45,11 +45,6 @@ static void show(const char *name, u64 tenths)
 /* In ring 3: RDI holds the loop count; the kernel's side returns at once. */
 asm(".globl u_calls, k_entry\n"
     "u_calls: mov %rdi, %r8\n"
-    "1: syscall\n"
-    "dec %r8\n"
-    "jnz 1b\n"
-    "ret\n"
-    "u_full: mov %rdi, %r8\n"
     "1: syscall\n"
     "dec %r8\n"
     "jnz 1b\n"
@@ -88,7 +83,7 @@ static int back(struct frame *f)
 
 int main(void)
 {
-	ulong cr4, cr3;
+	ulong cr4;
 
 	set_desc(SEL(12), desc(0, 0xfffff, A_P | A_DPL(3) | A_CODE, F_4G));
 	set_desc(SEL(13), desc(0, 0xfffff, A_P | A_DPL(3) | A_DATA, F_4G));
@@ -99,12 +94,11 @@ int main(void)
 	asm volatile("mov %%cr4, %0" : "=r"(cr4));
 	cr4 |= 1ul << 16; /* FSGSBASE */
 	asm volatile("mov %0, %%cr4" : : "r"(cr4));
-	asm volatile("mov %%cr3, %0" : "=r"(cr3));
 
 	empty = TIME("");
 	say("ticks of the guest's TSC; empty loop %d tenths\n", (int)empty);
 	COST("cli", "cli;");
-	COST("sti, IF set before: pair with cli", "sti; nop; cli;");
+	COST("sti, nop, cli", "sti; nop; cli;");
 	COST("pushfq, pop", "pushfq; pop %%rax;");
 	COST("pushfq, popfq", "pushfq; popfq;");
 	COST("stac, clac", "stac; clac;");
