@@ -276,7 +276,7 @@ static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, b
 
 	if (n->accesses < ARRAY_SIZE(n->access))
 		n->access[n->accesses++] = (u8)(size | (write ? NOTE_WRITE : 0));
-	islands(t, 80, true);
+	islands(t, 100, true);
 	if (t->clobber) {
 		flags_clobber(t);
 		if (size > 1)

@@ -456,8 +456,8 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	b->saved = !steps_only && begins_with_access(code, avail, t.narrow ? CODE_32 : CODE_64);
 	emit_entries(&t);
 	b->n = (u16)emit_block(&t, code, avail);
-	while (t.e.p - (x->rw + b->body) < 10)
-		put(&t.e, 0x90); /* room for what dead blocks become: the code out of line stays */
+	while (t.e.p - (x->rw + b->body) < 10 && !t.e.overflow)
+		put(&t.e, 0x90); /* room for what dead blocks become */
 	b->stubs = (u16)(t.e.p - t.start);
 	emit_stubs(&t);
 	if (t.failed || t.e.overflow) {
