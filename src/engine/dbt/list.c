@@ -73,7 +73,6 @@ static const struct {
 	FIELD(jump_mask),
 	FIELD(df_mask),
 	FIELD(bit_mask),
-	FIELD(usable),
 	{ offsetof(struct vcpu, go), 4, "go" },
 	{ offsetof(struct cpu, rflags), 8, "rflags" },
 	{ offsetof(struct vcpu, event), 4, "event" },
@@ -387,7 +386,7 @@ void dbt_describe(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const ch
 	for (u32 k = 0; k < x->pages_n && !l.b; k++) {
 		const struct tpage *p = &x->pages[k];
 
-		if (p->lin != (lin & PAGE_MASK) || p->key != x->key)
+		if (p->lin != (lin & PAGE_MASK) || ((p->key ^ x->key) & ~(u32)KEY_USER))
 			continue;
 		b = holds(x, p, lin);
 		if (b && v->mmu->flat_base[AUX_VALID + p->index])
