@@ -272,12 +272,12 @@ static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, b
 
 	if (n->accesses < ARRAY_SIZE(n->access))
 		n->access[n->accesses++] = (u8)(size | (write ? NOTE_WRITE : 0));
+	islands(t, 100, true);
 	if (t->clobber) {
 		flags_clobber(t);
 		if (crosses)
 			emit_clobbering_check(t, lin, size);
 	} else {
-		islands(t, 80, true);
 		if (crosses)
 			emit_cross_check(t, lin, size);
 	}

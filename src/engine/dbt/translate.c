@@ -220,8 +220,10 @@ static void emit_kind(struct tr *t, bool *ends, bool *cut)
 		note_of(t)->how = HOW_NOP;
 		return;
 	}
-	if (t->narrow && core && emit_legacy_inc(t))
+	if (t->narrow && core && emit_legacy_inc(t)) {
+		note_of(t)->how = HOW_ODD;
 		return;
+	}
 	if (t->narrow && d->is_mem && !(core && d->map == 0 && d->opcode == 0x8d) && !legacy_segment(t)) {
 		emit_step(t);
 		*ends = leaves_block(d);
@@ -247,8 +249,12 @@ static void emit_kind(struct tr *t, bool *ends, bool *cut)
 		note_of(t)->how = HOW_STACK;
 		return;
 	}
-	if (core && (emit_string(t) || emit_odd(t))) {
+	if (core && emit_string(t)) {
 		note_of(t)->how = HOW_STRING;
+		return;
+	}
+	if (core && emit_odd(t)) {
+		note_of(t)->how = HOW_ODD;
 		return;
 	}
 	if (emit_host(t))
@@ -391,10 +397,10 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	b->saved = !steps_only && begins_with_access(code, avail, t.narrow ? CODE_32 : CODE_64);
 	emit_entries(&t);
 	b->n = (u16)emit_block(&t, code, avail);
+	while (t.e.p - (x->rw + b->body) < 10 && !t.e.overflow)
+		put(&t.e, 0x90); /* room for what dead blocks become */
 	b->stubs = (u16)(t.e.p - t.start);
 	emit_stubs(&t);
-	while (t.e.p - (x->rw + b->body) < 10)
-		put(&t.e, 0x90); /* room for what dead blocks become */
 	if (t.failed || t.e.overflow) {
 		x->exits_n = exits;
 		x->sys_n = sys;

@@ -33,7 +33,7 @@ struct stub {
 };
 
 /* How an instruction was translated, for --trace analysis. Filled as it is. */
-enum how { HOW_HOST, HOW_NOP, HOW_LEA, HOW_MOFFS, HOW_FLOW, HOW_STACK, HOW_STRING, HOW_SYS, HOW_STEP };
+enum how { HOW_HOST, HOW_NOP, HOW_LEA, HOW_MOFFS, HOW_FLOW, HOW_STACK, HOW_STRING, HOW_ODD, HOW_SYS, HOW_STEP };
 struct note {
 	u8 how;			    /* enum how */
 	u8 operand;		    /* what the memory operand became, enum note_operand */
