@@ -123,6 +123,7 @@ def guest():
         "determinism.py": (420, False, True),
         "end.py": (240, False, True),
         "memtest.py": (240, False, True),
+        "i386.py": (600, False, True),
         "gdb.py": (180, False, True),
         "i386.py": (600, False, True),
         "stress.py": (480, False, True),

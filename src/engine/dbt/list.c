@@ -73,6 +73,8 @@ static const struct {
 	FIELD(jump_mask),
 	FIELD(df_mask),
 	FIELD(bit_mask),
+	FIELD(seg_size),
+	FIELD(unlimited),
 	{ offsetof(struct vcpu, go), 4, "go" },
 	{ offsetof(struct cpu, rflags), 8, "rflags" },
 	{ offsetof(struct vcpu, event), 4, "event" },
