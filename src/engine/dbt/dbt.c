@@ -3,6 +3,7 @@
  */
 #include "engine/dbt/dbt.h"
 #include "engine/dbt/signal.h"
+#include "engine/dbt/translate.h"
 #include "engine/interp/host_fault.h"
 #include "engine/interp/thunk.h"
 
@@ -109,6 +110,7 @@ static void set_up_hot(struct dbt_host *h)
 					 .reason = &hot->reason,
 					 .info = &hot->info,
 					 .flags = &hot->host_flags,
+					 .home = home,
 					 .gpr = x->v->cpu.gpr,
 					 .t0 = &hot->t0,
 					 .ret_sp = &hot->ret_sp,

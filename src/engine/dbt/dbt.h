@@ -5,9 +5,9 @@
  * corrected and run on the host. While translated code runs:
  *
  *   guest           host
- *   RAX RDX RBX RBP RSI RDI R8..R11   the same
- *   RCX, RSP        R12, R13
- *   R12..R15        v->cpu.gpr
+ *   RAX RDX RBX RBP RSI RDI R8..R10   the same
+ *   RCX, RSP, R12   R12, R13, R11
+ *   R11, R13..R15   v->cpu.gpr
  *   status flags    status flags: translated code adds none that clobber them
  *   vector, x87     the same, if v->fpu_live; each block that uses them looks
  *   -               RCX and R14 are free for every instruction, R15 is mmu->flat_base,

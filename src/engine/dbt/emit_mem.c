@@ -10,7 +10,7 @@
 #include "engine/dbt/translate.h"
 
 const u8 home[16] = {
-	0, H_R12, 2, 3, H_R13, 5, 6, 7, 8, 9, 10, 11, HOME_MEMORY, HOME_MEMORY, HOME_MEMORY, HOME_MEMORY
+	0, H_R12, 2, 3, H_R13, 5, 6, 7, 8, 9, 10, HOME_MEMORY, 11, HOME_MEMORY, HOME_MEMORY, HOME_MEMORY
 };
 
 unsigned read_reg(struct tr *t, unsigned g, unsigned temp)
@@ -180,8 +180,8 @@ void emit_stubs(struct tr *t)
 			emit_stub(t, &t->stub[k]);
 }
 
-/* R14 = base + index * scale + disp, from registers whose homes may be memory. */
-static void sum(struct tr *t, const struct dinsn *d, bool w)
+/* dst = base + index * scale + disp, from registers whose homes may be memory. */
+static void sum(struct tr *t, const struct dinsn *d, bool w, unsigned dst)
 {
 	struct emit *e = &t->e;
 	unsigned scale = d->scale == 8 ? 3 : d->scale == 4 ? 2 : d->scale == 2 ? 1 : 0;
@@ -191,28 +191,34 @@ static void sum(struct tr *t, const struct dinsn *d, bool w)
 		u64 a = (u64)d->disp + (d->base == REG_RIP ? t->lin + d->len : 0);
 
 		t->known = w ? a : (u32)a;
-		mov_imm(e, H_R14, t->known);
+		mov_imm(e, dst, t->known);
 		t->known_at = e->p;
 		return;
 	}
 	if (d->index == REG_NONE) {
 		base = read_reg(t, d->base, H_R14);
-		op_rm(e, w, 0x8d, H_R14, base, (s32)d->disp);
+		op_rm(e, w, 0x8d, dst, base, (s32)d->disp);
 		return;
 	}
 	index = read_reg(t, d->index, H_RCX);
 	if (d->base == REG_NONE) { /* [index * scale + disp32] */
-		unsigned rex = 0x40 | w << 3 | 4 | (index >> 3) << 1;
+		unsigned rex = 0x40 | w << 3 | (dst >> 3) << 2 | (index >> 3) << 1;
 
 		put(e, rex);
 		put(e, 0x8d);
-		put(e, (H_R14 & 7) << 3 | 4);
+		put(e, (dst & 7) << 3 | 4);
 		put(e, scale << 6 | (index & 7) << 3 | 5);
 		put32(e, (u32)d->disp);
 		return;
 	}
 	base = read_reg(t, d->base, H_R14);
-	op_rmx(e, w, 0x8d, H_R14, base, index, scale, (s32)d->disp);
+	op_rmx(e, w, 0x8d, dst, base, index, scale, (s32)d->disp);
+}
+
+void emit_address(struct tr *t, bool w, unsigned dst)
+{
+	sum(t, t->d, w, dst);
+	t->known_at = NULL;
 }
 
 unsigned emit_ea(struct tr *t)
@@ -222,7 +228,7 @@ unsigned emit_ea(struct tr *t)
 
 	if (w && d->seg < SEG_FS && d->base < 16 && d->index == REG_NONE && !d->disp && home[d->base] != HOME_MEMORY)
 		return home[d->base];
-	sum(t, d, w);
+	sum(t, d, w, H_R14);
 	if (d->addrsize == 2)
 		put_bytes(&t->e, (const u8[]){ 0x45, 0x0f, 0xb7, 0xf6 }, 4); /* movzx r14d, r14w */
 	if (d->seg >= SEG_FS && t->narrow) {

@@ -5,10 +5,8 @@
 #include "engine/dbt/dbt.h"
 #include "engine/dbt/emit.h"
 #include "engine/dbt/rep.h"
+#include "engine/dbt/translate.h"
 
-/* Guest registers that live in host registers: host number, guest number. */
-static const u8 resident[][2] = { { H_RDX, 2 }, { H_RBX, 3 }, { H_RBP, 5 }, { H_RSI, 6 }, { H_RDI, 7 }, { 8, 8 },
-				  { 9, 9 },	{ 10, 10 },   { 11, 11 },   { H_R12, 1 }, { H_R13, 4 } };
 #define TRAMPOLINES_SIZE 8192
 static const u8 callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
 
@@ -44,8 +42,9 @@ static void make_enter(struct emit *e)
 	op_rm(e, true, 0x8b, H_R15, H_R15, (s32)offsetof(struct mmu, flat_base));
 	flags_in(e);
 	load_gs(e, H_RAX, 0);
-	for (unsigned k = 0; k < ARRAY_SIZE(resident); k++)
-		load_gs(e, resident[k][0], resident[k][1] * 8u);
+	for (unsigned g = 1; g < 16; g++)
+		if (home[g] != HOME_MEMORY)
+			load_gs(e, home[g], gpr_off(g));
 	load_gs(e, H_R14, HOT(t0));
 	load_gs(e, H_RCX, HOT(t1));
 	load_gs(e, H_RSP, HOT(ret_sp));
@@ -68,8 +67,9 @@ static void make_leave(struct emit *e, struct dbt *x)
 	flags_out(e);
 	mov_gs_imm32(e, HOT(saved), 0);
 	*over = (u8)(e->p - (over + 1));
-	for (unsigned k = 0; k < ARRAY_SIZE(resident); k++)
-		store_gs(e, resident[k][0], resident[k][1] * 8u);
+	for (unsigned g = 1; g < 16; g++)
+		if (home[g] != HOME_MEMORY)
+			store_gs(e, home[g], gpr_off(g));
 	store_gs(e, H_R14, HOT(t0));
 	store_gs(e, H_RSP, HOT(ret_sp));
 	load_gs(e, H_RSP, HOT(host_sp));

@@ -24,6 +24,7 @@ struct plan {
 	bool cl;       /* a count in CL */
 	bool rcx_home; /* RCX stands for the guest's own RCX */
 	bool rcx_written;
+	bool r14_taken; /* as a destination, though it holds the operand's address */
 	struct {
 		u8 guest, temp;
 		bool load, store;
@@ -72,6 +73,7 @@ static bool find_memory(struct tr *t, struct plan *p)
 }
 
 /* A host register for guest register `g`; NOT_GPR: none is left. */
+/* `keeps`: its old value is wanted. */
 static u8 assign(struct plan *p, unsigned g, const ZydisDecodedOperand *o, bool keeps, const u8 *temps,
 		 unsigned temps_n)
 {
@@ -92,10 +94,19 @@ static u8 assign(struct plan *p, unsigned g, const ZydisDecodedOperand *o, bool 
 			return p->borrow[k].temp;
 		}
 	}
-	if (p->borrowed == temps_n)
+	/* The address in R14 has been used when the instruction writes its results. */
+	if (p->mem == MEM_R14 && !load && !p->r14_taken) {
+		p->r14_taken = true;
+		p->borrow[p->borrowed].guest = (u8)g;
+		p->borrow[p->borrowed].temp = H_R14;
+		p->borrow[p->borrowed].load = false;
+		p->borrow[p->borrowed].store = write;
+		return p->borrow[p->borrowed++].temp;
+	}
+	if (p->borrowed - p->r14_taken == temps_n)
 		return NOT_GPR;
 	p->borrow[p->borrowed].guest = (u8)g;
-	p->borrow[p->borrowed].temp = temps[p->borrowed];
+	p->borrow[p->borrowed].temp = temps[p->borrowed - p->r14_taken];
 	p->borrow[p->borrowed].load = load;
 	p->borrow[p->borrowed].store = write;
 	return p->borrow[p->borrowed++].temp;
@@ -136,6 +147,16 @@ static bool find_registers(struct tr *t, struct plan *p)
 	return true;
 }
 
+/* Does another operand read what operand `n` writes? */
+static bool read_elsewhere(const struct tr *t, unsigned n, int g)
+{
+	for (unsigned k = 0; k < t->z->operand_count; k++)
+		if (k != n && t->ops[k].type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_number(t->ops[k].reg.value) == g &&
+		    (t->ops[k].actions & ZYDIS_OPERAND_ACTION_MASK_READ))
+			return true;
+	return false;
+}
+
 static bool assign_registers(struct tr *t, struct plan *p)
 {
 	static const u8 both[] = { H_R14, H_RCX }, rcx[] = { H_RCX };
@@ -161,7 +182,7 @@ static bool assign_registers(struct tr *t, struct plan *p)
 			continue;
 		if (o->encoding == ZYDIS_OPERAND_ENCODING_NONE)
 			continue;
-		host = assign(p, (unsigned)g, o, keeps, temps, n);
+		host = assign(p, (unsigned)g, o, keeps || read_elsewhere(t, k, g), temps, n);
 		if (host == NOT_GPR)
 			return false;
 		if (is_high(o->reg.value))

@@ -21,6 +21,10 @@ bool flat_table_fault(struct flat *f, const void *addr);
 
 static __thread const struct dbt_signal *running __attribute__((tls_model("initial-exec")));
 
+/* In the order of their numbers. */
+static const u8 host_reg[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+				 REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
+
 static u16 lahf_seto(u64 flags)
 {
 	return (u16)((flags & 0xff) << 8 | (flags >> 11 & 1));
@@ -45,18 +49,9 @@ static bool on_fault(int sig, siginfo_t *info, void *context)
 		g[REG_RSP] = (greg_t)*s->ret_base;
 		return true;
 	}
-	s->gpr[0] = (u64)g[REG_RAX];
-	s->gpr[1] = (u64)g[REG_R12];
-	s->gpr[2] = (u64)g[REG_RDX];
-	s->gpr[3] = (u64)g[REG_RBX];
-	s->gpr[4] = (u64)g[REG_R13];
-	s->gpr[5] = (u64)g[REG_RBP];
-	s->gpr[6] = (u64)g[REG_RSI];
-	s->gpr[7] = (u64)g[REG_RDI];
-	s->gpr[8] = (u64)g[REG_R8];
-	s->gpr[9] = (u64)g[REG_R9];
-	s->gpr[10] = (u64)g[REG_R10];
-	s->gpr[11] = (u64)g[REG_R11];
+	for (unsigned n = 0; n < 16; n++)
+		if (s->home[n] < 16)
+			s->gpr[n] = (u64)g[host_reg[s->home[n]]];
 	*s->t0 = (u64)g[REG_R14];
 	*s->flags = lahf_seto((u64)g[REG_EFL]);
 	*s->ret_sp = (u64)g[REG_RSP];

@@ -16,6 +16,7 @@ struct dbt_signal {
 	u32 reason_value; /* LEAVE_HOST */
 	u32 *reason, *info;
 	u16 *flags;
+	const u8 *home; /* host register of each guest register; 16 and beyond: none */
 	u64 *gpr, *t0, *ret_sp, *host_sp;
 	const u64 *ret_base;
 	const u8 *resume;

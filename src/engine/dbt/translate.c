@@ -53,6 +53,10 @@ static void emit_lea(struct tr *t)
 	struct emit *e = &t->e;
 	unsigned lin, dst = home[d->reg];
 
+	if (dst != HOME_MEMORY && d->opsize >= 4 && d->addrsize >= 4) {
+		emit_address(t, d->opsize == 8 && d->addrsize == 8, dst);
+		return;
+	}
 	plain.seg = SEG_DS;
 	t->d = &plain;
 	lin = emit_ea(t);
@@ -87,6 +91,32 @@ static void emit_moffs(struct tr *t)
 	if (!byte && d->opsize == 2)
 		put(e, 0x66);
 	op_operand(e, !byte && d->opsize == 8, (load ? 0x8a : 0x88) | !byte, H_RAX, H_R14);
+}
+
+/* MOV between registers of which one at least lives in memory: without the detour over a free one. */
+static bool emit_mov_home(struct tr *t)
+{
+	const struct dinsn *d = t->d;
+	bool w = d->opsize == 8, load = d->opcode == 0x8b;
+	unsigned dst = load ? d->reg : d->rm, src = load ? d->rm : d->reg, from = home[src];
+	struct emit *e = &t->e;
+
+	if (d->map != 0 || (d->opcode != 0x89 && !load) || d->is_mem || d->opsize < 4 ||
+	    (home[dst] != HOME_MEMORY && from != HOME_MEMORY))
+		return false;
+	if (home[dst] != HOME_MEMORY) {
+		op_gs(e, w, 0x8b, home[dst], gpr_off(src));
+		return true;
+	}
+	if (from == HOME_MEMORY || !w) {
+		if (from == HOME_MEMORY)
+			op_gs(e, w, 0x8b, H_RCX, gpr_off(src));
+		else
+			op_rr(e, false, 0x89, from, H_RCX);
+		from = H_RCX;
+	}
+	store_gs(e, from, gpr_off(dst));
+	return true;
 }
 
 static void check_fpu(struct tr *t)
@@ -274,6 +304,8 @@ static void emit_kind(struct tr *t, bool *ends, bool *cut)
 		emit_lea(t);
 		return;
 	}
+	if (core && emit_mov_home(t))
+		return;
 	if (core && d->map == 0 && d->opcode >= 0xa0 && d->opcode <= 0xa3) {
 		note_of(t)->how = HOW_MOFFS;
 		emit_moffs(t);

@@ -96,6 +96,8 @@ unsigned new_stub(struct tr *t, enum stub_kind kind, enum leave_reason reason, u
 void emit_stubs(struct tr *t);
 /* Linear address of the memory operand; returns the register that holds it. */
 unsigned emit_ea(struct tr *t);
+/* Register `dst` = offset of the memory operand, in 64 bits or 32; address sizes of 8 and 4. */
+void emit_address(struct tr *t, bool w, unsigned dst);
 /* RCX = table entry for an access of `size` bytes at register `lin`: the
  * operand is [lin + rcx + 1]. */
 void emit_access(struct tr *t, unsigned lin, unsigned size, bool write);
