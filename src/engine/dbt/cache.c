@@ -129,13 +129,29 @@ static void page_written(struct vcpu *v, struct tpage *p, unsigned off, unsigned
 	dbt_reset_returns(v);
 }
 
+u32 dbt_frame_written(struct vcpu *v, const u8 *host, unsigned off, unsigned len)
+{
+	struct dbt *x = dbt_of(v);
+	u64 *frame_lines = dbt_lines(x, host), lines = 0;
+	u32 live = 0;
+
+	for (struct tpage *p = x->by_frame[frame_hash(host)]; p; p = p->frame_next) {
+		if (p->host != host)
+			continue;
+		page_written(v, p, off, len);
+		lines |= p->lines;
+		live += p->live;
+	}
+	if (frame_lines)
+		*frame_lines = lines;
+	return live;
+}
+
 void dbt_page_written(void *vcpu, gpa_t gpa, unsigned len)
 {
 	struct vcpu *v = vcpu;
-	struct dbt *x = dbt_of(v);
 	unsigned off = gpa & ~PAGE_MASK;
 	struct page_target t;
-	u32 live = 0;
 
 	if (!len)
 		return;
@@ -145,13 +161,7 @@ void dbt_page_written(void *vcpu, gpa_t gpa, unsigned len)
 	}
 	if (!memory_page(v->mem, gpa, &t) || !t.host || !t.flags || !(*t.flags & PAGE_CODE_DBT))
 		return;
-	for (struct tpage *p = x->by_frame[frame_hash(t.host)]; p; p = p->frame_next) {
-		if (p->host != t.host)
-			continue;
-		page_written(v, p, off, len);
-		live += p->live;
-	}
-	if (!live)
+	if (!dbt_frame_written(v, t.host, off, len))
 		set_code_flag(v, gpa, false);
 }
 
@@ -159,8 +169,14 @@ void dbt_flush(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
 
-	for (u32 k = 0; k < x->pages_n; k++)
+	for (u32 k = 0; k < x->pages_n; k++) {
+		u64 *lines = dbt_lines(x, x->pages[k].host);
+
+		if (lines)
+			*lines = 0;
 		set_code_flag(v, x->pages[k].gpa, false);
+	}
+	dbt_drop_stores(v);
 	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++) {
 		u8 *base = flat_set_base(v->mmu->flat, n);
 		const u8 **jump = (const u8 **)(base + AUX_JUMP);
@@ -217,7 +233,7 @@ static bool room(const struct dbt *x)
 
 static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin)
 {
-	struct dbt *x = dbt_of(v);
+	u64 *lines = dbt_lines(dbt_of(v), p->host);
 	struct tblock *b;
 
 	fpu_park(v);
@@ -226,8 +242,9 @@ static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin)
 	p->bucket[bucket_of(lin)] = b;
 	p->live++;
 	p->lines |= line_mask(lin & ~PAGE_MASK, b->bytes);
+	if (lines)
+		*lines |= p->lines;
 	set_code_flag(v, p->gpa, true);
-	(void)x;
 	return b;
 }
 

@@ -61,8 +61,12 @@ static int map_pools(struct dbt_host *h, struct error *e)
 	x->exits = pool(EXITS_MAX * sizeof(*x->exits));
 	x->sys = pool(SYS_MAX * sizeof(*x->sys));
 	x->pages = pool(PAGES_MAX * sizeof(*x->pages));
+	x->ram = memory_ram(x->v->mem);
+	x->frames = memory_ram_size(x->v->mem) >> PAGE_SHIFT;
+	x->lines = pool(x->frames * sizeof(*x->lines));
+	x->no_store = ~0ull;
 	h->ret_map = pool(RET_STACK + 2 * PAGE_SIZE);
-	if (!x->blocks || !x->insns || !x->exits || !x->sys || !x->pages || !h->ret_map)
+	if (!x->blocks || !x->insns || !x->exits || !x->sys || !x->pages || !x->lines || !h->ret_map)
 		return error_set(e, "engine dbt: out of memory");
 	mprotect(h->ret_map, PAGE_SIZE, PROT_NONE);
 	return 0;
@@ -92,6 +96,9 @@ static void set_up_hot(struct dbt_host *h)
 	for (unsigned log = 0; log < ARRAY_SIZE(hot->cross_mask); log++)
 		hot->cross_mask[log] = 0xfffu & ~((1u << log) - 1);
 	hot->offset_mask = 0xfff;
+	hot->page_mask = PAGE_MASK;
+	hot->slot_mask = (CODE_STORES - 1) << PAGE_SHIFT;
+	hot->one = 1;
 	hot->jump_mask = ((1u << JUMP_BITS) - 1) << 2;
 	h->signal = (struct dbt_signal){ .rx = x->rx,
 					 .size = x->size,
@@ -127,6 +134,8 @@ static void free_engine(struct dbt_host *h)
 		munmap(x->sys, SYS_MAX * sizeof(*x->sys));
 	if (x->pages)
 		munmap(x->pages, PAGES_MAX * sizeof(*x->pages));
+	if (x->lines)
+		munmap(x->lines, x->frames * sizeof(*x->lines));
 	if (h->ret_map)
 		munmap(h->ret_map, RET_STACK + 2 * PAGE_SIZE);
 	free(h);
@@ -216,6 +225,7 @@ static unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigne
 		{ "translated_host_bytes", s->host_bytes },
 		{ "chained_jumps", s->links },
 		{ "killed_blocks", s->kills },
+		{ "stores_to_code_pages", s->code_stores },
 		{ "code_cache_flushes", s->flushes },
 		{ "code_cache_bytes", x->used },
 		{ "exits_link", s->leaves[LEAVE_LINK] },

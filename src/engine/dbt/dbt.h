@@ -57,6 +57,8 @@ struct dbt_hot {
 	u32 branch;	   /* tinsn of the indirect branch that went to t0 */
 	u32 cross_mask[7]; /* by log2 of the size: offset bits that are zero behind a page's end */
 	u32 offset_mask, jump_mask;
+	u32 slot_mask, one;	   /* of the routine that lets stores to code pages through */
+	u64 page_mask, saved[3];
 };
 #define HOT_INDEX 32
 #define HOT_OFF (offsetof(struct vcpu, engine_hot) + HOT_INDEX * 8)
@@ -70,7 +72,20 @@ _Static_assert(sizeof(struct interp_hot) <= HOT_INDEX * 8 &&
 #define AUX_VALID 0u	   /* one byte a tpage: its code is what the set maps there */
 #define AUX_JUMP PAGES_MAX /* jump cache: host addresses */
 #define JUMP_BITS 12
-_Static_assert(AUX_JUMP + (8u << JUMP_BITS) <= FLAT_AUX_SIZE, "auxiliary area fits");
+/*
+ * Pages that hold translated code and may be written where it is not: what a
+ * write entry would be, by bits 17:12 of the linear address (smc.c). Valid while
+ * mmu->gen is what it was.
+ */
+struct code_store {
+	u64 minus_page, minus_gen;
+	u64 entry;	  /* as in a write table */
+	const u64 *lines; /* of the frame: dbt.lines */
+	u64 unused[4];
+};
+#define CODE_STORES 64u
+#define AUX_STORES (FLAT_AUX_SIZE - CODE_STORES * (u32)sizeof(struct code_store)) /* at the end */
+_Static_assert(AUX_JUMP + (8u << JUMP_BITS) <= AUX_STORES, "auxiliary area fits");
 
 /* One guest instruction of a block. */
 struct tinsn {
@@ -80,6 +95,7 @@ struct tinsn {
 	u8 left;   /* instructions of the segment from this one on */
 	u8 len;
 	u8 kind; /* enum tinsn_kind */
+	u8 stores; /* bytes it writes to memory by translated code */
 };
 enum tinsn_kind { KIND_PLAIN, KIND_CALL /* indirect */, KIND_RET, KIND_RET_IMM };
 
@@ -130,6 +146,7 @@ struct tsys {
 
 struct dbt_stats {
 	u64 translations, insns, host_bytes, links, kills, flushes, steps, sys;
+	u64 code_stores; /* that came to C */
 	u64 leaves[LEAVE_COUNT], leave_cycles[LEAVE_COUNT];
 };
 
@@ -142,7 +159,7 @@ struct dbt {
 	void (*enter)(struct vcpu *v);
 	const u8 *leave[LEAVE_COUNT]; /* in the executable view */
 	const u8 *leave_host;	      /* where the signal handler resumes */
-	const u8 *ret_miss, *ret_wrong, *jump_indirect;
+	const u8 *ret_miss, *ret_wrong, *jump_indirect, *code_store;
 	u64 *ret_stack;
 	u32 key; /* of the blocks that run: see dbt_key() */
 	bool counted, x87_unmasked, stale, single;
@@ -153,6 +170,10 @@ struct dbt {
 	struct texit *exits;
 	struct tsys *sys;
 	struct tpage *pages;
+	u64 *lines; /* by RAM frame: bit k: translated code in bytes [64k, 64k+64) */
+	u64 no_store; /* all ones: the lines of an empty struct code_store */
+	u8 *ram;
+	u64 frames;
 	struct tpage *by_lin[1u << LIN_HASH_BITS], *by_frame[1u << LIN_HASH_BITS];
 	struct dbt_stats stats;
 };
@@ -170,9 +191,28 @@ static inline struct dbt_hot *dhot(struct vcpu *v)
 struct tblock *dbt_find(struct vcpu *v, u64 lin); /* NULL: fault in v->fault, or *not_code set */
 void dbt_flush(struct vcpu *v);
 void dbt_page_written(void *vcpu, gpa_t gpa, unsigned len);
+/* Kills what bytes [off, off + len) of the frame at `host` hold; returns the blocks left alive in it. */
+u32 dbt_frame_written(struct vcpu *v, const u8 *host, unsigned off, unsigned len);
 void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all);
 void dbt_reset_returns(struct vcpu *v);
 const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
+
+/* smc.c: stores to pages with translated code. */
+enum code_store_result {
+	STORE_NONE,  /* no entry can be given */
+	STORE_ONCE,  /* *entry serves this one store */
+	STORE_RETRY, /* the page holds no code any more */
+};
+/*
+ * A translated store of `size` bytes at `lin`, within one page, has no write
+ * entry. Both kill the blocks it hits, perhaps its own. The first serves pages
+ * for which a struct code_store was made (false: none was); the second makes
+ * one after flat_miss() said FLAT_SLOW.
+ */
+bool dbt_known_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry);
+enum code_store_result dbt_new_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry);
+void dbt_drop_stores(struct vcpu *v); /* empties every struct code_store */
+u64 *dbt_lines(struct dbt *x, const u8 *host); /* of the frame at `host`; NULL: not in RAM */
 
 /* translate.c: ordinary C, vector state parked. NULL: out of room. */
 struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin);

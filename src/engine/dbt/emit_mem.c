@@ -89,6 +89,17 @@ static void leave(struct tr *t, unsigned reason, u32 info)
 	jump(&t->e, 0xe9, t->x->leave[reason]);
 }
 
+/* The page may hold code elsewhere than in the store's lines. */
+static void try_code_store(struct tr *t, const struct stub *s)
+{
+	struct emit *e = &t->e;
+
+	lea(e, H_RCX, H_R14, s->size - 1);
+	jump(e, 0xe8, t->x->code_store);
+	put_bytes(e, (const u8[]){ 0x67, 0xe3, 5 }, 3);
+	jump(e, 0xe9, s->resume + e->to_rx);
+}
+
 static void emit_stub(struct tr *t, struct stub *s)
 {
 	struct emit *e = &t->e;
@@ -110,8 +121,11 @@ static void emit_stub(struct tr *t, struct stub *s)
 		jump(e, 0xe9, s->resume + e->to_rx);
 		break;
 	case STUB_MISS:
+	case STUB_STORE:
 		if (s->reg != H_R14)
 			mov_rr(e, H_R14, s->reg);
+		if (s->kind == STUB_STORE)
+			try_code_store(t, s);
 		/* fall through */
 	case STUB_LEAVE:
 		if (s->resume)
@@ -209,7 +223,10 @@ void emit_access(struct tr *t, unsigned lin, unsigned size, bool write)
 	if (write)
 		put_bytes(e, (const u8[]){ 0x48, 0xf7, 0xd1 }, 3); /* not rcx */
 	op_rmx(e, true, 0x8b, H_RCX, H_R15, H_RCX, 3, write ? FLAT_W_DISP : FLAT_R_DISP);
-	stub = new_stub(t, STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
+	stub = new_stub(t, write ? STUB_STORE : STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
+	t->stub[stub].size = (u8)size;
+	if (write)
+		t->x->insns[t->insn].stores = (u8)size;
 	short_branch(t, true, stub);
 	t->stub[stub].reg = (u8)lin;
 	t->stub[stub].resume = e->p;

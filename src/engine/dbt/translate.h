@@ -20,11 +20,12 @@ static inline u32 gpr_off(unsigned guest)
 }
 
 /* Code out of line, made when the block is complete. */
-enum stub_kind { STUB_LEAVE, STUB_CROSS, STUB_MISS, STUB_LINK };
+enum stub_kind { STUB_LEAVE, STUB_CROSS, STUB_MISS, STUB_STORE, STUB_LINK };
 struct stub {
 	u8 kind;   /* enum stub_kind */
 	u8 reason; /* enum leave_reason */
 	u8 reg;	   /* register that holds the linear address */
+	u8 size;   /* of a store */
 	u32 info;
 	u8 *resume;  /* where it goes on, in the writable view */
 	u8 *refs[2]; /* rel32 fields to set to its address */

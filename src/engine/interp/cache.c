@@ -52,6 +52,8 @@ static void set_code_flag(struct vcpu *v, gpa_t gpa, bool on)
 	if (on) {
 		if (!(*t.flags & PAGE_CODE))
 			mmu_protect_frame(v, gpa);
+		else if (!(*t.flags & PAGE_CODE_INTERP))
+			v->mmu->gen++; /* another engine may let stores to the page through */
 		*t.flags |= PAGE_CODE_INTERP;
 	} else {
 		*t.flags &= (u8)~PAGE_CODE_INTERP;
