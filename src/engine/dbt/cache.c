@@ -9,9 +9,10 @@
  * and all links stay. So address spaces share translations.
  *
  * A write to translated bytes kills the blocks that hold them: the block's
- * entry is overwritten with a jump out. Memory is not reused before the whole
- * cache is flushed. Whatever returns expected a dead block or another mapping
- * is forgotten by emptying the return stack.
+ * entry is overwritten with a jump out. The entry stays the block's: translated
+ * again it leads to the new code, so that links and jump caches stay good, and
+ * the new code takes the place of the old if it fits. Whatever returns expected
+ * a dead block or another mapping is forgotten by emptying the return stack.
  */
 #include "engine/dbt/dbt.h"
 #include "cpu/xstate.h"
@@ -28,7 +29,7 @@ static unsigned frame_hash(const u8 *host)
 }
 static unsigned bucket_of(u64 lin)
 {
-	return (unsigned)(lin ^ lin >> 5) % TPAGE_BUCKETS;
+	return (unsigned)((lin & ~PAGE_MASK) / (PAGE_SIZE / TPAGE_BUCKETS));
 }
 
 static void set_code_flag(struct vcpu *v, gpa_t gpa, bool on)
@@ -83,15 +84,13 @@ void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all)
 /* In place of the entry: mov ecx, index ; jmp leave. */
 static void kill_block(struct dbt *x, struct tblock *b)
 {
-	struct tblock **at = &b->page->bucket[bucket_of(b->lin)];
 	u8 *p = x->rw + b->entry;
 	u32 id = (u32)(b - x->blocks);
 	s32 rel = (s32)(x->leave[LEAVE_ENTRY] - (x->rx + b->entry + 10));
 
-	while (*at != b)
-		at = &(*at)->next;
-	*at = b->next;
 	b->dead = true;
+	if (b->calls)
+		dbt_reset_returns(x->v);
 	b->page->live--;
 	p[0] = 0xb9;
 	__builtin_memcpy(p + 1, &id, 4);
@@ -107,26 +106,37 @@ static u64 line_mask(unsigned off, unsigned len)
 	return (last == 63 ? ~0ull : BIT(last + 1) - 1) & ~(BIT(first) - 1);
 }
 
+/* The lines of `lines` that hold code of live blocks. */
+static u64 lines_in_use(const struct tpage *p, u64 lines)
+{
+	unsigned first = (unsigned)__builtin_ctzll(lines) * 64, last = (63 - (unsigned)__builtin_clzll(lines)) * 64 + 63;
+	u64 used = 0;
+
+	for (unsigned k = bucket_of(first - MIN(first, p->longest)); k <= bucket_of(last); k++)
+		for (const struct tblock *b = p->bucket[k]; b; b = b->next)
+			if (!b->dead)
+				used |= line_mask(b->lin & ~PAGE_MASK, b->bytes);
+	return lines & used;
+}
+
 static void page_written(struct vcpu *v, struct tpage *p, unsigned off, unsigned len)
 {
-	struct dbt *x = dbt_of(v);
 	u64 lines = 0;
 
 	if (!(p->lines & line_mask(off, len)))
 		return;
-	for (unsigned k = 0; k < TPAGE_BUCKETS; k++) {
-		for (struct tblock *b = p->bucket[k], *next; b; b = next) {
+	for (unsigned k = bucket_of(off - MIN(off, p->longest)); k <= bucket_of(off + len - 1); k++) {
+		for (struct tblock *b = p->bucket[k]; b; b = b->next) {
 			unsigned at = b->lin & ~PAGE_MASK;
 
-			next = b->next;
-			if (at < off + len && off < at + b->bytes)
-				kill_block(x, b);
-			else
-				lines |= line_mask(at, b->bytes);
+			if (b->dead || at >= off + len || off >= at + b->bytes)
+				continue;
+			kill_block(dbt_of(v), b);
+			lines |= line_mask(at, b->bytes);
 		}
 	}
-	p->lines = lines;
-	dbt_reset_returns(v);
+	if (lines)
+		p->lines = (p->lines & ~lines) | lines_in_use(p, lines);
 }
 
 u32 dbt_frame_written(struct vcpu *v, const u8 *host, unsigned off, unsigned len)
@@ -189,6 +199,7 @@ void dbt_flush(struct vcpu *v)
 		x->by_lin[k] = x->by_frame[k] = NULL;
 	x->blocks_n = x->insns_n = x->exits_n = x->sys_n = x->pages_n = 0;
 	x->used = x->start;
+	zero_words(x->cut, CUTS * 8);
 	x->stale = false;
 	x->stats.flushes++;
 	dbt_reset_returns(v);
@@ -215,6 +226,7 @@ static struct tpage *make_page(struct vcpu *v, gva_t lin, u8 *host, gpa_t gpa)
 	p->index = x->pages_n++;
 	p->lines = 0;
 	p->live = 0;
+	p->longest = 0;
 	for (unsigned k = 0; k < TPAGE_BUCKETS; k++)
 		p->bucket[k] = NULL;
 	p->lin_next = x->by_lin[lin_hash(lin)];
@@ -231,16 +243,40 @@ static bool room(const struct dbt *x)
 	       x->sys_n < SYS_MAX - 64;
 }
 
-static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin)
+/* The entry of `b` leads to its code. */
+static void open_entry(struct dbt *x, const struct tblock *b)
+{
+	s32 rel = (s32)(b->body - (b->entry + 5));
+
+	if (b->entry == b->body)
+		return;
+	x->rw[b->entry] = 0xe9;
+	__builtin_memcpy(x->rw + b->entry + 1, &rel, 4);
+}
+
+static void put_in_bucket(struct tpage *p, struct tblock *b, struct tblock *old)
+{
+	struct tblock **at = &p->bucket[bucket_of(b->lin)];
+
+	while (old && *at != old)
+		at = &(*at)->next;
+	b->next = old ? old->next : *at;
+	*at = b;
+}
+
+static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin, struct tblock *old)
 {
 	u64 *lines = dbt_lines(dbt_of(v), p->host);
 	struct tblock *b;
 
 	fpu_park(v);
-	b = dbt_translate(v, p, lin);
-	b->next = p->bucket[bucket_of(lin)];
-	p->bucket[bucket_of(lin)] = b;
+	b = dbt_translate(v, p, lin, old);
+	if (b != old)
+		put_in_bucket(p, b, old);
+	open_entry(dbt_of(v), b);
+	b->dead = false;
 	p->live++;
+	p->longest = MAX(p->longest, b->bytes);
 	p->lines |= line_mask(lin & ~PAGE_MASK, b->bytes);
 	if (lines)
 		*lines |= p->lines;
@@ -286,7 +322,7 @@ struct tblock *dbt_find(struct vcpu *v, u64 lin)
 	v->mmu->flat_base[AUX_VALID + p->index] = 1;
 	for (b = p->bucket[bucket_of(lin)]; b && b->lin != lin; b = b->next)
 		;
-	return b ? b : make_block(v, p, lin);
+	return b && likely(!b->dead) ? b : make_block(v, p, lin, b);
 }
 
 const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host)

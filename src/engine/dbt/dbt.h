@@ -110,10 +110,15 @@ struct tblock {
 	u32 first;	       /* index of the first tinsn; n of them */
 	u16 n, bytes;
 	bool dead, fpu;
+	bool calls; /* the return stack may lead into it */
+	/* What the block may fill when it is translated again: see translate.c. */
+	u16 insns_max, exits_max, sys_max;
+	u32 body; /* where the code begins: `entry`, or jumped to from there */
+	u32 host_max, exits, sys;
 };
 
 /* A page of guest code as it appears at one linear address, for one key. */
-#define TPAGE_BUCKETS 32
+#define TPAGE_BUCKETS 32 /* by address: 128 bytes each */
 struct tpage {
 	gva_t lin;
 	u8 *host;
@@ -122,6 +127,7 @@ struct tpage {
 	struct tpage *lin_next, *frame_next; /* hash chains by `lin` and by `host` */
 	u64 lines;			     /* bit k: translated code in bytes [64k, 64k+64) */
 	u32 live;
+	u16 longest; /* block, in bytes of guest code */
 	struct tblock *bucket[TPAGE_BUCKETS];
 };
 
@@ -143,6 +149,7 @@ struct tsys {
 #define EXITS_MAX (1u << 20)
 #define SYS_MAX (1u << 17)
 #define LIN_HASH_BITS 14
+#define CUTS 64u
 
 struct dbt_stats {
 	u64 translations, insns, host_bytes, links, kills, flushes, steps, sys;
@@ -165,6 +172,8 @@ struct dbt {
 	bool counted, x87_unmasked, stale, single;
 	u64 end; /* icount at which the budget ends, if counted */
 	u32 blocks_n, insns_n, exits_n, sys_n, pages_n;
+	u32 exits_end, sys_end; /* of the block being translated */
+	u64 cut[CUTS];		/* by dbt_cut_slot() */
 	struct tblock *blocks;
 	struct tinsn *insns;
 	struct texit *exits;
@@ -181,6 +190,12 @@ struct dbt {
 static inline struct dbt *dbt_of(struct vcpu *v)
 {
 	return v->engine_data;
+}
+/* A block ends where a store was once found to rewrite its own block: then the
+ * store need not be done by the reference engine. */
+static inline u64 *dbt_cut_slot(struct dbt *x, u64 lin)
+{
+	return &x->cut[lin % CUTS];
 }
 static inline struct dbt_hot *dhot(struct vcpu *v)
 {
@@ -215,7 +230,8 @@ void dbt_drop_stores(struct vcpu *v); /* empties every struct code_store */
 u64 *dbt_lines(struct dbt *x, const u8 *host); /* of the frame at `host`; NULL: not in RAM */
 
 /* translate.c: ordinary C, vector state parked. NULL: out of room. */
-struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin);
+/* `old`: the dead block of the same page and address; its entries stay where they are. */
+struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin, struct tblock *old);
 /* entry.c */
 void dbt_make_trampolines(struct dbt *x);
 

@@ -66,7 +66,7 @@ static u32 new_exit(struct tr *t, u64 lin)
 {
 	struct dbt *x = t->x;
 
-	if (x->exits_n == EXITS_MAX) {
+	if (x->exits_n == x->exits_end) {
 		t->failed = true;
 		return 0;
 	}
@@ -80,7 +80,8 @@ static void put_link(struct tr *t, u64 lin)
 	u32 id = new_exit(t, lin);
 	unsigned stub = new_stub(t, STUB_LINK, LEAVE_LINK, id);
 
-	t->x->exits[id].patch = (u32)(t->e.p - t->x->rw);
+	if (!t->failed)
+		t->x->exits[id].patch = (u32)(t->e.p - t->x->rw);
 	t->stub[stub].refs[0] = t->e.p;
 	put32(&t->e, 0);
 }
@@ -128,7 +129,7 @@ void emit_entries(struct tr *t)
 	put32(e, AUX_VALID + b->page->index);
 	put_bytes(e, (const u8[]){ 0x67, 0xe3 }, 2);
 	put(e, (u8)(other - (e->p + 1)));
-	b->entry = (u32)(e->p - t->x->rw);
+	b->entry = b->body = (u32)(e->p - t->x->rw);
 }
 
 static u64 target(const struct tr *t)
@@ -186,6 +187,7 @@ static bool emit_call(struct tr *t)
 {
 	u64 to = target(t), ret = t->lin + t->d->len;
 
+	t->b->calls = true;
 	if (to <= t->lin)
 		emit_safepoint(t);
 	emit_push_const(t, ret);
@@ -239,6 +241,7 @@ static bool emit_indirect(struct tr *t, bool call)
 		islands(t, 0, false);
 		return true;
 	}
+	t->b->calls = true;
 	t->x->insns[t->insn].kind = KIND_CALL;
 	store_gs(e, H_R14, HOT(value));
 	emit_push_call(t, ret);

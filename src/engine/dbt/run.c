@@ -243,6 +243,16 @@ static bool read_entry(struct vcpu *v)
 	return true;
 }
 
+/* The store kills its own block: from here on the block ends behind it. */
+static bool into_itself(struct vcpu *v, const struct tinsn *i)
+{
+	struct dbt *x = dbt_of(v);
+	u64 lin = x->blocks[i->block].lin + i->guest + i->len;
+
+	*dbt_cut_slot(x, lin) = lin;
+	return false;
+}
+
 /* False, too, for a store into its own block. */
 static bool write_entry(struct vcpu *v, const struct tinsn *i)
 {
@@ -251,12 +261,12 @@ static bool write_entry(struct vcpu *v, const struct tinsn *i)
 	enum flat_result found;
 
 	if (dbt_known_store(v, h->t0, i->stores, &h->t1))
-		return !b->dead;
+		return !b->dead || into_itself(v, i);
 	found = flat_miss(v, h->t0, MMU_WRITE);
 	if (found == FLAT_SLOW) {
 		switch (dbt_new_store(v, h->t0, i->stores, &h->t1)) {
 		case STORE_ONCE:
-			return !b->dead;
+			return !b->dead || into_itself(v, i);
 		case STORE_RETRY:
 			found = flat_miss(v, h->t0, MMU_WRITE);
 			break;

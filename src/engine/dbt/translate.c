@@ -177,7 +177,7 @@ static bool emit_sys(struct tr *t, unsigned sys)
 {
 	struct dbt *x = t->x;
 
-	if (x->sys_n == SYS_MAX) {
+	if (x->sys_n == x->sys_end) {
 		t->failed = true;
 		return false;
 	}
@@ -255,6 +255,10 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	while (!ends && n < max && at < avail && t->stubs_n < STUBS_MAX - 8) {
 		enum decode_status s = isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), CODE_64);
 
+		if (t->insn == t->insn_end) {
+			t->failed = true;
+			break;
+		}
 		t->lin = t->b->lin + at;
 		if (s == DECODE_OK) {
 			dinsn_from_zydis(&d, &z, ops, code + at, CODE_64);
@@ -283,6 +287,8 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 		n++;
 		if (cut)
 			t->segment = t->insn;
+		if (*dbt_cut_slot(t->x, t->b->lin + at) == t->b->lin + at)
+			break;
 	}
 	if (!cut)
 		end_segment(t);
@@ -292,46 +298,100 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	return n;
 }
 
-static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool steps_only)
+/* Into b->body and the records set apart for `b`. */
+static bool translate(struct vcpu *v, struct tblock *b, bool steps_only)
 {
 	struct dbt *x = dbt_of(v);
 	static __thread struct tr t; /* large; used up within this call */
-	struct tblock *b = &x->blocks[x->blocks_n];
-	u32 exits = x->exits_n, sys = x->sys_n;
+	unsigned off = b->lin & ~PAGE_MASK;
 
-	*b = (struct tblock){ .lin = lin, .page = p, .first = x->insns_n, .host = x->used };
 	memset(&t, 0, offsetof(struct tr, stub));
 	t.steps_only = steps_only;
 	t.v = v;
 	t.x = x;
 	t.b = b;
-	t.insn = x->insns_n;
-	t.start = x->rw + x->used;
-	t.e = (struct emit){ .p = t.start, .end = t.start + HOST_BYTES_MAX, .to_rx = x->rx - x->rw };
-	emit_entries(&t);
-	b->n = (u16)emit_block(&t, p->host + (lin & ~PAGE_MASK), (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK)));
+	t.insn = b->first;
+	t.insn_end = b->first + b->insns_max;
+	t.start = x->rw + b->host;
+	t.e = (struct emit){ .p = x->rw + b->body, .end = x->rw + b->host_max, .to_rx = x->rx - x->rw };
+	x->exits_n = b->exits;
+	x->exits_end = b->exits + b->exits_max;
+	x->sys_n = b->sys;
+	x->sys_end = b->sys + b->sys_max;
+	b->fpu = b->calls = false;
+	if (!b->entry)
+		emit_entries(&t);
+	b->n = (u16)emit_block(&t, b->page->host + off, (unsigned)PAGE_SIZE - off);
 	emit_stubs(&t);
-	while (t.e.p - (x->rw + b->entry) < 10)
+	while (t.e.p - (x->rw + b->body) < 10 && !t.e.overflow)
 		put(&t.e, 0x90); /* room for what dead blocks become */
-	if (t.failed || t.e.overflow) {
-		x->exits_n = exits;
-		x->sys_n = sys;
-		return NULL;
-	}
+	if (t.failed || t.e.overflow)
+		return false;
 	b->host_end = (u32)(t.e.p - x->rw);
-	x->used = (b->host_end + 15) & ~15u;
-	x->insns_n += b->n;
-	x->blocks_n++;
 	x->stats.translations++;
 	x->stats.insns += b->n;
 	x->stats.host_bytes += b->host_end - b->host;
-	return b;
+	return true;
 }
 
-struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin)
+/* In the place of its former code; false: it does not fit. */
+static bool translate_again(struct vcpu *v, struct tblock *b)
 {
-	struct tblock *b = translate(v, p, lin, false);
+	struct dbt *x = dbt_of(v);
+	u32 exits = x->exits_n, sys = x->sys_n;
+	bool done = translate(v, b, false);
 
-	/* Short branches can get out of reach in odd code. */
-	return b ? b : translate(v, p, lin, true);
+	x->exits_n = exits;
+	x->sys_n = sys;
+	return done;
+}
+
+/* Code that changed once will change again: room to grow. */
+static void set_apart(struct dbt *x, struct tblock *b, bool grows)
+{
+	u32 size = b->host_end - b->host;
+
+	b->host_max = (b->host_end + (grows ? size / 4 : 0) + 15) & ~15u;
+	b->insns_max = (u16)(b->n + (grows ? b->n / 4u + 1 : 0));
+	b->exits_max = (u16)(x->exits_n - b->exits + (grows ? 2 : 0));
+	b->sys_max = (u16)(x->sys_n - b->sys);
+	x->used = b->host_max;
+	x->insns_n = b->first + b->insns_max;
+	x->exits_n = b->exits + b->exits_max;
+	x->blocks_n++;
+}
+
+struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin, struct tblock *old)
+{
+	struct dbt *x = dbt_of(v);
+	struct tblock *b = &x->blocks[x->blocks_n];
+	bool done;
+
+	if (old && translate_again(v, old))
+		return old;
+	*b = (struct tblock){ .lin = lin,
+			      .page = p,
+			      .first = x->insns_n,
+			      .exits = x->exits_n,
+			      .sys = x->sys_n,
+			      .host = x->used,
+			      .body = x->used,
+			      .host_max = x->used + HOST_BYTES_MAX,
+			      .insns_max = BLOCK_INSNS,
+			      .exits_max = ROOM_EXITS,
+			      .sys_max = BLOCK_INSNS };
+	if (old) {
+		b->entry = old->entry;
+		b->entry_page = old->entry_page;
+		b->entry_indirect = old->entry_indirect;
+	}
+	done = translate(v, b, false);
+	if (!done) { /* short branches can get out of reach in odd code */
+		if (!old)
+			b->entry = 0;
+		b->body = b->host;
+		done = translate(v, b, true);
+	}
+	set_apart(x, b, old);
+	return done ? b : NULL;
 }

@@ -10,6 +10,7 @@
 #define BLOCK_INSNS 48
 #define STUBS_MAX (BLOCK_INSNS * 6)
 #define HOST_BYTES_MAX 24576 /* room a block may take in the cache */
+#define ROOM_EXITS 200
 
 /* Where a guest's general register lives, or HOME_MEMORY. */
 #define HOME_MEMORY 0xff
@@ -39,6 +40,7 @@ struct tr {
 	u8 *start;
 	u64 lin;  /* of the instruction being translated */
 	u32 insn; /* its tinsn */
+	u32 insn_end;
 	const struct dinsn *d;
 	const ZydisDecodedInstruction *z;
 	const ZydisDecodedOperand *ops;
