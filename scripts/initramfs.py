@@ -64,11 +64,12 @@ class Cpio:
 
 
 def is_static(elf):
-    """A 64-bit ELF file without PT_INTERP: it needs no library that the archive lacks."""
-    if elf[:5] != b"\x7fELF\x02":
+    """An ELF file for x86 without PT_INTERP: it needs no library that the archive lacks."""
+    if elf[:4] != b"\x7fELF" or elf[4] not in (1, 2):
         return False
-    phoff, = struct.unpack_from("<Q", elf, 32)
-    size, count = struct.unpack_from("<HH", elf, 54)
+    wide = elf[4] == 2
+    phoff, = struct.unpack_from("<Q" if wide else "<I", elf, 32 if wide else 28)
+    size, count = struct.unpack_from("<HH", elf, 54 if wide else 42)
     return all(struct.unpack_from("<I", elf, phoff + i * size)[0] != 3 for i in range(count))
 
 

@@ -97,6 +97,16 @@ def payload():
     return [Job("payloads", ["tests/payload/run.py"], 300)]
 
 
+def lockstep():
+    subprocess.run(["scripts/kernel.sh", "cloud"], cwd=ROOT, check=True)
+    build(BUILD)
+    return [
+        Job("lockstep: payloads", ["tests/lockstep/payloads.py"], 240),
+        Job("lockstep: random programs", ["tests/lockstep/programs.py", "--seeds", "30"], 240),
+        Job("lockstep: boot", ["tests/lockstep/boot.py"], 660),
+    ]
+
+
 def guest():
     subprocess.run(["scripts/kernel.sh", "cloud", "generic", "memtest"], cwd=ROOT, check=True)
     subprocess.run(["scripts/initramfs.py"], cwd=ROOT, check=True)
@@ -127,12 +137,13 @@ SUITES = {
     "checks": checks,
     "unit": unit,
     "payload": payload,
+    "lockstep": lockstep,
     "guest": guest,
     "asan": lambda: sanitized("build-asan", "address,undefined"),
     "ubsan": lambda: sanitized("build-ubsan", "undefined"),
     "fuzz": fuzz,
 }
-DEFAULT = ["checks", "unit", "payload", "asan", "fuzz", "guest"]
+DEFAULT = ["checks", "unit", "payload", "asan", "fuzz", "lockstep", "guest"]
 
 
 def run(job, tally, verbose):

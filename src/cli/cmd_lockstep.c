@@ -215,8 +215,11 @@ static int report(const struct command *l, const struct lockstep_result *r)
 {
 	switch (r->end) {
 	case LOCKSTEP_EQUAL:
-		printf("%s and %s are equal: %lu instructions, %lu slices, memory compared %lu times; %s\n",
+		printf("%s and %s are equal: %lu instructions, %lu slices, memory compared %lu times; %s",
 		       l->c.engine[0], l->c.engine[1], r->instructions, r->slices, r->ram_compares, r->guest.text);
+		if (r->guest.end == MACHINE_END_DEBUG_EXIT)
+			printf(" with status %d", r->guest.exit_code);
+		printf("\n");
 		return EXIT_OK;
 	case LOCKSTEP_DIVERGED:
 		return EXIT_FAILED;

@@ -3,6 +3,7 @@
  * into an exit status. Everything that can be wrong is found out before the
  * first file or socket is created.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,8 @@
 #include "cli/cli.h"
 #include "cli/run_options.h"
 #include "cli/run_stats.h"
+#include "cli/trace_options.h"
+#include "engine/symbols.h"
 #include "gdb/gdb.h"
 
 struct run {
@@ -20,6 +23,8 @@ struct run {
 	struct machine *machine;
 	struct gdb *gdb;
 	int gdb_fd;
+	struct guest_symbols *symbols;
+	FILE *trace;
 };
 
 static void stop(void *opaque)
@@ -51,6 +56,22 @@ static int create_serial(struct run *r, struct error *e)
 	return r->serial ? 0 : -1;
 }
 
+/* Where the trace goes: to a file by whole lines, for a run may end badly. */
+static int open_trace(struct run *r, struct error *e)
+{
+	struct engine_options *o = &r->o.machine.engine_options;
+
+	if (r->o.trace_path) {
+		r->trace = fopen(r->o.trace_path, "we");
+		if (!r->trace)
+			return error_errno(e, errno, "--trace-file: cannot write %s", r->o.trace_path);
+		setvbuf(r->trace, NULL, _IOLBF, 1 << 16);
+	}
+	o->trace_line = trace_options_line;
+	o->trace_opaque = r->trace ? r->trace : stderr;
+	return 0;
+}
+
 /* First what only looks, then what creates. */
 static int build(struct run *r, struct error *e)
 {
@@ -58,12 +79,18 @@ static int build(struct run *r, struct error *e)
 		return -1;
 	if (r->o.stats_path && run_stats_check(r->o.stats_path, e))
 		return -1;
+	if (r->o.symbols_path) {
+		r->symbols = guest_symbols_load(r->o.symbols_path, e);
+		if (!r->symbols)
+			return -1;
+		r->o.machine.engine_options.symbols = r->symbols;
+	}
 	if (r->o.gdb) {
 		r->gdb_fd = gdb_listen(r->o.gdb, e);
 		if (r->gdb_fd < 0)
 			return -1;
 	}
-	if (create_serial(r, e))
+	if (open_trace(r, e) || create_serial(r, e))
 		return -1;
 	r->machine = machine_create(&r->o.machine, e);
 	if (!r->machine)
@@ -89,6 +116,9 @@ static void destroy(struct run *r)
 			unlink(r->o.gdb + 5);
 	}
 	machine_destroy(r->machine);
+	guest_symbols_free(r->symbols);
+	if (r->trace)
+		fclose(r->trace);
 	if (r->serial)
 		r->serial->ops->destroy(r->serial);
 }

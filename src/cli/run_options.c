@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/trace_options.h"
 
 #define DEFAULT_MEMORY (512 * MiB)
 /* What the machine of the cache is started with. */
@@ -49,6 +50,10 @@ STRING_OPTION(set_engine, machine.engine)
 STRING_OPTION(set_cpu_model, machine.cpu_model)
 STRING_OPTION(set_name, machine.name)
 STRING_OPTION(set_gdb, gdb)
+STRING_OPTION(set_trace_file, trace_path)
+STRING_OPTION(set_symbols, symbols_path)
+FLAG_OPTION(set_perf_map, machine.engine_options.perf_map)
+FLAG_OPTION(set_count, machine.engine_options.count)
 FLAG_OPTION(set_debug_exit, machine.debug_exit)
 FLAG_OPTION(set_test_device, machine.test_device)
 FLAG_OPTION(set_no_reboot, machine.no_reboot)
@@ -104,7 +109,7 @@ static int set_serial(struct run_options *o, const char *value)
 
 static int set_stats(struct run_options *o, const char *value)
 {
-	o->stats = true;
+	o->stats = o->machine.engine_options.costs = true;
 	if (!value)
 		return 0;
 	if (strncmp(value, "json:", 5) || !value[5])
@@ -142,9 +147,18 @@ static int refuse_share(struct run_options *o, const char *value)
 	return usage_error("--share: shared directories are not built yet");
 }
 
-static int refuse_trace(struct run_options *o, const char *value)
+static int set_trace(struct run_options *o, const char *value)
 {
-	return usage_error("--trace: tracing is not built yet");
+	return trace_options_parse(value, &o->machine.engine_options);
+}
+
+static int set_code_cache(struct run_options *o, const char *value)
+{
+	u64 *size = &o->machine.engine_options.code_cache;
+
+	if (parse_size(value, size) || *size < CODE_CACHE_MIN || *size > CODE_CACHE_MAX)
+		return usage_error("--code-cache '%s' is not a size from 4M to 1G", value);
+	return 0;
 }
 
 static const struct option_row rows[] = {
@@ -166,12 +180,17 @@ static const struct option_row rows[] = {
 	{ "name", ARG_REQUIRED, set_name, "NAME", "name of the machine" },
 	{ "stats", ARG_OPTIONAL, set_stats, "json:F", "figures at exit, to stderr or as JSON to F" },
 	{ "insn-limit", ARG_REQUIRED, set_limit, "N", "stop after N instructions" },
+	{ "count-instructions", ARG_NONE, set_count, NULL, "count them with the real clock too" },
+	{ "code-cache", ARG_REQUIRED, set_code_cache, "SIZE", "room for translated code, 4M to 1G; default 64M" },
+	{ "trace", ARG_REQUIRED, set_trace, "LIST", "print guest, analysis, host, exec, exits, smc, all, addr=LO-HI" },
+	{ "trace-file", ARG_REQUIRED, set_trace_file, "F", "print the trace to F, not to stderr" },
+	{ "perf-map", ARG_NONE, set_perf_map, NULL, "write /tmp/perf-PID.map for perf" },
+	{ "guest-symbols", ARG_REQUIRED, set_symbols, "F", "names for both: System.map, kallsyms or ELF" },
 	{ "net", ARG_REQUIRED, set_net, "none", "only none yet" },
 	{ "help", ARG_NONE, set_help, NULL, "this" },
 	/* in the plan, not in --help */
 	{ "disk", ARG_REQUIRED, refuse_disk, NULL, NULL },
 	{ "share", ARG_REQUIRED, refuse_share, NULL, NULL },
-	{ "trace", ARG_REQUIRED, refuse_trace, NULL, NULL },
 };
 
 void run_options_help(void)
@@ -286,6 +305,10 @@ static int check_together(struct run_options *o)
 
 	if (m->kernel && m->firmware)
 		return usage_error("--kernel and --firmware exclude each other");
+	if (o->trace_path && !m->engine_options.trace)
+		return usage_error("--trace-file needs --trace");
+	if (o->symbols_path && !m->engine_options.trace && !m->engine_options.perf_map)
+		return usage_error("--guest-symbols needs --trace or --perf-map");
 	if (m->firmware && (m->initrd || m->append))
 		return usage_error("--initrd and --append need --kernel");
 	if (!m->kernel && !m->firmware)

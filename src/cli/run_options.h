@@ -11,6 +11,7 @@ struct run_options {
 	enum serial_kind serial;
 	const char *serial_path;
 	const char *gdb;
+	const char *trace_path, *symbols_path; /* NULL: stderr; none */
 	bool stats;
 	const char *stats_path; /* NULL: human, to stderr */
 	bool help;

@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <libgen.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -22,7 +23,7 @@ static const char *const end_names[] = {
 	[MACHINE_END_POWER_OFF] = "power-off",	 [MACHINE_END_RESET] = "reset",
 	[MACHINE_END_DEBUG_EXIT] = "debug-exit", [MACHINE_END_TRIPLE_FAULT] = "triple-fault",
 	[MACHINE_END_STOPPED] = "stopped",	 [MACHINE_END_LIMIT] = "instruction-limit",
-	[MACHINE_END_HALTED] = "halted",		 [MACHINE_END_FAILED] = "failed",
+	[MACHINE_END_HALTED] = "halted",	 [MACHINE_END_FAILED] = "failed",
 };
 
 int run_stats_check(const char *path, struct error *e)
@@ -39,6 +40,23 @@ int run_stats_check(const char *path, struct error *e)
 	}
 	strcpy(copy, path);
 	return access(dirname(copy), W_OK) ? error_errno(e, errno, "--stats: cannot create %s", path) : 0;
+}
+
+#define COSTS_MAX 128
+static const char *const cost_tables[COSTS_TABLES] = { "exits_of_code", "shared_semantics" };
+static const char *const cost_titles[COSTS_TABLES] = { "exits of translated code", "shared semantics" };
+
+static unsigned costs_of(struct vcpu *v, enum engine_cost_table table, struct engine_cost *out)
+{
+	unsigned n = v->engine->costs ? v->engine->costs(v, table, out, COSTS_MAX) : 0;
+
+	return MIN(n, COSTS_MAX);
+}
+
+/* Mean of the samples; the total follows from it. */
+static double mean_cost(const struct engine_cost *c)
+{
+	return c->samples ? (double)c->cycles / (double)c->samples : 0;
 }
 
 /* Million instructions a second of the time the processor was not halted. */
@@ -60,6 +78,27 @@ static json_t *counters_json(struct vcpu *v)
 	return out;
 }
 
+static json_t *costs_json(struct vcpu *v, enum engine_cost_table table)
+{
+	struct engine_cost c[COSTS_MAX];
+	unsigned n = costs_of(v, table, c);
+	json_t *out = json_object();
+
+	for (unsigned i = 0; i < n; i++)
+		json_object_set_new(out, c[i].name,
+				    json_pack("{s:I, s:I, s:f, s:f}", "count", (json_int_t)c[i].count, "samples",
+					      (json_int_t)c[i].samples, "mean_cycles", mean_cost(&c[i]), "cycles",
+					      mean_cost(&c[i]) * (double)c[i].count));
+	return out;
+}
+
+/* Null where instructions are not counted. */
+static void put_counted(json_t *top, const struct machine_stats *s)
+{
+	json_object_set_new(top, "instructions", s->counted ? json_integer((json_int_t)s->instructions) : json_null());
+	json_object_set_new(top, "mips", s->counted ? json_real(mips(s)) : json_null());
+}
+
 int run_stats_json(struct machine *m, const struct machine_result *r, const char *path, struct error *e)
 {
 	struct vcpu *v = machine_vcpu(m, 0);
@@ -73,17 +112,56 @@ int run_stats_json(struct machine *m, const struct machine_result *r, const char
 	snprintf(hash, sizeof(hash), "%016lx", machine_state_hash(m));
 	for (unsigned i = 0; i < VCPU_EXIT_COUNT; i++)
 		json_object_set_new(exits, exit_names[i], json_integer((json_int_t)s.exits[i]));
-	top = json_pack("{s:s, s:s, s:i, s:I, s:s, s:f, s:f, s:f, s:I, s:o, s:o, s:{s:I, s:I, s:I}, s:{s:I, s:I}}",
-			"engine", v->engine->name, "end", end_names[r->end], "exit_code", r->exit_code, "instructions",
-			(json_int_t)s.instructions, "state_hash", hash, "seconds", s.seconds, "halted_seconds",
-			s.halted_seconds, "mips", mips(&s), "halts", (json_int_t)s.halts, "exits", exits, "counters",
+	top = json_pack("{s:s, s:s, s:i, s:s, s:f, s:f, s:I, s:o, s:o, s:{s:I, s:I, s:I}, s:{s:I, s:I}}",
+			"engine", v->engine->name, "end", end_names[r->end], "exit_code", r->exit_code, "state_hash",
+			hash, "seconds", s.seconds, "halted_seconds", s.halted_seconds, "halts", (json_int_t)s.halts, "exits", exits, "counters",
 			counters_json(v), "memory", "ram", (json_int_t)memory_ram_size(machine_memory(m)), "mmio_reads",
 			(json_int_t)mem->mmio_reads, "mmio_writes", (json_int_t)mem->mmio_writes, "ports", "reads",
 			(json_int_t)ports->reads, "writes", (json_int_t)ports->writes);
+	if (top)
+		put_counted(top, &s);
+	for (unsigned t = 0; top && t < COSTS_TABLES; t++)
+		json_object_set_new(top, cost_tables[t], costs_json(v, t));
 	int failed = !top || json_dump_file(top, path, JSON_INDENT(1));
 
 	json_decref(top);
 	return failed ? error_set(e, "--stats: writing %s failed", path) : 0;
+}
+
+static int by_total(const void *a, const void *b)
+{
+	const struct engine_cost *p = a, *q = b;
+	double d = mean_cost(q) * (double)q->count - mean_cost(p) * (double)p->count;
+
+	return d > 0 ? 1 : d < 0 ? -1 : p->count < q->count ? 1 : p->count > q->count ? -1 : 0;
+}
+
+/* The dearest first; the shares are of the count and of the cycles. */
+static void print_costs(struct vcpu *v, enum engine_cost_table table)
+{
+	struct engine_cost c[COSTS_MAX];
+	unsigned n = costs_of(v, table, c);
+	double count = 0, cycles = 0;
+
+	if (!n)
+		return;
+	for (unsigned i = 0; i < n; i++) {
+		count += (double)c[i].count;
+		cycles += mean_cost(&c[i]) * (double)c[i].count;
+	}
+	qsort(c, n, sizeof(*c), by_total);
+	fprintf(stderr, "%-24s %12s %7s %12s %12s %7s\n", cost_titles[table], "count", "share", "mean cycles",
+		"Mcycles", "share");
+	for (unsigned i = 0; i < n; i++) {
+		double total = mean_cost(&c[i]) * (double)c[i].count;
+
+		fprintf(stderr, "  %-22s %12lu %6.1f%% ", c[i].name, c[i].count, 100 * (double)c[i].count / count);
+		if (c[i].samples)
+			fprintf(stderr, "%12.0f %12.1f %6.1f%%\n", mean_cost(&c[i]), total / 1e6,
+				cycles > 0 ? 100 * total / cycles : 0);
+		else
+			fprintf(stderr, "%12s %12s %7s\n", "-", "-", "-");
+	}
 }
 
 void run_stats_text(struct machine *m)
@@ -96,11 +174,17 @@ void run_stats_text(struct machine *m)
 	struct machine_stats s;
 
 	machine_stats(m, &s);
-	fprintf(stderr, "%-24s %s\n%-24s %lu\n%-24s %.3f (%.3f of them halted, %lu times)\n%-24s %.1f\n", "engine",
-		v->engine->name, "instructions", s.instructions, "seconds", s.seconds, s.halted_seconds, s.halts,
-		"million instructions/s", mips(&s));
+	fprintf(stderr, "%-24s %s\n%-24s %.3f (%.3f of them halted, %lu times)\n", "engine", v->engine->name, "seconds",
+		s.seconds, s.halted_seconds, s.halts);
+	if (s.counted)
+		fprintf(stderr, "%-24s %lu\n%-24s %.1f\n", "instructions", s.instructions, "million instructions/s",
+			mips(&s));
+	else
+		fprintf(stderr, "%-24s not counted (--count-instructions)\n", "instructions");
 	for (unsigned i = 0; i < VCPU_EXIT_COUNT; i++)
 		fprintf(stderr, "exits: %-17s %lu\n", exit_names[i], s.exits[i]);
+	for (unsigned t = 0; t < COSTS_TABLES; t++)
+		print_costs(v, t);
 	for (unsigned i = 0; i < n && i < COUNTERS_MAX; i++)
 		fprintf(stderr, "%-24s %lu\n", c[i].name, c[i].value);
 	fprintf(stderr, "%-24s %lu reads, %lu writes\n%-24s %lu reads, %lu writes\n", "MMIO", mem->mmio_reads,

@@ -15,6 +15,7 @@ struct memory;
 struct portmap;
 struct cpu_model;
 struct engine_ops;
+struct engine_options;
 
 /*
  * A fault raised while an instruction executes. Shared semantics return 0 on
@@ -100,6 +101,7 @@ struct vcpu {
 	struct vcpu_debug debug;
 
 	const struct engine_ops *engine;
+	const struct engine_options *engine_options; /* read by vcpu_attach; NULL: defaults */
 	void *engine_data;
 	_Alignas(64) u64 engine_hot[64]; /* the attached engine's most used private data */
 };

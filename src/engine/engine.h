@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "cpu/vcpu.h"
+#include "engine/options.h"
 #include "mem/physmem.h"
 
 enum vcpu_exit {
@@ -26,6 +27,8 @@ enum engine_caps {
 	ENGINE_EXACT_ICOUNT = 1 << 0,
 	ENGINE_SINGLE_STEP = 1 << 1,
 	ENGINE_SMP = 1 << 2,
+	ENGINE_TRANSLATES = 1 << 3,	/* what engine_options_translator() names is for it */
+	ENGINE_COUNTS_IF_ASKED = 1 << 4, /* without a budget v->icount misses instructions, unless options->count */
 };
 
 /* Why an engine is or is not chosen by --engine auto. */
@@ -38,6 +41,18 @@ struct engine_verdict {
 struct engine_counter {
 	const char *name;
 	u64 value;
+};
+
+/* How often something was done and what it cost. `cycles` are of `samples` of
+ * the `count` times; none if options->costs is off. */
+struct engine_cost {
+	const char *name;
+	u64 count, samples, cycles;
+};
+enum engine_cost_table {
+	COSTS_EXITS, /* of translated code, by cause */
+	COSTS_SYS,   /* those to the shared semantics, by function */
+	COSTS_TABLES,
 };
 
 struct engine_ops {
@@ -54,12 +69,15 @@ struct engine_ops {
 	 * and exceptions are taken inside (cpu/event.h). On return v->cpu,
 	 * v->icount and cpu.fpu are exact. The engine leaves soon after
 	 * EV_KICK, EV_TIMER or EV_RESET is raised (it does not clear those).
+	 * A budget of 0 takes what is pending at this boundary and runs nothing.
 	 */
 	enum vcpu_exit (*run)(struct vcpu *v, const struct run_budget *b);
 	/* v->debug changed. */
 	void (*debug_changed)(struct vcpu *v);
 	/* Fills up to `max` counters, returns how many there are. */
 	unsigned (*counters)(struct vcpu *v, struct engine_counter *out, unsigned max);
+	/* The same for the lines of one table of costs; those that never happened are left out. May be NULL. */
+	unsigned (*costs)(struct vcpu *v, enum engine_cost_table table, struct engine_cost *out, unsigned max);
 	/* Lists the translated code that holds the guest instruction at linear address `lin` in the present mode,
 	 * one call of `line` a line; nothing if there is none. Changes nothing. NULL: no translation to show. */
 	void (*describe)(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const char *text), void *opaque);

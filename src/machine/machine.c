@@ -44,6 +44,9 @@ static int check_config(struct machine *m, struct error *e)
 	m->engine = engine_choose(c->engine ? c->engine : "auto", &m->verdict, e);
 	if (!m->engine)
 		return -1;
+	if (engine_options_translator(&c->engine_options) && !(m->engine->caps & ENGINE_TRANSLATES))
+		return error_set(e, "engine '%s' does not translate: no --trace, --perf-map, --guest-symbols, --code-cache",
+				 m->engine->name);
 	return cpu_model_init(&m->model, c->cpu_model ? c->cpu_model : "host", c->cpus, TSC_HZ, e);
 }
 
@@ -95,6 +98,7 @@ static int create_vcpu(struct machine *m, struct error *e)
 	v->mem = m->mem;
 	v->ports = m->ports;
 	v->engine = m->engine;
+	v->engine_options = &m->cfg.engine_options;
 	v->mmu = mmu_create();
 	return v->mmu ? 0 : error_set(e, "not enough host memory");
 }

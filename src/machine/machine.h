@@ -32,6 +32,7 @@ struct machine_config {
 	const char *firmware; /* path, or "seabios" */
 	bool debug_exit, test_device, no_reboot;
 	struct chr *serial; /* COM1; NULL: none. Owned by the caller */
+	struct engine_options engine_options;
 	u64 insn_limit;	    /* stop (as by the debugger) after so many; 0: none. For tests */
 };
 
@@ -127,6 +128,7 @@ void machine_save_state(struct machine *m, struct encoder *e);
 /* Where the vCPU thread spent its exits. */
 struct machine_stats {
 	u64 instructions, exits[VCPU_EXIT_COUNT], halts;
+	bool counted; /* `instructions` is all of them: see ENGINE_COUNTS_IF_ASKED */
 	double seconds, halted_seconds;
 };
 void machine_stats(struct machine *m, struct machine_stats *out);

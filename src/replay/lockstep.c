@@ -16,7 +16,7 @@
 #include "replay/lockstep_internal.h"
 
 /* RAM is compared every so many slices: measured over a boot of Linux with
- * 128 MiB, every slice of a million makes a run 2.5 times as long, every 16th
+ * 128 MiB, every slice of a million makes a run three times as long, every 16th
  * adds a tenth. */
 #define RAM_EVERY 16
 /* A narrowing pass cuts the interval into so many slices. */

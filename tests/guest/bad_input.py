@@ -112,6 +112,13 @@ def options(folder):
         ("--stats: no such folder", [*RUN, f"--stats=json:{folder}/no/such", "--kernel", KERNEL]),
         ("kernel and firmware", [*RUN, "--kernel", KERNEL, "--firmware", KERNEL]),
         ("isa: no such option", ["isa", "--frobnicate"]),
+        ("lockstep: one engine", ["lockstep", "--engines", "interp", "--kernel", KERNEL]),
+        ("lockstep: no such engine", ["lockstep", "--engines", "interp,warp", "--kernel", KERNEL]),
+        ("lockstep: slices of nothing", ["lockstep", "--engines", "interp,interp", "--every", "0", "--kernel", KERNEL]),
+        ("lockstep: the real clock", ["lockstep", "--engines", "interp,interp", "--clock", "real", "--kernel", KERNEL]),
+        ("lockstep: no such option", ["lockstep", "--frobnicate"]),
+        ("lockstep: no such folder", ["lockstep", "--engines", "interp,interp", "--serial", f"file:{folder}/no/such",
+                                      "--kernel", KERNEL]),
         ("no command", []),
     ]
     for name, args in cases:

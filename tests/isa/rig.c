@@ -163,6 +163,11 @@ static void make_cpu(struct rig *r)
 
 void rig_create(struct rig *r, const struct engine_ops *engine)
 {
+	rig_create_with(r, engine, NULL);
+}
+
+void rig_create_with(struct rig *r, const struct engine_ops *engine, const struct engine_options *options)
+{
 	struct error e = { "" };
 
 	memset(r, 0, sizeof(*r));
@@ -175,6 +180,7 @@ void rig_create(struct rig *r, const struct engine_ops *engine)
 		die("no memory");
 	r->v->model = &r->model;
 	r->v->hooks = &hooks;
+	r->v->engine_options = options;
 	r->v->mem = r->mem;
 	r->v->mmu = mmu_create();
 	make_cpu(r);

@@ -23,6 +23,8 @@ struct rig {
  * CPL 3 with every extension enabled; no page is mapped but those rig_map()
  * adds. Exceptions end rig_run(). */
 void rig_create(struct rig *r, const struct engine_ops *engine);
+/* The same with options, which outlive the rig; NULL: defaults. */
+void rig_create_with(struct rig *r, const struct engine_ops *engine, const struct engine_options *options);
 void rig_destroy(struct rig *r);
 /* Map the page of `lin` to RAM offset `off`. */
 void rig_map(struct rig *r, gva_t lin, u64 off, bool writable);

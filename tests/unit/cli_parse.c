@@ -93,10 +93,45 @@ static void test_options(void **state)
 	assert_int_equal(PARSE(&o, "kernel"), EXIT_USAGE);
 }
 
+static void test_trace_options(void **state)
+{
+	static struct run_options o;
+	const struct engine_options *e = &o.machine.engine_options;
+
+	assert_int_equal(PARSE(&o, "--kernel=K", "--trace", "guest,exits,addr=0x1000-ffffffffffffffff"), 0);
+	assert_int_equal(e->trace, TRACE_GUEST | TRACE_EXITS);
+	assert_int_equal(e->trace_first, 0x1000);
+	assert_true(e->trace_last == UINT64_MAX);
+	assert_int_equal(PARSE(&o, "--kernel=K", "--trace=all"), 0);
+	assert_int_equal(e->trace, 0x3f);
+	assert_int_equal(e->trace_first, 0);
+	assert_true(e->trace_last == UINT64_MAX);
+	assert_int_equal(PARSE(&o, "--kernel=K", "--trace=host,addr=7fff0"), 0);
+	assert_int_equal(e->trace_first, 0x7fff0);
+	assert_int_equal(e->trace_last, 0x7fff0);
+	static const char *const bad[] = { "",		   "hosts",	   "guest,",	       "addr=1-2",	    "guest,addr=",
+					   "guest,addr=2-1", "guest,addr=1-", "guest,addr=1-2-3", "guest,addr=xyz",
+					   "guest,addr=11111111111111111" };
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_int_equal(PARSE(&o, "--kernel=K", "--trace", bad[i]), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel=K", "--trace-file", "F"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel=K", "--guest-symbols", "F"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel=K", "--code-cache", "4M"), 0);
+	assert_int_equal(e->code_cache, 4 * MiB);
+	assert_int_equal(PARSE(&o, "--kernel=K", "--code-cache", "5000k"), 0);
+	assert_int_equal(PARSE(&o, "--kernel=K", "--code-cache", "3.9M"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel=K", "--code-cache", "1025M"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel=K", "--code-cache", "big"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel=K", "--stats"), 0);
+	assert_true(e->costs);
+	assert_false(e->count);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_size), cmocka_unit_test(test_number),
-					    cmocka_unit_test(test_options) };
+					    cmocka_unit_test(test_options),
+					    cmocka_unit_test(test_trace_options) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,11 +8,12 @@
  * the bytes; the first jump into each page then looks at the page tables again,
  * and all links stay. So address spaces share translations.
  *
- * A write to translated bytes kills the blocks that hold them: the block's
- * entry is overwritten with a jump out. The entry stays the block's: translated
- * again it leads to the new code, so that links and jump caches stay good, and
- * the new code takes the place of the old if it fits. Whatever returns expected
- * a dead block or another mapping is forgotten by emptying the return stack.
+ * A write to translated bytes kills the blocks that hold them: where the
+ * block's entries lead (its door) a jump out is put. The entries stay the
+ * block's: translated again they lead to the new code, so that links and jump
+ * caches stay good, and the new code takes the place of the old if it fits.
+ * Whatever returns expected a dead block or another mapping is forgotten by
+ * emptying the return stack.
  */
 #include "engine/dbt/dbt.h"
 #include "cpu/xstate.h"
@@ -50,6 +51,15 @@ static void set_code_flag(struct vcpu *v, gpa_t gpa, bool on)
 void dbt_reset_returns(struct vcpu *v)
 {
 	dhot(v)->ret_sp = dhot(v)->ret_base;
+	dbt_of(v)->stats.return_resets++;
+}
+
+void dbt_reset_jumps(const struct dbt *x, u8 *base, enum dbt_width w)
+{
+	const u8 **jump = (const u8 **)(base + AUX_JUMP(w));
+
+	for (unsigned k = 0; k < 1u << JUMP_BITS; k++)
+		jump[k] = x->leave_saved[LEAVE_INDIRECT];
 }
 
 static void set_valid(struct dbt *x, u8 *base, u32 index, u8 valid)
@@ -81,13 +91,16 @@ void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all)
 	dbt_reset_returns(v);
 }
 
-/* In place of the entry: mov ecx, index ; jmp leave. */
+/* At the block's door: mov ecx, index ; jmp leave. */
 static void kill_block(struct dbt *x, struct tblock *b)
 {
-	u8 *p = x->rw + b->entry;
+	u8 *p = x->rw + b->door;
+	const u8 *to = b->saved ? x->leave_saved[LEAVE_ENTRY] : x->leave[LEAVE_ENTRY];
 	u32 id = (u32)(b - x->blocks);
-	s32 rel = (s32)(x->leave[LEAVE_ENTRY] - (x->rx + b->entry + 10));
+	s32 rel = (s32)(to - (x->rx + b->door + 10));
 
+	if (unlikely(x->trace & TRACE_SMC))
+		dbt_observe_kill(x->v, b);
 	b->dead = true;
 	if (b->calls)
 		dbt_reset_returns(x->v);
@@ -179,6 +192,8 @@ void dbt_flush(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
 
+	if (unlikely(x->trace & TRACE_SMC))
+		dbt_observe_kill(v, NULL);
 	for (u32 k = 0; k < x->pages_n; k++) {
 		u64 *lines = dbt_lines(x, x->pages[k].host);
 
@@ -189,15 +204,14 @@ void dbt_flush(struct vcpu *v)
 	dbt_drop_stores(v);
 	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++) {
 		u8 *base = flat_set_base(v->mmu->flat, n);
-		const u8 **jump = (const u8 **)(base + AUX_JUMP);
 
 		zero_words(base + AUX_VALID, (x->pages_n + 63) & ~63u);
-		for (unsigned k = 0; k < 1u << JUMP_BITS; k++)
-			jump[k] = x->leave[LEAVE_INDIRECT];
+		for (unsigned w = 0; w < WIDTHS; w++)
+			dbt_reset_jumps(x, base, w);
 	}
 	for (unsigned k = 0; k < 1u << LIN_HASH_BITS; k++)
 		x->by_lin[k] = x->by_frame[k] = NULL;
-	x->blocks_n = x->insns_n = x->exits_n = x->sys_n = x->pages_n = 0;
+	x->blocks_n = x->insns_n = x->exits_n = x->sys_n = x->recipes_n = x->pages_n = 0;
 	x->used = x->start;
 	zero_words(x->cut, CUTS * 8);
 	x->stale = false;
@@ -239,19 +253,18 @@ static struct tpage *make_page(struct vcpu *v, gva_t lin, u8 *host, gpa_t gpa)
 static bool room(const struct dbt *x)
 {
 	return !x->stale && x->size - x->used > 2 * 32768 && x->pages_n < PAGES_MAX - 1 &&
-	       x->blocks_n < BLOCKS_MAX - 1 && x->insns_n < INSNS_MAX - 64 && x->exits_n < EXITS_MAX - 256 &&
-	       x->sys_n < SYS_MAX - 64;
+	       x->blocks_n < x->blocks_max - 1 && x->insns_n < x->insns_max - 64 && x->exits_n < x->exits_max - 256 &&
+	       x->sys_n < x->sys_max - 64 && x->recipes_n < x->recipes_max - 256;
 }
 
-/* The entry of `b` leads to its code. */
-static void open_entry(struct dbt *x, const struct tblock *b)
+static void open_door(struct dbt *x, const struct tblock *b)
 {
-	s32 rel = (s32)(b->body - (b->entry + 5));
+	s32 rel = (s32)(b->body - (b->door + 5));
 
-	if (b->entry == b->body)
+	if (b->door == b->body)
 		return;
-	x->rw[b->entry] = 0xe9;
-	__builtin_memcpy(x->rw + b->entry + 1, &rel, 4);
+	x->rw[b->door] = 0xe9;
+	__builtin_memcpy(x->rw + b->door + 1, &rel, 4);
 }
 
 static void put_in_bucket(struct tpage *p, struct tblock *b, struct tblock *old)
@@ -273,7 +286,7 @@ static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin, struc
 	b = dbt_translate(v, p, lin, old);
 	if (b != old)
 		put_in_bucket(p, b, old);
-	open_entry(dbt_of(v), b);
+	open_door(dbt_of(v), b);
 	b->dead = false;
 	p->live++;
 	p->longest = MAX(p->longest, b->bytes);
@@ -325,11 +338,9 @@ struct tblock *dbt_find(struct vcpu *v, u64 lin)
 	return b && likely(!b->dead) ? b : make_block(v, p, lin, b);
 }
 
-const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host)
+const struct tblock *dbt_block_at(const struct dbt *x, u32 host)
 {
 	u32 lo = 0, hi = x->blocks_n;
-	const struct tblock *b;
-	const struct tinsn *i;
 
 	while (lo < hi) {
 		u32 mid = (lo + hi) / 2;
@@ -339,8 +350,15 @@ const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host)
 		else
 			hi = mid;
 	}
-	b = &x->blocks[lo];
-	if (lo == x->blocks_n || host < b->host || !b->n)
+	return lo == x->blocks_n || host < x->blocks[lo].host ? NULL : &x->blocks[lo];
+}
+
+const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host)
+{
+	const struct tblock *b = dbt_block_at(x, host);
+	const struct tinsn *i;
+
+	if (!b || !b->n)
 		return NULL;
 	i = &x->insns[b->first];
 	while (i + 1 < &x->insns[b->first] + b->n && b->host + i[1].host <= host)

@@ -16,7 +16,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define CACHE_SIZE (64 * MiB)
 #define RET_STACK (64 * KiB)
 
 /* Behind struct dbt: what only ordinary C needs. */
@@ -56,17 +55,18 @@ static int map_pools(struct dbt_host *h, struct error *e)
 {
 	struct dbt *x = &h->dbt;
 
-	x->blocks = pool(BLOCKS_MAX * sizeof(*x->blocks));
-	x->insns = pool(INSNS_MAX * sizeof(*x->insns));
-	x->exits = pool(EXITS_MAX * sizeof(*x->exits));
-	x->sys = pool(SYS_MAX * sizeof(*x->sys));
+	x->blocks = pool(x->blocks_max * sizeof(*x->blocks));
+	x->insns = pool(x->insns_max * sizeof(*x->insns));
+	x->exits = pool(x->exits_max * sizeof(*x->exits));
+	x->recipes = pool(x->recipes_max * sizeof(*x->recipes));
+	x->sys = pool(x->sys_max * sizeof(*x->sys));
 	x->pages = pool(PAGES_MAX * sizeof(*x->pages));
 	x->ram = memory_ram(x->v->mem);
 	x->frames = memory_ram_size(x->v->mem) >> PAGE_SHIFT;
 	x->lines = pool(x->frames * sizeof(*x->lines));
 	x->no_store = ~0ull;
 	h->ret_map = pool(RET_STACK + 2 * PAGE_SIZE);
-	if (!x->blocks || !x->insns || !x->exits || !x->sys || !x->pages || !x->lines || !h->ret_map)
+	if (!x->blocks || !x->insns || !x->exits || !x->recipes || !x->sys || !x->pages || !x->lines || !h->ret_map)
 		return error_set(e, "engine dbt: out of memory");
 	mprotect(h->ret_map, PAGE_SIZE, PROT_NONE);
 	return 0;
@@ -91,7 +91,7 @@ static void set_up_hot(struct dbt_host *h)
 	struct dbt_hot *hot = dhot(x->v);
 	u64 *bottom = (u64 *)(h->ret_map + PAGE_SIZE + RET_STACK);
 
-	*bottom = (u64)(uintptr_t)x->ret_miss;
+	*bottom = (u64)(uintptr_t)x->ret_miss[WIDTH_64];
 	hot->ret_base = hot->ret_sp = (u64)(uintptr_t)bottom;
 	for (unsigned log = 0; log < ARRAY_SIZE(hot->cross_mask); log++)
 		hot->cross_mask[log] = 0xfffu & ~((1u << log) - 1);
@@ -99,13 +99,16 @@ static void set_up_hot(struct dbt_host *h)
 	hot->page_mask = PAGE_MASK;
 	hot->slot_mask = (CODE_STORES - 1) << PAGE_SHIFT;
 	hot->one = 1;
+	hot->df_mask = FL_DF;
+	hot->bit_mask[0] = 31;
+	hot->bit_mask[1] = 63;
 	hot->jump_mask = ((1u << JUMP_BITS) - 1) << 2;
 	h->signal = (struct dbt_signal){ .rx = x->rx,
 					 .size = x->size,
 					 .reason_value = LEAVE_HOST,
 					 .reason = &hot->reason,
 					 .info = &hot->info,
-					 .flags = &hot->flags,
+					 .flags = &hot->host_flags,
 					 .gpr = x->v->cpu.gpr,
 					 .t0 = &hot->t0,
 					 .ret_sp = &hot->ret_sp,
@@ -125,20 +128,35 @@ static void free_engine(struct dbt_host *h)
 	if (x->rx && x->rx != MAP_FAILED)
 		munmap(x->rx, x->size);
 	if (x->blocks)
-		munmap(x->blocks, BLOCKS_MAX * sizeof(*x->blocks));
+		munmap(x->blocks, x->blocks_max * sizeof(*x->blocks));
 	if (x->insns)
-		munmap(x->insns, INSNS_MAX * sizeof(*x->insns));
+		munmap(x->insns, x->insns_max * sizeof(*x->insns));
 	if (x->exits)
-		munmap(x->exits, EXITS_MAX * sizeof(*x->exits));
+		munmap(x->exits, x->exits_max * sizeof(*x->exits));
+	if (x->recipes)
+		munmap(x->recipes, x->recipes_max * sizeof(*x->recipes));
 	if (x->sys)
-		munmap(x->sys, SYS_MAX * sizeof(*x->sys));
+		munmap(x->sys, x->sys_max * sizeof(*x->sys));
 	if (x->pages)
 		munmap(x->pages, PAGES_MAX * sizeof(*x->pages));
 	if (x->lines)
 		munmap(x->lines, x->frames * sizeof(*x->lines));
 	if (h->ret_map)
 		munmap(h->ret_map, RET_STACK + 2 * PAGE_SIZE);
+	dbt_observe_fini(x);
 	free(h);
+}
+
+static void set_sizes(struct dbt *x, const struct engine_options *o)
+{
+	u64 size = o && o->code_cache ? o->code_cache : CODE_CACHE_DEFAULT;
+
+	x->size = (u32)((size + ~PAGE_MASK) & PAGE_MASK);
+	x->blocks_max = x->size / BYTES_A_BLOCK;
+	x->insns_max = x->size / BYTES_AN_INSN;
+	x->exits_max = x->size / BYTES_AN_EXIT;
+	x->recipes_max = x->size / BYTES_A_RECIPE;
+	x->sys_max = x->size / BYTES_A_SYS;
 }
 
 static int dbt_attach(struct vcpu *v, struct error *e)
@@ -150,8 +168,13 @@ static int dbt_attach(struct vcpu *v, struct error *e)
 		return error_set(e, "engine dbt: out of memory");
 	memset(h, 0, sizeof(*h));
 	x->v = v;
-	x->size = CACHE_SIZE;
-	if (map_cache(x, e) || map_pools(h, e) || interp_init(v, &x->interp, e)) {
+	set_sizes(x, v->engine_options);
+	if (map_cache(x, e) || map_pools(h, e)) {
+		free_engine(h);
+		return -1;
+	}
+	dbt_make_trampolines(x);
+	if (dbt_observe_init(x, v->engine_options, e) || interp_init(v, &x->interp, e)) {
 		free_engine(h);
 		return -1;
 	}
@@ -160,10 +183,11 @@ static int dbt_attach(struct vcpu *v, struct error *e)
 		free_engine(h);
 		return -1;
 	}
-	dbt_make_trampolines(x);
 	set_up_hot(h);
+	x->trace &= ~(u32)TRACE_SMC;
 	dbt_flush(v);
 	x->stats.flushes = 0;
+	x->trace = v->engine_options ? v->engine_options->trace : 0;
 	memory_add_listener(v->mem, &(struct memory_listener){ map_changed, page_written, x });
 	mmu_mode_changed(v);
 	return 0;
@@ -190,6 +214,7 @@ static enum vcpu_exit dbt_enter(struct vcpu *v, const struct run_budget *b)
 	host_fault_enter(h->dbt.interp.thunks, &hot(v)->thunk_sp);
 	dbt_signal_enter(&h->signal);
 	why = dbt_run(v, b);
+	dbt_observe_pause(&h->dbt);
 	dbt_signal_enter(NULL);
 	host_fault_leave();
 	return why;
@@ -214,53 +239,16 @@ static void dbt_probe(struct engine_verdict *out)
 	snprintf(out->reason, sizeof(out->reason), "translates; no hardware virtualization needed");
 }
 
-static unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigned max)
-{
-	const struct dbt *x = dbt_of(v);
-	const struct dbt_stats *s = &x->stats;
-	const struct flat_stats *f = flat_stats(v->mmu->flat);
-	const struct engine_counter all[] = {
-		{ "translations", s->translations },
-		{ "translated_instructions", s->insns },
-		{ "translated_host_bytes", s->host_bytes },
-		{ "chained_jumps", s->links },
-		{ "killed_blocks", s->kills },
-		{ "stores_to_code_pages", s->code_stores },
-		{ "code_cache_flushes", s->flushes },
-		{ "code_cache_bytes", x->used },
-		{ "exits_link", s->leaves[LEAVE_LINK] },
-		{ "exits_indirect", s->leaves[LEAVE_INDIRECT] },
-		{ "exits_entry", s->leaves[LEAVE_ENTRY] },
-		{ "exits_miss_read", s->leaves[LEAVE_MISS_R] },
-		{ "exits_miss_write", s->leaves[LEAVE_MISS_W] },
-		{ "exits_step", s->leaves[LEAVE_STEP] },
-		{ "exits_shared_semantics", s->leaves[LEAVE_SYS] },
-		{ "exits_safepoint", s->leaves[LEAVE_SAFE] },
-		{ "exits_vector_state", s->leaves[LEAVE_FPU] },
-		{ "exits_host_fault", s->leaves[LEAVE_HOST] },
-		{ "reference_steps", s->steps },
-		{ "mmu_fills", f->fills },
-		{ "mmu_misses", f->misses },
-		{ "mmu_neighbours", f->neighbours },
-		{ "mmu_flushes", f->flushes },
-		{ "mmu_page_flushes", f->page_flushes },
-		{ "mmu_table_pages", f->table_pages },
-		{ "mmu_resets", f->resets },
-	};
-	unsigned n = MIN(max, (unsigned)ARRAY_SIZE(all));
-
-	memcpy(out, all, n * sizeof(*out));
-	return ARRAY_SIZE(all);
-}
-
 const struct engine_ops engine_dbt = {
 	.name = "dbt",
 	.summary = "binary translation: guest code runs on the host, sensitive instructions in software",
-	.caps = ENGINE_EXACT_ICOUNT | ENGINE_SINGLE_STEP,
+	.caps = ENGINE_EXACT_ICOUNT | ENGINE_SINGLE_STEP | ENGINE_TRANSLATES | ENGINE_COUNTS_IF_ASKED,
 	.probe = dbt_probe,
 	.vcpu_attach = dbt_attach,
 	.vcpu_detach = dbt_detach,
 	.run = dbt_enter,
 	.debug_changed = dbt_debug_changed,
 	.counters = dbt_counters,
+	.costs = dbt_costs,
+	.describe = dbt_describe,
 };

@@ -25,6 +25,7 @@
 #ifndef ECTYPE_ENGINE_DBT_DBT_H
 #define ECTYPE_ENGINE_DBT_DBT_H
 
+#include "engine/dbt/observe.h"
 #include "engine/interp/interp.h"
 #include "mem/flat.h"
 
@@ -46,6 +47,7 @@ enum leave_reason {
 /* Overlays vcpu->engine_hot behind interp's part. Translated code reads it at GS:offset. */
 struct dbt_hot {
 	u32 reason, info, resume;
+	u32 saved; /* not 0: `flags` was not written as it left */
 	u16 flags; /* as interp_hot.flags */
 	u16 pad;
 	s64 charge; /* counted code: -(instructions left) - 1 */
@@ -53,12 +55,15 @@ struct dbt_hot {
 	u64 pc;		   /* where to enter */
 	u64 t0, t1;	   /* R14 and RCX */
 	u64 value;	   /* scratch of one instruction */
+	u16 host_flags;	   /* at a host fault */
 	u64 old;	   /* what the return address of an indirect call overwrote */
 	u32 branch;	   /* tinsn of the indirect branch that went to t0 */
 	u32 cross_mask[7]; /* by log2 of the size: offset bits that are zero behind a page's end */
-	u32 offset_mask, jump_mask;
-	u32 slot_mask, one;	   /* of the routine that lets stores to code pages through */
-	u64 page_mask, saved[3];
+	u32 offset_mask, jump_mask, df_mask;
+	u32 bit_mask[2]; /* 31, 63 */
+	u32 usable[2];	 /* FS, GS in 32-bit code: not 0 if readable, writable and without a limit */
+	u32 slot_mask, one; /* of the routine that lets stores to code pages through */
+	u64 page_mask, spill[3];
 };
 #define HOT_INDEX 32
 #define HOT_OFF (offsetof(struct vcpu, engine_hot) + HOT_INDEX * 8)
@@ -69,9 +74,10 @@ _Static_assert(sizeof(struct interp_hot) <= HOT_INDEX * 8 &&
 
 /* Layout of a set's auxiliary area (mem/flat.h). */
 #define PAGES_MAX 65536u
-#define AUX_VALID 0u	   /* one byte a tpage: its code is what the set maps there */
-#define AUX_JUMP PAGES_MAX /* jump cache: host addresses */
-#define JUMP_BITS 12
+#define AUX_VALID 0u		  /* one byte a tpage: its code is what the set maps there */
+#define JUMP_BITS 13
+/* Jump caches, one for each enum dbt_width: host addresses. */
+#define AUX_JUMP(width) (PAGES_MAX + ((u32)(width) << (JUMP_BITS + 3)))
 /*
  * Pages that hold translated code and may be written where it is not: what a
  * write entry would be, by bits 17:12 of the linear address (smc.c). Valid while
@@ -85,7 +91,28 @@ struct code_store {
 };
 #define CODE_STORES 64u
 #define AUX_STORES (FLAT_AUX_SIZE - CODE_STORES * (u32)sizeof(struct code_store)) /* at the end */
-_Static_assert(AUX_JUMP + (8u << JUMP_BITS) <= AUX_STORES, "auxiliary area fits");
+_Static_assert(AUX_JUMP(2) <= AUX_STORES, "auxiliary area fits");
+
+/* Code of one width never jumps to code of the other: each has jump caches of
+ * its own, and the return stack is emptied in between. */
+enum dbt_width { WIDTH_64, WIDTH_32, WIDTHS };
+
+/*
+ * Part of the key: what mode code is translated for. 0 is 64-bit mode. KEY_32:
+ * 32-bit code in protected mode with CS and SS flat (base 0, limit 4 GiB) and a
+ * 32-bit stack; KEY_SEG: data segment DS or ES is flat and writable, or FS or GS
+ * writable and without a limit. FS and GS change too often to be in the key:
+ * code looks at hot->usable.
+ */
+#define KEY_32 BIT(16)
+#define KEY_SEG(s) BIT(20 + (s))
+#define KEY_MODE (KEY_32 | KEY_SEG(SEG_DS) | KEY_SEG(SEG_ES))
+#define MODE_OTHER (~0u) /* not translated */
+u32 dbt_legacy_mode(const struct cpu *c);
+static inline u32 dbt_mode(const struct cpu *c)
+{
+	return likely(cpu_64bit(c)) ? 0 : dbt_legacy_mode(c);
+}
 
 /* One guest instruction of a block. */
 struct tinsn {
@@ -94,8 +121,24 @@ struct tinsn {
 	u16 guest; /* offset from the block's linear address */
 	u8 left;   /* instructions of the segment from this one on */
 	u8 len;
-	u8 kind; /* enum tinsn_kind */
-	u8 stores; /* bytes it writes to memory by translated code */
+	u8 kind;  /* enum tinsn_kind */
+	u8 flags; /* where they are when it leaves: enum tinsn_flags */
+	u8 stores; /* bytes that translated code writes to memory, STORES_RUN */
+};
+/* As many elements as RCX says, as far as the page reaches. */
+#define STORES_RUN 0x80
+enum tinsn_flags {
+	TINSN_HOST,
+	TINSN_SAVED,
+	TINSN_RECIPE, /* and beyond: number of the recipe among its block's, from here */
+};
+/* How to set the flags again from registers that still hold what it takes, see flags.c. */
+enum recipe_kind { RECIPE_NONE, RECIPE_ADD, RECIPE_SUB, RECIPE_CMP, RECIPE_TEST, RECIPE_LOGIC };
+#define RECIPE_IMM 0xff
+struct recipe {
+	u8 kind, size; /* enum recipe_kind; bytes: 4, 8 */
+	u8 dst, src;   /* guest registers; RECIPE_IMM */
+	s32 imm;
 };
 enum tinsn_kind { KIND_PLAIN, KIND_CALL /* indirect */, KIND_RET, KIND_RET_IMM };
 
@@ -105,16 +148,20 @@ struct tblock {
 	struct tpage *page;
 	struct tblock *next;   /* in the page's bucket */
 	u32 host, host_end;    /* offsets in the cache; out-of-line parts included */
-	u32 entry, entry_page; /* from the same page; from another (looks at AUX_VALID) */
-	u32 entry_indirect;    /* from a jump to t0 (looks whether that is `lin`) */
+	/* Where it is entered: `body` from C; `entry` from the same page with the flags in the host, `entry_saved`
+	 * with the flags in hot->flags, as do the next: from another page (looks at AUX_VALID), by a jump to t0
+	 * (looks whether that is `lin`). */
+	u32 body, entry, entry_saved, entry_page, entry_indirect;
+	u32 recipes; /* index of the first */
 	u32 first;	       /* index of the first tinsn; n of them */
 	u16 n, bytes;
-	bool dead, fpu;
-	bool calls; /* the return stack may lead into it */
-	/* What the block may fill when it is translated again: see translate.c. */
-	u16 insns_max, exits_max, sys_max;
-	u32 body; /* where the code begins: `entry`, or jumped to from there */
+	bool dead, fpu, saved; /* saved: the body begins with the flags in hot->flags */
+	bool calls;	       /* the return stack may lead into it */
+	u32 door;	       /* where all entries lead: the body, or a jump there */
+	/* What the block may fill when it is translated again, see translate.c. */
 	u32 host_max, exits, sys;
+	u16 insns_max, exits_max, sys_max, recipes_max;
+	u16 stubs; /* offset of the code out of line from the block's start */
 };
 
 /* A page of guest code as it appears at one linear address, for one key. */
@@ -134,6 +181,7 @@ struct tpage {
 struct texit {
 	u64 lin;
 	u32 patch; /* offset of the rel32 */
+	u32 far;   /* of the one to patch for another page, if not the same; 0 */
 	u32 block;
 };
 
@@ -144,17 +192,24 @@ struct tsys {
 	struct dinsn d;
 };
 
-#define BLOCKS_MAX (1u << 19)
-#define INSNS_MAX (1u << 22)
-#define EXITS_MAX (1u << 20)
-#define SYS_MAX (1u << 17)
+/* What the pools hold, by the size of the code cache. */
+#define BYTES_A_BLOCK 128
+#define BYTES_AN_INSN 16
+#define BYTES_AN_EXIT 64
+#define BYTES_A_RECIPE 64
+#define BYTES_A_SYS 512
 #define LIN_HASH_BITS 14
 #define CUTS 64u
 
+enum rep_op { REP_STOS, REP_MOVS, REPE_CMPS, REPNE_CMPS, REPE_SCAS, REPNE_SCAS, REP_OPS };
+
 struct dbt_stats {
-	u64 translations, insns, host_bytes, links, kills, flushes, steps, sys;
+	u64 translations, insns, guest_bytes, host_bytes, translate_cycles, trace_cycles, links, kills, flushes, steps;
 	u64 code_stores; /* that came to C */
-	u64 leaves[LEAVE_COUNT], leave_cycles[LEAVE_COUNT];
+	u64 other_modes, other_insns; /* runs and instructions of the reference engine in modes not translated */
+	u64 lost_jumps, lost_returns; /* indirect branches and returns that had to look for their block */
+	u64 return_resets;
+	u64 leaves[LEAVE_COUNT], sys_calls[ISA_SYS_COUNT];
 };
 
 /* vcpu->engine_data. */
@@ -163,19 +218,28 @@ struct dbt {
 	struct vcpu *v;
 	u8 *rw, *rx;	       /* two views of the code cache */
 	u32 size, used, start; /* start: behind the trampolines */
-	void (*enter)(struct vcpu *v);
+	void (*enter_code)(struct vcpu *v);
+	void (*enter)(struct vcpu *v); /* the same, or dbt_enter_observed */
 	const u8 *leave[LEAVE_COUNT]; /* in the executable view */
+	const u8 *leave_saved[LEAVE_COUNT]; /* the same with the flags not in the host */
 	const u8 *leave_host;	      /* where the signal handler resumes */
-	const u8 *ret_miss, *ret_wrong, *jump_indirect, *code_store;
+	const u8 *code_store;
+	const u8 *ret_miss[WIDTHS], *ret_wrong[WIDTHS], *jump_indirect[WIDTHS];
+	const u8 *rep[REP_OPS][4]; /* by log2 of the size, see rep.c */
 	u64 *ret_stack;
-	u32 key; /* of the blocks that run: see dbt_key() */
+	u32 key; /* of the blocks that run */
+	u32 key_of[WIDTHS]; /* of the jump caches' entries */
+	u32 mode; /* dbt_mode() the key was made for */
 	bool counted, x87_unmasked, stale, single;
+	bool count_all; /* of the options */
+	u32 trace;	/* of the options */
+	const struct engine_options *options; /* NULL: defaults */
 	u64 end; /* icount at which the budget ends, if counted */
 	u32 blocks_n, insns_n, exits_n, sys_n, pages_n;
-	u32 exits_end, sys_end; /* of the block being translated */
-	u64 cut[CUTS];		/* by dbt_cut_slot() */
+	u32 blocks_max, insns_max, exits_max, sys_max, recipes_n, recipes_max;
 	struct tblock *blocks;
 	struct tinsn *insns;
+	struct recipe *recipes;
 	struct texit *exits;
 	struct tsys *sys;
 	struct tpage *pages;
@@ -183,8 +247,10 @@ struct dbt {
 	u64 no_store; /* all ones: the lines of an empty struct code_store */
 	u8 *ram;
 	u64 frames;
+	u64 cut[CUTS]; /* by dbt_cut_slot() */
 	struct tpage *by_lin[1u << LIN_HASH_BITS], *by_frame[1u << LIN_HASH_BITS];
 	struct dbt_stats stats;
+	struct dbt_observe observe;
 };
 
 static inline struct dbt *dbt_of(struct vcpu *v)
@@ -210,6 +276,8 @@ void dbt_page_written(void *vcpu, gpa_t gpa, unsigned len);
 u32 dbt_frame_written(struct vcpu *v, const u8 *host, unsigned off, unsigned len);
 void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all);
 void dbt_reset_returns(struct vcpu *v);
+void dbt_reset_jumps(const struct dbt *x, u8 *base, enum dbt_width w); /* of the set at `base` */
+const struct tblock *dbt_block_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
 const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
 
 /* smc.c: stores to pages with translated code. */
@@ -229,9 +297,11 @@ enum code_store_result dbt_new_store(struct vcpu *v, gva_t lin, unsigned size, u
 void dbt_drop_stores(struct vcpu *v); /* empties every struct code_store */
 u64 *dbt_lines(struct dbt *x, const u8 *host); /* of the frame at `host`; NULL: not in RAM */
 
-/* translate.c: ordinary C, vector state parked. NULL: out of room. */
-/* `old`: the dead block of the same page and address; its entries stay where they are. */
+/* translate.c: ordinary C, vector state parked. NULL: out of room. `old`: the
+ * dead block of the same page and address; its entries stay where they are. */
 struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin, struct tblock *old);
+/* list.c: see engine_ops.describe. */
+void dbt_describe(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const char *text), void *opaque);
 /* entry.c */
 void dbt_make_trampolines(struct dbt *x);
 

@@ -27,7 +27,9 @@ unsigned new_stub(struct tr *t, enum stub_kind kind, enum leave_reason reason, u
 		t->failed = true;
 		return 0;
 	}
-	t->stub[t->stubs_n] = (struct stub){ .kind = (u8)kind, .reason = (u8)reason, .info = info };
+	t->stub[t->stubs_n] = (struct stub){
+		.saved = t->flags != FLAGS_HOST, .kind = (u8)kind, .reason = (u8)reason, .info = info
+	};
 	return t->stubs_n++;
 }
 
@@ -82,11 +84,27 @@ void short_branch(struct tr *t, bool narrow, unsigned stub)
 	put(e, 0);
 }
 
-static void leave(struct tr *t, unsigned reason, u32 info)
+void long_branch(struct tr *t, unsigned cc, unsigned stub)
+{
+	put(&t->e, 0x0f);
+	put(&t->e, 0x80 | cc);
+	add_ref(t, stub, t->e.p);
+	put32(&t->e, 0);
+}
+
+static void leave(struct tr *t, const struct stub *s, unsigned reason)
 {
 	put(&t->e, 0xb9); /* mov ecx, info */
-	put32(&t->e, info);
-	jump(&t->e, 0xe9, t->x->leave[reason]);
+	put32(&t->e, s->info);
+	jump(&t->e, 0xe9, s->saved ? t->x->leave_saved[reason] : t->x->leave[reason]);
+}
+
+/* test ch, 10H on (lin + size - 1) ^ lin: does the access cross a page? */
+static void put_cross_test(struct emit *e, unsigned lin, unsigned size)
+{
+	op_rm(e, false, 0x8d, H_RCX, lin, (s32)size - 1);
+	op_rr(e, false, 0x31, lin, H_RCX);
+	put_bytes(e, (const u8[]){ 0xf6, 0xc5, 0x10 }, 3);
 }
 
 /* The page may hold code elsewhere than in the store's lines. */
@@ -114,10 +132,19 @@ static void emit_stub(struct tr *t, struct stub *s)
 		}
 	}
 	switch ((enum stub_kind)s->kind) {
+	case STUB_ALIGN: /* not aligned, but does it cross a page? */
+		put_cross_test(e, s->reg, s->size);
+		put_bytes(e, (const u8[]){ 0x74, 10 }, 2);
+		leave(t, s, LEAVE_STEP);
+		jump(e, 0xe9, s->resume + e->to_rx);
+		break;
 	case STUB_CROSS: /* zero offset: not a crossing */
 		pext_gs(e, H_RCX, s->reg, HOT(offset_mask));
 		put_bytes(e, (const u8[]){ 0x67, 0xe3, 10 }, 3);
-		leave(t, LEAVE_STEP, s->info);
+		leave(t, s, LEAVE_STEP);
+		jump(e, 0xe9, s->resume + e->to_rx);
+		break;
+	case STUB_JUMP:
 		jump(e, 0xe9, s->resume + e->to_rx);
 		break;
 	case STUB_MISS:
@@ -132,7 +159,13 @@ static void emit_stub(struct tr *t, struct stub *s)
 			mov_gs_imm32(e, HOT(resume), (u32)(s->resume - t->x->rw));
 		/* fall through */
 	case STUB_LINK:
-		leave(t, s->reason, s->info);
+		if (s->kind == STUB_LINK && !s->saved) { /* to another page: with the flags saved */
+			emit_save_flags(t);
+			t->x->exits[s->info].far = (u32)(e->p + 1 - t->x->rw);
+			put_bytes(e, (const u8[]){ 0xe9, 0, 0, 0, 0 }, 5);
+			s->saved = true;
+		}
+		leave(t, s, s->reason);
 		break;
 	}
 }
@@ -186,7 +219,11 @@ unsigned emit_ea(struct tr *t)
 	if (w && d->seg < SEG_FS && d->base < 16 && d->index == REG_NONE && !d->disp && home[d->base] != HOME_MEMORY)
 		return home[d->base];
 	sum(t, d, w);
-	if (d->seg >= SEG_FS) {
+	if (d->addrsize == 2)
+		put_bytes(&t->e, (const u8[]){ 0x45, 0x0f, 0xb7, 0xf6 }, 4); /* movzx r14d, r14w */
+	if (d->seg >= SEG_FS && t->narrow) {
+		emit_legacy_base(t);
+	} else if (d->seg >= SEG_FS) {
 		load_gs(&t->e, H_RCX,
 			(u32)(offsetof(struct cpu, seg) + d->seg * sizeof(struct segment) +
 			      offsetof(struct segment, base)));
@@ -210,26 +247,84 @@ static void emit_cross_check(struct tr *t, unsigned lin, unsigned size)
 	t->stub[stub].resume = e->p;
 }
 
-void emit_access(struct tr *t, unsigned lin, unsigned size, bool write)
+/* The same where the flags may be clobbered: aligned accesses do not cross. */
+static void emit_clobbering_check(struct tr *t, unsigned lin, unsigned size)
 {
 	struct emit *e = &t->e;
 	unsigned stub;
 
-	islands(t, 80, true);
-	if (size > 1)
-		emit_cross_check(t, lin, size);
+	if (size > 8 || (size & (size - 1))) { /* often not aligned */
+		put_cross_test(e, lin, size);
+		long_branch(t, 5, new_stub(t, STUB_LEAVE, LEAVE_STEP, t->insn));
+		return;
+	}
+	stub = new_stub(t, STUB_ALIGN, LEAVE_STEP, t->insn);
+	put(e, 0x40 | lin >> 3); /* test lin, size - 1 */
+	put(e, 0xf6);
+	put(e, 0xc0 | (lin & 7));
+	put(e, size - 1);
+	long_branch(t, 5, stub);
+	t->stub[stub].reg = (u8)lin;
+	t->stub[stub].size = (u8)size;
+	t->stub[stub].resume = e->p;
+}
+
+/* `fill`: where there is no entry look for one, else leave to the reference engine. */
+static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, bool fill)
+{
+	struct emit *e = &t->e;
+	struct note *n = note_of(t);
+	unsigned stub;
+
+	if (n->accesses < ARRAY_SIZE(n->access))
+		n->access[n->accesses++] = (u8)(size | (write ? NOTE_WRITE : 0));
+	if (t->clobber) {
+		flags_clobber(t);
+		if (size > 1)
+			emit_clobbering_check(t, lin, size);
+	} else {
+		islands(t, 80, true);
+		if (size > 1)
+			emit_cross_check(t, lin, size);
+	}
 	rorx(e, H_RCX, lin, 12);
 	op_rr(e, false, 0x89, H_RCX, H_RCX);
 	if (write)
 		put_bytes(e, (const u8[]){ 0x48, 0xf7, 0xd1 }, 3); /* not rcx */
 	op_rmx(e, true, 0x8b, H_RCX, H_R15, H_RCX, 3, write ? FLAT_W_DISP : FLAT_R_DISP);
-	stub = new_stub(t, write ? STUB_STORE : STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
+	if (fill)
+		stub = new_stub(t, write ? STUB_STORE : STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
+	else
+		stub = new_stub(t, STUB_LEAVE, LEAVE_STEP, t->insn);
+	if (t->clobber) {
+		op_rr(e, false, 0x85, H_RCX, H_RCX); /* test ecx, ecx ; jz */
+		long_branch(t, 4, stub);
+	} else {
+		short_branch(t, true, stub);
+	}
+	t->stub[stub].reg = (u8)lin;
 	t->stub[stub].size = (u8)size;
 	if (write)
 		t->x->insns[t->insn].stores = (u8)size;
-	short_branch(t, true, stub);
-	t->stub[stub].reg = (u8)lin;
-	t->stub[stub].resume = e->p;
+	t->stub[stub].resume = fill ? e->p : NULL;
+}
+
+void emit_access(struct tr *t, unsigned lin, unsigned size, bool write)
+{
+	emit_lookup(t, lin, size, write, true);
+}
+
+void emit_run_store(struct tr *t, unsigned lin, unsigned size)
+{
+	emit_lookup(t, lin, size, true, true);
+	if (t->stubs_n)
+		t->stub[t->stubs_n - 1].kind = STUB_MISS;
+	t->x->insns[t->insn].stores |= STORES_RUN;
+}
+
+void emit_masked_access(struct tr *t, unsigned lin, unsigned size, bool write)
+{
+	emit_lookup(t, lin, size, write, false);
 }
 
 void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin)

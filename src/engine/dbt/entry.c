@@ -4,10 +4,12 @@
  */
 #include "engine/dbt/dbt.h"
 #include "engine/dbt/emit.h"
+#include "engine/dbt/rep.h"
 
 /* Guest registers that live in host registers: host number, guest number. */
 static const u8 resident[][2] = { { H_RDX, 2 }, { H_RBX, 3 }, { H_RBP, 5 }, { H_RSI, 6 }, { H_RDI, 7 }, { 8, 8 },
 				  { 9, 9 },	{ 10, 10 },   { 11, 11 },   { H_R12, 1 }, { H_R13, 4 } };
+#define TRAMPOLINES_SIZE 8192
 static const u8 callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
 
 static void push_pop(struct emit *e, unsigned op, unsigned reg)
@@ -53,10 +55,19 @@ static void make_enter(struct emit *e)
 
 static void make_leave(struct emit *e, struct dbt *x)
 {
-	const u8 *common = e->p + e->to_rx;
+	const u8 *common, *saved = e->p + e->to_rx;
+	u8 *over;
 
 	store_gs(e, H_RAX, 0);
+	mov_gs_imm32(e, HOT(saved), 1);
+	put(e, 0xeb);
+	over = e->p;
+	put(e, 0);
+	common = e->p + e->to_rx;
+	store_gs(e, H_RAX, 0);
 	flags_out(e);
+	mov_gs_imm32(e, HOT(saved), 0);
+	*over = (u8)(e->p - (over + 1));
 	for (unsigned k = 0; k < ARRAY_SIZE(resident); k++)
 		store_gs(e, resident[k][0], resident[k][1] * 8u);
 	store_gs(e, H_R14, HOT(t0));
@@ -72,25 +83,29 @@ static void make_leave(struct emit *e, struct dbt *x)
 		op_gs(e, false, 0x89, H_RCX, HOT(info));
 		mov_gs_imm32(e, HOT(reason), r);
 		jump(e, 0xe9, common);
+		x->leave_saved[r] = e->p + e->to_rx;
+		op_gs(e, false, 0x89, H_RCX, HOT(info));
+		mov_gs_imm32(e, HOT(reason), r);
+		jump(e, 0xe9, saved);
 	}
 }
 
 /* R14 = target, ECX = tinsn of the branch: through the set's jump cache. */
-static void make_indirect(struct emit *e, struct dbt *x)
+static void make_indirect(struct emit *e, struct dbt *x, enum dbt_width w)
 {
 	const u8 *common;
 
-	x->ret_wrong = e->p + e->to_rx; /* a return that is not the caller's: forget them all */
+	x->ret_wrong[w] = e->p + e->to_rx; /* a return that is not the caller's: forget them all */
 	load_gs(e, H_RSP, HOT(ret_base));
 	put(e, 0xeb);
 	put(e, 5);
-	x->ret_miss = e->p + e->to_rx; /* the return stack was empty: stay at its bottom */
+	x->ret_miss[w] = e->p + e->to_rx; /* the return stack was empty: stay at its bottom */
 	lea(e, H_RSP, H_RSP, -8);
 	common = e->p + e->to_rx;
 	pext_gs(e, H_RCX, H_R14, HOT(jump_mask));
 	put_bytes(e, (const u8[]){ 0x41, 0xff }, 2); /* jmp [r15 + rcx*8 + AUX_JUMP] */
-	put_base_index_disp(e, 4, H_R15, H_RCX, 3, AUX_JUMP);
-	x->jump_indirect = e->p + e->to_rx;
+	put_base_index_disp(e, 4, H_R15, H_RCX, 3, (s32)AUX_JUMP(w));
+	x->jump_indirect[w] = e->p + e->to_rx;
 	op_gs(e, false, 0x89, H_RCX, HOT(branch));
 	jump(e, 0xe9, common);
 }
@@ -121,7 +136,7 @@ static void make_code_store(struct emit *e, struct dbt *x)
 
 	x->code_store = e->p + e->to_rx;
 	for (unsigned k = 0; k < ARRAY_SIZE(used); k++)
-		store_gs(e, used[k], HOT(saved) + 8 * k);
+		store_gs(e, used[k], HOT(spill) + 8 * k);
 	pext_gs(e, H_RDX, H_R14, HOT(slot_mask));
 	put_bytes(e, (const u8[]){ 0x48, 0x8d, 0x14, 0xd5, 0, 0, 0, 0 }, 8); /* lea rdx, [rdx * 8] */
 	op_rmx(e, true, 0x8d, H_RDX, H_R15, H_RDX, 3, (s32)AUX_STORES);
@@ -148,18 +163,20 @@ static void make_code_store(struct emit *e, struct dbt *x)
 	op_rm(e, true, 0x8b, H_RCX, H_RDX, offsetof(struct code_store, entry));
 	*miss = (u8)(e->p - (miss + 1));
 	for (unsigned k = 0; k < ARRAY_SIZE(used); k++)
-		load_gs(e, used[k], HOT(saved) + 8 * k);
+		load_gs(e, used[k], HOT(spill) + 8 * k);
 	put(e, 0xc3);
 }
 
 void dbt_make_trampolines(struct dbt *x)
 {
-	struct emit e = { .p = x->rw, .end = x->rw + 4096, .to_rx = x->rx - x->rw };
+	struct emit e = { .p = x->rw, .end = x->rw + TRAMPOLINES_SIZE, .to_rx = x->rx - x->rw };
 
-	x->enter = (void (*)(struct vcpu *))(uintptr_t)x->rx;
+	x->enter_code = (void (*)(struct vcpu *))(uintptr_t)x->rx;
 	make_enter(&e);
 	make_leave(&e, x);
-	make_indirect(&e, x);
+	for (unsigned w = 0; w < WIDTHS; w++)
+		make_indirect(&e, x, w);
 	make_code_store(&e, x);
-	x->start = x->used = 4096;
+	dbt_make_rep(x, &e);
+	x->start = x->used = TRAMPOLINES_SIZE;
 }

@@ -15,6 +15,9 @@
 
 void emit_step(struct tr *t)
 {
+	flags_prepare(t, false);
+	t->aware = false;
+	*note_of(t) = (struct note){ .how = HOW_STEP };
 	put(&t->e, 0xb9);
 	put32(&t->e, t->insn);
 	jump(&t->e, 0xe9, t->x->leave[LEAVE_STEP]);
@@ -66,7 +69,7 @@ static u32 new_exit(struct tr *t, u64 lin)
 {
 	struct dbt *x = t->x;
 
-	if (x->exits_n == x->exits_end) {
+	if (x->exits_n == x->exits_max) {
 		t->failed = true;
 		return 0;
 	}
@@ -74,7 +77,7 @@ static u32 new_exit(struct tr *t, u64 lin)
 	return x->exits_n++;
 }
 
-/* rel32 of a jump, Jcc or call just opened, to be linked to `lin`. */
+/* rel32 of a jump, Jcc or call just opened, to be linked to `lin`; flags are in the host or saved. */
 static void put_link(struct tr *t, u64 lin)
 {
 	u32 id = new_exit(t, lin);
@@ -88,53 +91,71 @@ static void put_link(struct tr *t, u64 lin)
 
 void emit_exit(struct tr *t, u64 lin)
 {
+	if (t->flags == FLAGS_LOST)
+		flags_to_host(t);
 	put(&t->e, 0xe9);
 	put_link(t, lin);
 	islands(t, 0, false);
 }
 
-/* R14 must be `lin`, else to `wrong`; `skip`: bytes to pass over when it is. */
-static void emit_expect(struct tr *t, u64 lin, const u8 *wrong, unsigned skip)
+/* R14 must be `lin`, else to `wrong`. The flags are saved. */
+static void emit_expect(struct tr *t, u64 lin, const u8 *wrong)
 {
 	struct emit *e = &t->e;
-	u64 neg = 0 - lin;
 
-	if (fits32((s64)neg)) {
-		lea(e, H_RCX, H_R14, (s32)neg);
+	if (t->narrow || fits32((s64)lin)) {
+		put(e, t->narrow ? 0x41 : 0x49); /* cmp r14, imm32 */
+		put(e, 0x81);
+		put(e, 0xc0 | 7 << 3 | (H_R14 & 7));
+		put32(e, (u32)lin);
 	} else {
-		mov_imm(e, H_RCX, neg);
-		op_rmx(e, true, 0x8d, H_RCX, H_RCX, H_R14, 0, 0);
+		mov_imm(e, H_RCX, lin);
+		op_rr(e, true, 0x39, H_RCX, H_R14);
 	}
-	put(e, 0xe3);
-	put(e, 5 + skip);
-	jump(e, 0xe9, wrong);
+	put(e, 0x0f); /* jne */
+	jump(e, 0x85, wrong);
 }
 
 void emit_entries(struct tr *t)
 {
 	struct emit *e = &t->e;
 	struct tblock *b = t->b;
-	u32 id = (u32)(b - t->x->blocks);
-	u8 *other;
+	u8 *skip = NULL, *other = e->p; /* not out of line: that changes when the block is translated again */
 
-	b->entry_indirect = (u32)(e->p - t->x->rw);
-	emit_expect(t, b->lin, t->x->leave[LEAVE_INDIRECT], 10);
-	other = e->p;
 	put(e, 0xb9);
-	put32(e, id);
-	jump(e, 0xe9, t->x->leave[LEAVE_ENTRY]);
+	put32(e, (u32)(b - t->x->blocks));
+	jump(e, 0xe9, t->x->leave_saved[LEAVE_ENTRY]);
+	t->flags = FLAGS_SAVED;
+	b->entry_indirect = (u32)(e->p - t->x->rw);
+	emit_expect(t, b->lin, t->x->leave_saved[LEAVE_INDIRECT]);
 	b->entry_page = (u32)(e->p - t->x->rw);
-	put_bytes(e, (const u8[]){ 0x41, 0x0f, 0xb6 }, 3); /* movzx ecx, byte [r15 + AUX_VALID + index] */
-	put(e, 0x80 | H_RCX << 3 | (H_R15 & 7));
+	put_bytes(e, (const u8[]){ 0x41, 0x80 }, 2); /* cmp byte [r15 + AUX_VALID + index], 0 ; je */
+	put(e, 0x80 | 7 << 3 | (H_R15 & 7));
 	put32(e, AUX_VALID + b->page->index);
-	put_bytes(e, (const u8[]){ 0x67, 0xe3 }, 2);
-	put(e, (u8)(other - (e->p + 1)));
-	b->entry = b->body = (u32)(e->p - t->x->rw);
+	put(e, 0);
+	put(e, 0x0f);
+	jump(e, 0x84, other + e->to_rx);
+	if (b->saved) { /* entry: save */
+		put(e, 0xeb);
+		skip = e->p;
+		put(e, 0);
+		b->entry = (u32)(e->p - t->x->rw);
+		emit_save_flags(t);
+		if (!e->overflow)
+			*skip = (u8)(e->p - (skip + 1));
+		b->entry_saved = (u32)(e->p - t->x->rw);
+	} else {
+		b->entry_saved = (u32)(e->p - t->x->rw);
+		emit_restore_flags(t);
+		b->entry = (u32)(e->p - t->x->rw);
+		t->flags = FLAGS_HOST;
+	}
+	b->body = b->door = (u32)(e->p - t->x->rw);
 }
 
 static u64 target(const struct tr *t)
 {
-	return t->lin + t->d->len + t->d->imm;
+	return code_address(t, t->lin + t->d->len + t->d->imm);
 }
 
 static void end_at_branch(struct tr *t)
@@ -158,21 +179,22 @@ static bool emit_jcc(struct tr *t)
 	return true;
 }
 
-/* LOOP and JRCXZ in their 64-bit forms. */
+/* LOOP and JRCXZ, JECXZ. */
 static bool emit_loop(struct tr *t)
 {
 	struct emit *e = &t->e;
 	unsigned op = t->d->opcode;
 	u64 to = target(t);
+	bool w = t->d->addrsize == 8;
 
-	if (t->d->addrsize != 8 || op < 0xe2)
+	if (t->d->addrsize == 2 || op < 0xe2)
 		return false;
 	emit_safepoint(t);
 	islands(t, 40, true);
 	end_at_branch(t);
 	if (op == 0xe2)
-		lea(e, home[1], home[1], -1);
-	mov_rr(e, H_RCX, home[1]);
+		op_rm(e, w, 0x8d, home[1], home[1], -1);
+	op_rr(e, w, 0x89, home[1], H_RCX);
 	if (op == 0xe2) {
 		put_bytes(e, (const u8[]){ 0xe3, 5, 0xe9 }, 3);
 		put_link(t, to);
@@ -185,17 +207,21 @@ static bool emit_loop(struct tr *t)
 
 static bool emit_call(struct tr *t)
 {
-	u64 to = target(t), ret = t->lin + t->d->len;
+	u64 to = target(t), ret = code_address(t, t->lin + t->d->len);
 
-	t->b->calls = true;
 	if (to <= t->lin)
 		emit_safepoint(t);
-	emit_push_const(t, ret);
+	if (t->narrow)
+		emit_push_const32(t, 4, (u32)ret);
+	else
+		emit_push_const(t, ret);
 	end_at_branch(t);
+	flags_to_memory(t);
 	islands(t, 40, true);
 	put(&t->e, 0xe8);
 	put_link(t, to);
-	emit_expect(t, ret, t->x->ret_wrong, 0);
+	t->b->calls = true;
+	emit_expect(t, ret, t->x->ret_wrong[t->narrow]);
 	return true;
 }
 
@@ -216,56 +242,70 @@ static bool emit_target(struct tr *t)
 		unsigned r = read_reg(t, d->rm, H_R14);
 
 		if (r != H_R14)
-			mov_rr(&t->e, H_R14, r);
+			op_rr(&t->e, !t->narrow, 0x89, r, H_R14);
 		return true;
 	}
+	t->ea_size = t->word;
 	lin = emit_ea(t);
-	emit_access(t, lin, 8, false);
-	op_operand(&t->e, true, 0x8b, H_R14, lin);
+	emit_access(t, lin, t->word, false);
+	op_operand(&t->e, !t->narrow, 0x8b, H_R14, lin);
 	return true;
 }
 
 static bool emit_indirect(struct tr *t, bool call)
 {
 	struct emit *e = &t->e;
-	u64 ret = t->lin + t->d->len;
+	u64 ret = code_address(t, t->lin + t->d->len);
 
-	if (t->d->opsize != 8)
+	if (t->d->opsize != t->word)
 		return false;
 	emit_safepoint(t);
 	emit_target(t);
 	if (!call) {
 		end_at_branch(t);
+		flags_to_memory(t);
 		put_branch(t);
-		jump(e, 0xe9, t->x->jump_indirect);
+		jump(e, 0xe9, t->x->jump_indirect[t->narrow]);
 		islands(t, 0, false);
 		return true;
 	}
-	t->b->calls = true;
 	t->x->insns[t->insn].kind = KIND_CALL;
 	store_gs(e, H_R14, HOT(value));
-	emit_push_call(t, ret);
+	if (t->narrow) /* no target of 32 bits must be undone */
+		emit_push_const32(t, 4, (u32)ret);
+	else
+		emit_push_call(t, ret);
 	end_at_branch(t);
+	flags_to_memory(t);
 	islands(t, 60, true);
 	load_gs(e, H_R14, HOT(value));
 	put_branch(t);
-	jump(e, 0xe8, t->x->jump_indirect);
-	emit_expect(t, ret, t->x->ret_wrong, 0);
+	jump(e, 0xe8, t->x->jump_indirect[t->narrow]);
+	t->b->calls = true;
+	emit_expect(t, ret, t->x->ret_wrong[t->narrow]);
 	return true;
 }
 
 static bool emit_ret(struct tr *t)
 {
 	struct emit *e = &t->e;
-	s32 pop = 8 + (t->d->opcode == 0xc2 ? (u16)t->d->imm : 0);
+	s32 pop = t->word + (t->d->opcode == 0xc2 ? (u16)t->d->imm : 0);
 
-	if (t->d->opsize != 8)
+	if (t->d->opsize != t->word)
 		return false;
-	emit_access(t, home[4], 8, false);
-	op_operand(e, true, 0x8b, H_R14, home[4]);
-	lea(e, home[4], home[4], pop);
+	if (t->narrow) {
+		op_rr(e, false, 0x89, home[4], H_R14);
+		emit_access(t, H_R14, 4, false);
+		op_operand(e, false, 0x8b, H_R14, H_R14);
+		op_rm(e, false, 0x8d, home[4], home[4], pop);
+	} else {
+		emit_access(t, home[4], 8, false);
+		op_operand(e, true, 0x8b, H_R14, home[4]);
+		lea(e, home[4], home[4], pop);
+	}
 	end_at_branch(t);
 	t->x->insns[t->insn].kind = t->d->opcode == 0xc2 ? KIND_RET_IMM : KIND_RET;
+	flags_to_memory(t);
 	mov_gs_imm32(e, HOT(branch), t->insn);
 	put(e, 0xc3);
 	islands(t, 0, false);
@@ -280,17 +320,17 @@ bool emit_flow(struct tr *t, bool *ends)
 
 	*ends = false;
 	if (d->map == 1 && op >= 0x80 && op <= 0x8f)
-		ok = d->opsize == 8 && emit_jcc(t);
+		ok = d->opsize == t->word && emit_jcc(t);
 	if (d->map != 0)
 		return ok;
 	if (op >= 0x70 && op <= 0x7f)
-		ok = d->opsize == 8 && emit_jcc(t);
+		ok = d->opsize == t->word && emit_jcc(t);
 	else if (op >= 0xe0 && op <= 0xe3)
-		ok = d->opsize == 8 && emit_loop(t);
+		ok = d->opsize == t->word && emit_loop(t);
 	else if (op == 0xe8)
-		ok = d->opsize == 8 && emit_call(t);
+		ok = d->opsize == t->word && emit_call(t);
 	else if (op == 0xe9 || op == 0xeb) {
-		if (d->opsize != 8)
+		if (d->opsize != t->word)
 			return false;
 		if (target(t) <= t->lin)
 			emit_safepoint(t);

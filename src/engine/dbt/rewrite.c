@@ -230,6 +230,12 @@ static void put_vex(struct tr *t, const struct plan *p)
 	bool three = t->z->raw.vex.size == 3;
 	unsigned b1 = three ? x[1] : (x[1] & 0x80) | 0x61, b2 = three ? x[2] : x[1] & 0x7f;
 
+	if (t->narrow) { /* registers 0 to 7, whatever the bits say */
+		b1 |= 0xe0;
+		b2 |= 0x40;
+		if (ignores_w(t))
+			b2 &= 0x7f;
+	}
 	b1 = extension_bits(b1, p) | (b1 & 0x1f);
 	if (p->vvvv != NOT_GPR)
 		b2 = (b2 & ~0x78u) | (~(unsigned)p->vvvv & 15) << 3;
@@ -241,11 +247,19 @@ static void put_vex(struct tr *t, const struct plan *p)
 static void put_evex(struct tr *t, const struct plan *p)
 {
 	const u8 *x = t->d->bytes + t->z->raw.evex.offset;
+	unsigned p0 = x[1], p1 = x[2], p2 = x[3];
 
+	if (t->narrow) {
+		p0 |= 0xf0;
+		p1 |= 0x40;
+		p2 |= 0x08;
+		if (ignores_w(t))
+			p1 &= 0x7f;
+	}
 	put(&t->e, 0x62);
-	put(&t->e, extension_bits(x[1], p) | (x[1] & 0x1f));
-	put(&t->e, x[2]);
-	put(&t->e, x[3]);
+	put(&t->e, extension_bits(p0, p) | (p0 & 0x1f));
+	put(&t->e, p1);
+	put(&t->e, p2);
 }
 
 static void put_prefixes(struct tr *t)
@@ -281,6 +295,14 @@ static void put_modrm(struct tr *t, const struct plan *p)
 	}
 }
 
+static bool names_is4(const struct tr *t)
+{
+	for (unsigned k = 0; k < t->z->operand_count; k++)
+		if (t->ops[k].encoding == ZYDIS_OPERAND_ENCODING_IS4)
+			return true;
+	return false;
+}
+
 static void put_instruction(struct tr *t, const struct plan *p)
 {
 	const ZydisDecodedInstruction *z = t->z;
@@ -312,18 +334,35 @@ static void put_instruction(struct tr *t, const struct plan *p)
 		put_bytes(&t->e, bytes + at, t->d->len - at);
 		return;
 	}
-	put_bytes(&t->e, bytes + at, z->raw.modrm.offset - at);
+	if (t->narrow && at + 1u == z->raw.modrm.offset && t->d->map == 0 && bytes[at] == 0x82)
+		put(&t->e, 0x80); /* its alias there is none on the host */
+	else
+		put_bytes(&t->e, bytes + at, z->raw.modrm.offset - at);
 	put_modrm(t, p);
 	tail = z->raw.modrm.offset + 1u + (z->attributes & ZYDIS_ATTRIB_HAS_SIB ? 1 : 0) + z->raw.disp.size / 8;
+	if (t->narrow && names_is4(t)) { /* a register in bits 7:4, bit 7 ignored */
+		put(&t->e, bytes[tail] & 0x7f);
+		return;
+	}
 	put_bytes(&t->e, bytes + tail, t->d->len - tail);
+}
+
+static bool is_masked_access(const struct tr *t)
+{
+	return t->z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && t->d->is_mem &&
+	       t->z->avx.mask.reg != ZYDIS_REGISTER_K0 && t->z->avx.mask.reg != ZYDIS_REGISTER_NONE;
 }
 
 static void emit_memory(struct tr *t, struct plan *p)
 {
 	struct emit *e = &t->e;
 
+	t->ea_size = p->size;
 	p->lin = (u8)emit_ea(t);
-	emit_access(t, p->lin, p->size, p->write);
+	if (is_masked_access(t))
+		emit_masked_access(t, p->lin, p->size, p->write);
+	else
+		emit_access(t, p->lin, p->size, p->write);
 	if (p->mem == MEM_R14)
 		op_operand(e, true, 0x8d, H_R14, p->lin);
 	else if (p->mem == MEM_RCX)
@@ -340,6 +379,15 @@ bool emit_general(struct tr *t)
 	if (p.high && legacy_rex(t, &p))
 		return false;
 	islands(t, 100, true);
+	note_of(t)->operand = p.mem == MEM_NONE	   ? OPERAND_NONE
+			      : p.mem == MEM_PLAIN ? OPERAND_PLAIN
+			      : p.mem == MEM_R14   ? OPERAND_R14
+						   : OPERAND_RCX;
+	for (unsigned k = 0; k < p.borrowed; k++) {
+		note_of(t)->borrow[k][0] = p.borrow[k].guest;
+		note_of(t)->borrow[k][1] = p.borrow[k].temp;
+		note_of(t)->borrowed++;
+	}
 	if (p.mem != MEM_NONE)
 		emit_memory(t, &p);
 	if (p.rcx_home || p.cl)

@@ -28,20 +28,26 @@ static bool x87_unmasked(struct vcpu *v)
 static void update_key(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
+	enum dbt_width w;
 	u32 key;
 
 	x->x87_unmasked = x87_unmasked(v);
-	key = interp_fpu_enabled(&v->cpu) | (u32)x->counted << 8 | (u32)x->x87_unmasked << 9 | (u32)x->single << 10;
+	x->mode = dbt_mode(&v->cpu);
+	dhot(v)->usable[0] = x->mode & KEY_SEG(SEG_FS);
+	dhot(v)->usable[1] = x->mode & KEY_SEG(SEG_GS);
+	key = interp_fpu_enabled(&v->cpu) | (u32)x->counted << 8 | (u32)x->x87_unmasked << 9 | (u32)x->single << 10 |
+	      (x->mode & KEY_MODE);
 	if (likely(key == x->key))
 		return;
+	w = key & KEY_32 ? WIDTH_32 : WIDTH_64;
 	x->key = key;
 	dbt_reset_returns(v);
-	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++) {
-		const u8 **jump = (const u8 **)(flat_set_base(v->mmu->flat, n) + AUX_JUMP);
-
-		for (unsigned k = 0; k < 1u << JUMP_BITS; k++)
-			jump[k] = x->leave[LEAVE_INDIRECT];
-	}
+	*(u64 *)(uintptr_t)dhot(v)->ret_base = (u64)(uintptr_t)x->ret_miss[w];
+	if (key == x->key_of[w])
+		return;
+	x->key_of[w] = key;
+	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++)
+		dbt_reset_jumps(x, flat_set_base(v->mmu->flat, n), w);
 }
 
 /* v->icount exact, `pending` charged instructions not done. */
@@ -83,7 +89,7 @@ static enum next enter_block(struct vcpu *v, const struct tblock *b)
 {
 	if (!charge(v, 0))
 		return NEXT_LOOP;
-	dhot(v)->pc = (u64)(uintptr_t)(dbt_of(v)->rx + b->entry);
+	dhot(v)->pc = (u64)(uintptr_t)(dbt_of(v)->rx + b->body);
 	return NEXT_ENTER;
 }
 
@@ -112,7 +118,7 @@ static enum next go_on(struct vcpu *v, const struct tinsn *i, u64 gen)
 	const struct tblock *b = &x->blocks[i->block];
 	const struct tinsn *n = i + 1;
 
-	if (unlikely(!undisturbed(v)) || unlikely(!cpu_64bit(&v->cpu)))
+	if (unlikely(!undisturbed(v)) || unlikely(dbt_mode(&v->cpu) != x->mode))
 		return NEXT_LOOP;
 	flags_to_dbt(v);
 	if (b->dead || v->mmu->gen != gen || n == &x->insns[b->first] + b->n || v->cpu.rip != b->lin + n->guest)
@@ -154,7 +160,7 @@ static enum next do_sys(struct vcpu *v, const struct tsys *s)
 	const struct tinsn *i = &x->insns[s->insn];
 	u64 gen = v->mmu->gen, rip;
 
-	x->stats.sys++;
+	x->stats.sys_calls[s->sys]++;
 	exact_at(v, i);
 	rip = v->cpu.rip;
 	if (unlikely(sys_table[s->sys](v, &s->d))) {
@@ -184,7 +190,12 @@ static enum next do_link(struct vcpu *v, u32 id)
 	b = dbt_find(v, exit->lin);
 	if (!b || x->stats.flushes != flushes)
 		return NEXT_LOOK;
-	rel = (s32)((b->page == from ? b->entry : b->entry_page) - (patch + 4));
+	if (b->page != from) {
+		patch = exit->far ? exit->far : patch;
+		rel = (s32)(b->entry_page - (patch + 4));
+	} else {
+		rel = (s32)((exit->far ? b->entry : b->entry_saved) - (patch + 4));
+	}
 	__builtin_memcpy(x->rw + patch, &rel, 4);
 	x->stats.links++;
 	return enter_block(v, b);
@@ -222,13 +233,18 @@ static enum next do_indirect(struct vcpu *v)
 
 	if (unlikely(!lin_canonical(&v->cpu, lin)))
 		return undo_branch(v, &x->insns[dhot(v)->branch]);
+	if (x->insns[dhot(v)->branch].kind >= KIND_RET)
+		x->stats.lost_returns++;
+	else
+		x->stats.lost_jumps++;
 	count(v, 0);
 	v->cpu.rip = lin;
 	b = dbt_find(v, lin);
 	if (!b)
 		return NEXT_LOOK;
 	slot = (u32)(lin >> 2) & ((1u << JUMP_BITS) - 1);
-	((const u8 **)(v->mmu->flat_base + AUX_JUMP))[slot] = x->rx + b->entry_indirect;
+	((const u8 **)(v->mmu->flat_base + AUX_JUMP(x->key & KEY_32 ? WIDTH_32 : WIDTH_64)))[slot] =
+	    x->rx + b->entry_indirect;
 	return enter_block(v, b);
 }
 
@@ -241,6 +257,15 @@ static bool read_entry(struct vcpu *v)
 		return false;
 	h->t1 = *(const u64 *)(v->mmu->flat_base + FLAT_R_DISP + 8 * (u64)(u32)(h->t0 >> PAGE_SHIFT));
 	return true;
+}
+
+static unsigned stored_bytes(const struct vcpu *v, const struct tinsn *i, gva_t lin)
+{
+	u64 left = PAGE_SIZE - (lin & ~PAGE_MASK), size = i->stores & ~STORES_RUN;
+
+	if (i->stores & STORES_RUN)
+		size = v->cpu.gpr[REG_RCX] > PAGE_SIZE ? left : size * v->cpu.gpr[REG_RCX];
+	return (unsigned)MIN(size, left);
 }
 
 /* The store kills its own block: from here on the block ends behind it. */
@@ -258,13 +283,14 @@ static bool write_entry(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt_hot *h = dhot(v);
 	const struct tblock *b = &dbt_of(v)->blocks[i->block];
+	unsigned size = stored_bytes(v, i, h->t0);
 	enum flat_result found;
 
-	if (dbt_known_store(v, h->t0, i->stores, &h->t1))
+	if (dbt_known_store(v, h->t0, size, &h->t1))
 		return !b->dead || into_itself(v, i);
 	found = flat_miss(v, h->t0, MMU_WRITE);
 	if (found == FLAT_SLOW) {
-		switch (dbt_new_store(v, h->t0, i->stores, &h->t1)) {
+		switch (dbt_new_store(v, h->t0, size, &h->t1)) {
 		case STORE_ONCE:
 			return !b->dead || into_itself(v, i);
 		case STORE_RETRY:
@@ -289,12 +315,78 @@ static enum next do_miss(struct vcpu *v, const struct tinsn *i, bool write)
 	return NEXT_ENTER;
 }
 
+/* The status flags of SUB, CMP (`sum` false) and ADD, of operands of `bits` bits. */
+static u64 arithmetic_flags(u64 a, u64 b, bool sum, unsigned bits)
+{
+	u64 mask = ~0ull >> (64 - bits), r = (sum ? a + b : a - b) & mask, sign = BIT(bits - 1), f = 0;
+	u64 overflow = sum ? ~(a ^ b) & (a ^ r) : (a ^ b) & (a ^ r);
+
+	a &= mask;
+	b &= mask;
+	f |= (sum ? r < a : a < b) ? FL_CF : 0;
+	f |= overflow & sign ? FL_OF : 0;
+	f |= ((a ^ b ^ r) & 0x10) ? FL_AF : 0;
+	f |= r & sign ? FL_SF : 0;
+	f |= r ? 0 : FL_ZF;
+	f |= __builtin_parity((unsigned)(r & 0xff)) ? 0 : FL_PF;
+	return f;
+}
+
+/* Flags that are lost are set again from the registers, see flags.c. */
+static u64 recipe_flags(const struct vcpu *v, const struct recipe *r)
+{
+	u64 dst = v->cpu.gpr[r->dst], src = r->src == RECIPE_IMM ? (u64)(s64)r->imm : v->cpu.gpr[r->src];
+	unsigned bits = r->size * 8u;
+
+	switch ((enum recipe_kind)r->kind) {
+	case RECIPE_ADD:
+		return arithmetic_flags(dst - src, src, true, bits);
+	case RECIPE_SUB:
+		return arithmetic_flags(dst + src, src, false, bits);
+	case RECIPE_CMP:
+		return arithmetic_flags(dst, src, false, bits);
+	case RECIPE_TEST:
+		return arithmetic_flags(dst & src, 0, false, bits);
+	default:
+		return arithmetic_flags(dst, 0, false, bits);
+	}
+}
+
+/* hot->flags as of instruction `i`, which was left at a point where they may be anywhere. */
+static void find_flags(struct vcpu *v, const struct tinsn *i)
+{
+	const struct dbt *x = dbt_of(v);
+	u64 f;
+
+	if (i->flags < TINSN_RECIPE)
+		return;
+	f = recipe_flags(v, &x->recipes[x->blocks[i->block].recipes + i->flags - TINSN_RECIPE]);
+	dhot(v)->flags = (u16)(((f & 0xff) << 8) | ((f >> 11) & 1));
+}
+
+/* The instruction that is left, NULL: none in particular. */
+static const struct tinsn *left_insn(const struct dbt *x, const struct dbt_hot *h)
+{
+	switch ((enum leave_reason)h->reason) {
+	case LEAVE_MISS_R:
+	case LEAVE_MISS_W:
+	case LEAVE_STEP:
+	case LEAVE_SAFE:
+	case LEAVE_FPU:
+		return &x->insns[h->info];
+	default:
+		return NULL;
+	}
+}
+
 static enum next leave(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
 	struct dbt_hot *h = dhot(v);
 
 	x->stats.leaves[h->reason]++;
+	if (h->saved && left_insn(x, h))
+		find_flags(v, left_insn(x, h));
 	flags_from_hot(v);
 	switch ((enum leave_reason)h->reason) {
 	case LEAVE_LINK:
@@ -320,8 +412,13 @@ static enum next leave(struct vcpu *v)
 	case LEAVE_HOST: {
 		const struct tinsn *i = dbt_insn_at(x, h->info);
 
-		if (i)
+		if (i) {
+			if (i->flags == TINSN_HOST)
+				h->flags = h->host_flags;
+			find_flags(v, i);
+			flags_from_hot(v);
 			return do_step(v, i);
+		}
 		__builtin_trap(); /* a fault of the trampolines: a bug of ours */
 	}
 	default:
@@ -361,25 +458,29 @@ void dbt_translate_single(struct vcpu *v, bool on)
 
 /* Below this an exact budget is left to the reference engine. */
 #define BUDGET_MIN 64
-#define OTHER_MODE_SLICE 20000
+
+static bool translatable_mode(const struct vcpu *v)
+{
+	return dbt_mode(&v->cpu) != MODE_OTHER;
+}
 
 static bool translates(struct vcpu *v, u64 insns)
 {
 	const struct dbt *x = dbt_of(v);
 
-	return cpu_64bit(&v->cpu) && (!x->counted || insns >= BUDGET_MIN || x->single);
+	return translatable_mode(v) && (!x->counted || insns >= BUDGET_MIN || x->single);
 }
 
 enum vcpu_exit dbt_run(struct vcpu *v, const struct run_budget *budget)
 {
 	struct dbt *x = dbt_of(v);
-	u64 end = v->icount + MIN(budget->insns, 1ull << 62);
+	u64 end = v->icount + MIN(budget->insns, 1ull << 62), start;
 	enum vcpu_exit why;
 
 	v->debug.hit_kind = 0;
 	if (v->debug.count)
 		return interp_run(v, budget);
-	x->counted = budget->insns < 1ull << 62;
+	x->counted = budget->insns < 1ull << 62 || x->count_all;
 	x->end = end;
 	for (;;) {
 		struct run_budget slice = { .insns = end - v->icount };
@@ -406,10 +507,16 @@ enum vcpu_exit dbt_run(struct vcpu *v, const struct run_budget *budget)
 		else if (translates(v, slice.insns)) {
 			run_translated(v);
 			continue;
-		} else if (!cpu_64bit(&v->cpu)) {
-			slice.insns = MIN(slice.insns, OTHER_MODE_SLICE);
+		} else if (!translatable_mode(v)) {
+			x->interp.until = translatable_mode;
+			x->stats.other_modes++;
 		}
+		start = v->icount;
+		if (slice.insns > 1)
+			dbt_observe_pause(x); /* long, and not the cost of the last exit */
 		why = interp_run(v, &slice);
+		x->stats.other_insns += x->interp.until ? v->icount - start : 0;
+		x->interp.until = NULL;
 		if (why != VCPU_EXIT_BUDGET)
 			return why;
 	}

@@ -12,18 +12,11 @@
 
 #include <string.h>
 
-static bool is_masked_access(const struct tr *t)
-{
-	return t->z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && t->d->is_mem &&
-	       t->z->avx.mask.reg != ZYDIS_REGISTER_K0 && t->z->avx.mask.reg != ZYDIS_REGISTER_NONE;
-}
-
 /* Instructions whose host semantics would need more than their operands. */
 static bool is_odd(const struct tr *t, enum fpu_need need)
 {
 	switch (t->z->mnemonic) {
 	case ZYDIS_MNEMONIC_FNINIT:
-	case ZYDIS_MNEMONIC_FLDCW:
 	case ZYDIS_MNEMONIC_FLDENV:
 	case ZYDIS_MNEMONIC_FNSTENV:
 	case ZYDIS_MNEMONIC_FRSTOR:
@@ -37,13 +30,12 @@ static bool is_odd(const struct tr *t, enum fpu_need need)
 	}
 	if (need == FPU_X87 && t->x->x87_unmasked)
 		return true;
-	if (t->d->map == 1 && t->d->is_mem) { /* bit strings reach beyond their operand */
+	if (t->d->map == 1 && t->d->is_mem) { /* bit strings reach beyond their operand: what odd.c leaves */
 		unsigned op = t->d->opcode;
 
-		if (op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb || op == 0xae)
-			return true;
+		return op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb;
 	}
-	return is_masked_access(t);
+	return false;
 }
 
 static bool is_nop(const struct dinsn *d)
@@ -89,6 +81,7 @@ static void emit_moffs(struct tr *t)
 	struct emit *e = &t->e;
 	bool load = d->opcode < 0xa2, byte = !(d->opcode & 1);
 
+	t->ea_size = byte ? 1 : d->opsize;
 	emit_ea(t);
 	emit_access(t, H_R14, byte ? 1 : d->opsize, !load);
 	if (!byte && d->opsize == 2)
@@ -116,6 +109,7 @@ static void emit_x87_pointer(struct tr *t)
 {
 	switch (t->z->mnemonic) {
 	case ZYDIS_MNEMONIC_FNCLEX:
+	case ZYDIS_MNEMONIC_FLDCW:
 	case ZYDIS_MNEMONIC_FNSTCW:
 	case ZYDIS_MNEMONIC_FNSTSW:
 	case ZYDIS_MNEMONIC_FENI8087_NOP:
@@ -133,13 +127,16 @@ static bool emit_host(struct tr *t)
 {
 	enum fpu_need need = thunk_need(t->z, t->ops);
 
-	if (!cpu_model_has_isa_set(t->v->model, t->z->meta.isa_set) || is_odd(t, need))
+	if (!cpu_model_has_isa_set(t->v->model, t->z->meta.isa_set) || is_odd(t, need) ||
+	    t->z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE || (t->narrow && !legacy_expressible(t)))
 		return false;
 	if (need != FPU_NONE) {
 		if (!(t->x->key >> need & 1))
 			return false;
 		check_fpu(t);
 	}
+	if (t->z->mnemonic == ZYDIS_MNEMONIC_FLDCW)
+		emit_control_word_check(t);
 	if (!emit_general(t))
 		return false;
 	if (need == FPU_X87)
@@ -177,20 +174,32 @@ static bool emit_sys(struct tr *t, unsigned sys)
 {
 	struct dbt *x = t->x;
 
-	if (x->sys_n == x->sys_end) {
+	if (x->sys_n == x->sys_max) {
 		t->failed = true;
 		return false;
 	}
 	x->sys[x->sys_n] = (struct tsys){ .insn = t->insn, .sys = (u8)sys, .d = *t->d };
 	put(&t->e, 0xb9);
 	put32(&t->e, x->sys_n++);
+	note_of(t)->how = HOW_SYS;
 	jump(&t->e, 0xe9, x->leave[LEAVE_SYS]);
 	islands(t, 0, false);
 	return true;
 }
 
+/* Instructions of string.c and odd.c, which expect the flags in the host. */
+static bool is_special(const struct dinsn *d)
+{
+	unsigned op = d->opcode;
+
+	if (d->map == 0)
+		return (op >= 0xa4 && op <= 0xa7) || (op >= 0xaa && op <= 0xaf) || op == 0xd7 || op == 0x8f ||
+		       (op >= 0xe0 && op <= 0xe3);
+	return d->map == 1 && d->is_mem && (op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb || op == 0xae);
+}
+
 /* Sets *ends if control never falls through, *cut if a new segment begins behind it. */
-static void emit_insn(struct tr *t, bool *ends, bool *cut)
+static void emit_kind(struct tr *t, bool *ends, bool *cut)
 {
 	const struct isa_row *row = isa_row_of(t->d);
 	const struct dinsn *d = t->d;
@@ -207,26 +216,59 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 		*ends = true;
 		return;
 	}
-	if (core && is_nop(d))
+	if (core && is_nop(d)) {
+		note_of(t)->how = HOW_NOP;
 		return;
+	}
+	if (t->narrow && core && emit_legacy_inc(t))
+		return;
+	if (t->narrow && d->is_mem && !(core && d->map == 0 && d->opcode == 0x8d) && !legacy_segment(t)) {
+		emit_step(t);
+		*ends = leaves_block(d);
+		return;
+	}
+	t->ea_size = 0;
 	if (core && emit_flow(t, ends)) {
+		note_of(t)->how = HOW_FLOW;
 		*cut = true;
 		return;
 	}
 	if (core && d->map == 0 && d->opcode == 0x8d && d->is_mem) {
+		note_of(t)->how = HOW_LEA;
 		emit_lea(t);
 		return;
 	}
 	if (core && d->map == 0 && d->opcode >= 0xa0 && d->opcode <= 0xa3) {
+		note_of(t)->how = HOW_MOFFS;
 		emit_moffs(t);
 		return;
 	}
-	if (core && emit_stack(t))
+	if (core && (t->narrow ? emit_stack32(t) : emit_stack(t))) {
+		note_of(t)->how = HOW_STACK;
 		return;
+	}
+	if (core && !t->narrow && (emit_string(t) || emit_odd(t))) {
+		note_of(t)->how = HOW_STRING;
+		return;
+	}
 	if (emit_host(t))
 		return;
 	emit_step(t);
 	*ends = leaves_block(d);
+}
+
+static void emit_insn(struct tr *t, bool *ends, bool *cut)
+{
+	unsigned method = isa_row_of(t->d)->method;
+
+	t->aware = (method == METHOD_CORE || method == METHOD_HOST) && !is_special(t->d);
+	t->clobber = flags_prepare(t, t->aware);
+	emit_kind(t, ends, cut);
+	if (t->aware)
+		flags_done(t);
+	else
+		t->recipe.kind = RECIPE_NONE;
+	t->clobber = false;
 }
 
 static struct tinsn *new_insn(struct tr *t)
@@ -237,6 +279,7 @@ static struct tinsn *new_insn(struct tr *t)
 			     .host = (u16)(t->e.p - t->start),
 			     .guest = (u16)(t->lin - t->b->lin),
 			     .len = t->d->len };
+	*note_of(t) = (struct note){ .how = HOW_HOST };
 	return i;
 }
 
@@ -248,12 +291,13 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	struct dinsn d;
 	unsigned at = 0, n = 0, max = t->x->single ? 1 : BLOCK_INSNS;
 	bool ends = false, cut = true;
+	enum code_mode mode = t->narrow ? CODE_32 : CODE_64;
 
 	t->z = &z;
 	t->ops = ops;
 	t->d = &d;
 	while (!ends && n < max && at < avail && t->stubs_n < STUBS_MAX - 8) {
-		enum decode_status s = isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), CODE_64);
+		enum decode_status s = isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode);
 
 		if (t->insn == t->insn_end) {
 			t->failed = true;
@@ -261,7 +305,7 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 		}
 		t->lin = t->b->lin + at;
 		if (s == DECODE_OK) {
-			dinsn_from_zydis(&d, &z, ops, code + at, CODE_64);
+			dinsn_from_zydis(&d, &z, ops, code + at, mode);
 		} else if (s == DECODE_MORE && n) {
 			break; /* it crosses into the next page: a block of its own */
 		} else {       /* crosses, or not an instruction: the reference engine fetches it itself */
@@ -293,35 +337,95 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	if (!cut)
 		end_segment(t);
 	if (!ends)
-		emit_exit(t, t->b->lin + at);
+		emit_exit(t, code_address(t, t->b->lin + at));
 	t->b->bytes = (u16)at;
 	return n;
 }
 
-/* Into b->body and the records set apart for `b`. */
-static bool translate(struct vcpu *v, struct tblock *b, bool steps_only)
+/* Does the block access memory before it touches the flags? Then its body begins with the flags saved. */
+static bool begins_with_access(const u8 *code, unsigned avail, enum code_mode mode)
+{
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction z;
+	struct dinsn d;
+
+	for (unsigned at = 0, n = 0; n < 6 && at < avail; n++, at += z.length) {
+		unsigned method;
+
+		if (isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode) != DECODE_OK)
+			return false;
+		dinsn_from_zydis(&d, &z, ops, code + at, mode);
+		method = isa_row_of(&d)->method;
+		if ((method != METHOD_CORE && method != METHOD_HOST) || is_special(&d))
+			return false;
+		if (is_nop(&d) || (d.map == 0 && d.opcode == 0x8d))
+			continue;
+		for (unsigned k = 0; k < z.operand_count; k++)
+			if (ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
+				return true;
+		if (z.cpu_flags && (z.cpu_flags->tested | z.cpu_flags->modified | z.cpu_flags->set_0 | z.cpu_flags->set_1 |
+				    z.cpu_flags->undefined) & (u32)FL_STATUS)
+			return false;
+		if (z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+			return true;
+	}
+	return true;
+}
+
+/* The pools end where the records set apart for `b` do. */
+struct limits {
+	u32 exits, sys, recipes;
+};
+static struct limits limit_pools(struct dbt *x, const struct tblock *b)
+{
+	struct limits old = { x->exits_max, x->sys_max, x->recipes_max };
+
+	x->exits_n = b->exits;
+	x->sys_n = b->sys;
+	x->recipes_n = b->recipes;
+	x->exits_max = b->exits + b->exits_max;
+	x->sys_max = b->sys + b->sys_max;
+	x->recipes_max = b->recipes + b->recipes_max;
+	return old;
+}
+static void unlimit_pools(struct dbt *x, const struct limits *old)
+{
+	x->exits_max = old->exits;
+	x->sys_max = old->sys;
+	x->recipes_max = old->recipes;
+}
+
+/* From b->body on, with the records set apart for `b`. */
+static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps_only)
 {
 	struct dbt *x = dbt_of(v);
 	static __thread struct tr t; /* large; used up within this call */
-	unsigned off = b->lin & ~PAGE_MASK;
+	unsigned off = b->lin & ~PAGE_MASK, avail = (unsigned)PAGE_SIZE - off;
+	const u8 *code = b->page->host + off;
 
 	memset(&t, 0, offsetof(struct tr, stub));
 	t.steps_only = steps_only;
 	t.v = v;
 	t.x = x;
 	t.b = b;
+	t.narrow = x->key & KEY_32;
+	t.word = t.narrow ? 4 : 8;
 	t.insn = b->first;
 	t.insn_end = b->first + b->insns_max;
 	t.start = x->rw + b->host;
 	t.e = (struct emit){ .p = x->rw + b->body, .end = x->rw + b->host_max, .to_rx = x->rx - x->rw };
-	x->exits_n = b->exits;
-	x->exits_end = b->exits + b->exits_max;
-	x->sys_n = b->sys;
-	x->sys_end = b->sys + b->sys_max;
+	t.recipe_at = -1;
 	b->fpu = b->calls = false;
-	if (!b->entry)
+	if (entries) {
+		b->saved = !steps_only && begins_with_access(code, avail, t.narrow ? CODE_32 : CODE_64);
 		emit_entries(&t);
-	b->n = (u16)emit_block(&t, b->page->host + off, (unsigned)PAGE_SIZE - off);
+	} else {
+		t.flags = b->saved ? FLAGS_SAVED : FLAGS_HOST;
+		if (b->saved && steps_only)
+			flags_to_host(&t);
+	}
+	b->n = (u16)emit_block(&t, code, avail);
+	b->stubs = (u16)(t.e.p - t.start);
 	emit_stubs(&t);
 	while (t.e.p - (x->rw + b->body) < 10 && !t.e.overflow)
 		put(&t.e, 0x90); /* room for what dead blocks become */
@@ -330,7 +434,10 @@ static bool translate(struct vcpu *v, struct tblock *b, bool steps_only)
 	b->host_end = (u32)(t.e.p - x->rw);
 	x->stats.translations++;
 	x->stats.insns += b->n;
+	x->stats.guest_bytes += b->bytes;
 	x->stats.host_bytes += b->host_end - b->host;
+	if (unlikely(x->trace & TRACE_BLOCKS) || unlikely(x->observe.perf != NULL))
+		dbt_trace_block(&t);
 	return true;
 }
 
@@ -338,11 +445,14 @@ static bool translate(struct vcpu *v, struct tblock *b, bool steps_only)
 static bool translate_again(struct vcpu *v, struct tblock *b)
 {
 	struct dbt *x = dbt_of(v);
-	u32 exits = x->exits_n, sys = x->sys_n;
-	bool done = translate(v, b, false);
+	u32 exits = x->exits_n, sys = x->sys_n, recipes = x->recipes_n;
+	struct limits old = limit_pools(x, b);
+	bool done = translate(v, b, false, false);
 
+	unlimit_pools(x, &old);
 	x->exits_n = exits;
 	x->sys_n = sys;
+	x->recipes_n = recipes;
 	return done;
 }
 
@@ -355,43 +465,64 @@ static void set_apart(struct dbt *x, struct tblock *b, bool grows)
 	b->insns_max = (u16)(b->n + (grows ? b->n / 4u + 1 : 0));
 	b->exits_max = (u16)(x->exits_n - b->exits + (grows ? 2 : 0));
 	b->sys_max = (u16)(x->sys_n - b->sys);
+	b->recipes_max = (u16)(x->recipes_n - b->recipes + (grows ? 2 : 0));
 	x->used = b->host_max;
 	x->insns_n = b->first + b->insns_max;
 	x->exits_n = b->exits + b->exits_max;
+	x->recipes_n = b->recipes + b->recipes_max;
 	x->blocks_n++;
+}
+
+/* A new one, which takes over the entries of `old`. */
+static struct tblock *translate_new(struct vcpu *v, struct tpage *p, gva_t lin, const struct tblock *old)
+{
+	struct dbt *x = dbt_of(v);
+	struct tblock *b = &x->blocks[x->blocks_n], begin;
+	struct limits limits;
+	bool done;
+
+	begin = (struct tblock){ .lin = lin,
+				 .page = p,
+				 .first = x->insns_n,
+				 .exits = x->exits_n,
+				 .sys = x->sys_n,
+				 .recipes = x->recipes_n,
+				 .host = x->used,
+				 .body = x->used,
+				 .host_max = x->used + HOST_BYTES_MAX,
+				 .insns_max = BLOCK_INSNS,
+				 .exits_max = BLOCK_EXITS_MAX,
+				 .sys_max = BLOCK_INSNS,
+				 .recipes_max = BLOCK_RECIPES_MAX };
+	if (old) {
+		begin.saved = old->saved;
+		begin.door = old->door;
+		begin.entry = old->entry;
+		begin.entry_saved = old->entry_saved;
+		begin.entry_page = old->entry_page;
+		begin.entry_indirect = old->entry_indirect;
+	}
+	*b = begin;
+	limits = limit_pools(x, b);
+	done = translate(v, b, !old, false);
+	if (!done) { /* short branches can get out of reach in odd code */
+		*b = begin;
+		limit_pools(x, b);
+		done = translate(v, b, !old, true);
+	}
+	unlimit_pools(x, &limits);
+	if (!done)
+		return NULL;
+	set_apart(x, b, old);
+	return b;
 }
 
 struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin, struct tblock *old)
 {
 	struct dbt *x = dbt_of(v);
-	struct tblock *b = &x->blocks[x->blocks_n];
-	bool done;
+	u64 began = __builtin_ia32_rdtsc();
+	struct tblock *b = old && translate_again(v, old) ? old : translate_new(v, p, lin, old);
 
-	if (old && translate_again(v, old))
-		return old;
-	*b = (struct tblock){ .lin = lin,
-			      .page = p,
-			      .first = x->insns_n,
-			      .exits = x->exits_n,
-			      .sys = x->sys_n,
-			      .host = x->used,
-			      .body = x->used,
-			      .host_max = x->used + HOST_BYTES_MAX,
-			      .insns_max = BLOCK_INSNS,
-			      .exits_max = ROOM_EXITS,
-			      .sys_max = BLOCK_INSNS };
-	if (old) {
-		b->entry = old->entry;
-		b->entry_page = old->entry_page;
-		b->entry_indirect = old->entry_indirect;
-	}
-	done = translate(v, b, false);
-	if (!done) { /* short branches can get out of reach in odd code */
-		if (!old)
-			b->entry = 0;
-		b->body = b->host;
-		done = translate(v, b, true);
-	}
-	set_apart(x, b, old);
-	return done ? b : NULL;
+	x->stats.translate_cycles += __builtin_ia32_rdtsc() - began;
+	return b;
 }

@@ -10,7 +10,8 @@
 #define BLOCK_INSNS 48
 #define STUBS_MAX (BLOCK_INSNS * 6)
 #define HOST_BYTES_MAX 24576 /* room a block may take in the cache */
-#define ROOM_EXITS 200
+#define BLOCK_EXITS_MAX 250
+#define BLOCK_RECIPES_MAX 250
 
 /* Where a guest's general register lives, or HOME_MEMORY. */
 #define HOME_MEMORY 0xff
@@ -21,16 +22,31 @@ static inline u32 gpr_off(unsigned guest)
 }
 
 /* Code out of line, made when the block is complete. */
-enum stub_kind { STUB_LEAVE, STUB_CROSS, STUB_MISS, STUB_STORE, STUB_LINK };
+enum stub_kind { STUB_LEAVE, STUB_ALIGN, STUB_CROSS, STUB_MISS, STUB_STORE, STUB_LINK, STUB_JUMP };
 struct stub {
+	bool saved; /* flags are not in the host */
 	u8 kind;   /* enum stub_kind */
 	u8 reason; /* enum leave_reason */
 	u8 reg;	   /* register that holds the linear address */
-	u8 size;   /* of a store */
+	u8 size;   /* bytes of the access */
 	u32 info;
 	u8 *resume;  /* where it goes on, in the writable view */
 	u8 *refs[2]; /* rel32 fields to set to its address */
 };
+
+/* How an instruction was translated, for --trace analysis. Filled as it is. */
+enum how { HOW_HOST, HOW_NOP, HOW_LEA, HOW_MOFFS, HOW_FLOW, HOW_STACK, HOW_STRING, HOW_SYS, HOW_STEP };
+struct note {
+	u8 how;			    /* enum how */
+	u8 operand;		    /* what the memory operand became, enum note_operand */
+	u8 accesses, access[2];	    /* bytes of each table lookup, NOTE_WRITE */
+	u8 borrowed, borrow[2][2];  /* guest register, host register */
+};
+#define NOTE_WRITE 0x80
+enum note_operand { OPERAND_NONE, OPERAND_PLAIN, OPERAND_R14, OPERAND_RCX };
+
+/* Where the guest's flags are, see flags.c. */
+enum flag_state { FLAGS_HOST, FLAGS_SAVED, FLAGS_LOST };
 
 struct tr {
 	struct vcpu *v;
@@ -45,6 +61,14 @@ struct tr {
 	const ZydisDecodedInstruction *z;
 	const ZydisDecodedOperand *ops;
 	bool fpu_checked, failed, steps_only;
+	bool aware;   /* the present instruction is emitted by code that keeps track of flags */
+	bool clobber; /* the present instruction's accesses may clobber the host's flags */
+	enum flag_state flags;
+	struct recipe recipe; /* of the flags, if they are in the host or lost */
+	s32 recipe_at;	      /* its number in the block; -1: not recorded */
+	bool narrow; /* 32-bit code */
+	u8 word;     /* bytes of an address on the stack: 8, 4 */
+	u8 ea_size;  /* bytes accessed at emit_ea()'s address; 0: not known */
 	u8 *charge;  /* imm32 of the present segment's charge, if counted */
 	u32 segment; /* first tinsn of the present segment */
 	unsigned stubs_n, pending_n;
@@ -53,7 +77,12 @@ struct tr {
 		u8 *at;
 		u16 stub;
 	} pending[16];
+	struct note note[BLOCK_INSNS];
 };
+static inline struct note *note_of(struct tr *t)
+{
+	return &t->note[t->insn - t->b->first];
+}
 
 /* emit_mem.c */
 /* A branch of 8 bits (op E3H, with 67H before it if `narrow`) to `stub`. */
@@ -68,8 +97,29 @@ unsigned emit_ea(struct tr *t);
 /* RCX = table entry for an access of `size` bytes at register `lin`: the
  * operand is [lin + rcx + 1]. */
 void emit_access(struct tr *t, unsigned lin, unsigned size, bool write);
+/* The same for an operand of which a mask selects parts: A and D bits are not
+ * set for what is masked off, so without an entry the instruction is left to
+ * the reference engine. */
+void emit_masked_access(struct tr *t, unsigned lin, unsigned size, bool write);
+/* The first store of a run of RCX elements of `size` bytes: the entry serves it up to the page's end. */
+void emit_run_store(struct tr *t, unsigned lin, unsigned size);
 /* [lin + rcx + 1] with opcode `op`, register field `reg`. */
 void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin);
+
+/* Jcc (condition cc) of 32 bits to `stub`; clobbers nothing. */
+void long_branch(struct tr *t, unsigned cc, unsigned stub);
+
+/* flags.c. RCX is free for all of them. */
+/* Before an instruction. `aware`: it is emitted by code that keeps track of
+ * flags. True if its accesses may clobber them. */
+bool flags_prepare(struct tr *t, bool aware);
+void flags_clobber(struct tr *t); /* before code that clobbers the host's */
+void flags_done(struct tr *t);	  /* behind an aware instruction */
+void flags_to_host(struct tr *t);
+void flags_to_memory(struct tr *t);
+void note_flags(struct tr *t);
+void emit_save_flags(struct tr *t);
+void emit_restore_flags(struct tr *t);
 
 /* rewrite.c: user-level instructions in general. False: not expressible. */
 bool emit_general(struct tr *t);
@@ -88,6 +138,30 @@ bool emit_stack(struct tr *t);
 void emit_push_const(struct tr *t, u64 value);
 /* Of an indirect call: keeps what it overwrites in hot->old. */
 void emit_push_call(struct tr *t, u64 ret);
+
+/* string.c: MOVS, STOS, LODS, CMPS, SCAS */
+bool emit_string(struct tr *t);
+
+/* odd.c: instructions that need more than their operands corrected */
+bool emit_odd(struct tr *t);
+/* Of FLDCW: leave to the reference engine if it would unmask an exception. */
+void emit_control_word_check(struct tr *t);
+/* legacy.c: 32-bit code */
+/* Is the segment of the memory operand such that translated code can use it? */
+bool legacy_segment(const struct tr *t);
+/* May the host run it, but for registers and the operand's address? */
+bool legacy_expressible(const struct tr *t);
+bool ignores_w(const struct tr *t);
+bool emit_legacy_inc(struct tr *t);
+bool emit_stack32(struct tr *t);
+/* `size`: 2 or 4 bytes. */
+void emit_push_const32(struct tr *t, unsigned size, u32 value);
+void emit_legacy_base(struct tr *t);
+/* An instruction pointer, truncated as the mode has it. */
+static inline u64 code_address(const struct tr *t, u64 lin)
+{
+	return t->narrow ? (u32)lin : lin;
+}
 
 /* The instruction is left to the reference engine. */
 void emit_step(struct tr *t);

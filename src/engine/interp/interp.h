@@ -136,6 +136,9 @@ struct interp {
 	struct block *step;  /* scratch: one instruction for careful execution */
 	struct thunk_cache *thunks;
 	struct single single[SINGLES];
+	/* For an engine that has this one inside: interp_run() returns as if its budget were spent
+	 * before the next instruction after a system instruction, fault or event made this true. */
+	bool (*until)(const struct vcpu *v);
 	bool stale; /* the physical map changed: drop all code at the next lookup */
 	u64 blocks, decoded, page_drops, arena_flushes, steps, thunk_runs, faults, events;
 	u8 bounce[192] __attribute__((aligned(64)));

@@ -34,7 +34,7 @@ static OP(sys)
 	if (unlikely(v->event) || unlikely(v->cpu.activity != ACT_RUNNING))
 		return leave_exact(v);
 	sync_in(v);
-	if (unlikely(h->careful))
+	if (unlikely(h->careful) || unlikely(interp_of(v)->until != NULL))
 		return leave_exact(v);
 	return interp_continue(v);
 }

@@ -326,6 +326,10 @@ enum vcpu_exit interp_run(struct vcpu *v, const struct run_budget *budget)
 			why = VCPU_EXIT_BUDGET;
 			break;
 		}
+		if (interp_of(v)->until && interp_of(v)->until(v)) {
+			why = VCPU_EXIT_BUDGET;
+			break;
+		}
 		sync_in(v);
 		h->icount_end = end;
 		h->budget = (s64)(end - v->icount);

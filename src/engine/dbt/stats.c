@@ -1,0 +1,136 @@
+/* Figures of the translator, and what must be set up to measure them. */
+#include "engine/dbt/dbt.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "isa/isa.h"
+
+static const char *const leave_names[LEAVE_COUNT] = {
+	[LEAVE_LINK] = "link",
+	[LEAVE_INDIRECT] = "indirect",
+	[LEAVE_ENTRY] = "entry",
+	[LEAVE_MISS_R] = "miss_read",
+	[LEAVE_MISS_W] = "miss_write",
+	[LEAVE_STEP] = "step",
+	[LEAVE_SYS] = "shared_semantics",
+	[LEAVE_SAFE] = "safepoint",
+	[LEAVE_FPU] = "vector_state",
+	[LEAVE_HOST] = "host_fault",
+};
+
+const char *dbt_leave_name(unsigned reason)
+{
+	return reason < LEAVE_COUNT && leave_names[reason] ? leave_names[reason] : "?";
+}
+
+/* What a measurement of nothing shows. */
+static u64 overhead(void)
+{
+	u64 least = UINT64_MAX;
+
+	for (unsigned k = 0; k < 200; k++) {
+		u64 start = __builtin_ia32_rdtsc(), d = __builtin_ia32_rdtsc() - start;
+
+		least = MIN(least, d);
+	}
+	return least;
+}
+
+static int start_perf_map(struct dbt *x, struct error *e)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/tmp/perf-%d.map", (int)getpid());
+	x->observe.perf = perf_map_create(path, e);
+	if (!x->observe.perf)
+		return -1;
+	perf_map_add(x->observe.perf, x->rx, x->start, "ectype:trampolines");
+	return 0;
+}
+
+int dbt_observe_init(struct dbt *x, const struct engine_options *o, struct error *e)
+{
+	x->enter = x->enter_code;
+	if (!o)
+		return 0;
+	x->options = o;
+	x->trace = o->trace;
+	x->count_all = o->count;
+	x->observe.costs = o->costs;
+	x->observe.until = 1;
+	x->observe.random = 0x9e3779b9;
+	x->observe.overhead = overhead();
+	x->observe.reasons = calloc(LEAVE_COUNT + ISA_SYS_COUNT, sizeof(*x->observe.reasons));
+	if (!x->observe.reasons)
+		return error_set(e, "engine dbt: out of memory");
+	if (o->costs || o->trace & (TRACE_EXEC | TRACE_EXITS))
+		x->enter = dbt_enter_observed;
+	return o->perf_map ? start_perf_map(x, e) : 0;
+}
+
+void dbt_observe_fini(struct dbt *x)
+{
+	free(x->observe.reasons);
+	perf_map_close(x->observe.perf);
+}
+
+unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigned max)
+{
+	const struct dbt *x = dbt_of(v);
+	const struct dbt_stats *s = &x->stats;
+	const struct flat_stats *f = flat_stats(v->mmu->flat);
+	const struct engine_counter all[] = {
+		{ "translations", s->translations },
+		{ "translated_instructions", s->insns },
+		{ "translated_guest_bytes", s->guest_bytes },
+		{ "translated_host_bytes", s->host_bytes },
+		{ "host_bytes_per_100_guest", s->guest_bytes ? s->host_bytes * 100 / s->guest_bytes : 0 },
+		{ "cycles_per_translation", s->translations ? s->translate_cycles / s->translations : 0 },
+		{ "code_cache_bytes", x->used },
+		{ "code_cache_flushes", s->flushes },
+		{ "killed_blocks", s->kills },
+		{ "stores_to_code_pages", s->code_stores },
+		{ "chained_jumps", s->links },
+		{ "jump_cache_misses", s->lost_jumps },
+		{ "return_misses", s->lost_returns },
+		{ "return_stack_resets", s->return_resets },
+		{ "reference_steps", s->steps },
+		{ "mmu_fills", f->fills },
+		{ "mmu_misses", f->misses },
+		{ "mmu_neighbours", f->neighbours },
+		{ "mmu_flushes", f->flushes },
+		{ "mmu_page_flushes", f->page_flushes },
+		{ "mmu_table_pages", f->table_pages },
+		{ "mmu_resets", f->resets },
+	};
+	unsigned n = MIN(max, (unsigned)ARRAY_SIZE(all));
+
+	memcpy(out, all, n * sizeof(*out));
+	return ARRAY_SIZE(all);
+}
+
+unsigned dbt_costs(struct vcpu *v, enum engine_cost_table table, struct engine_cost *out, unsigned max)
+{
+	const struct dbt *x = dbt_of(v);
+	bool exits = table == COSTS_EXITS;
+	unsigned n = 0, rows = exits ? (unsigned)LEAVE_COUNT : (unsigned)ISA_SYS_COUNT;
+
+	for (unsigned k = 0; k < rows; k++) {
+		u64 count = exits ? x->stats.leaves[k] : x->stats.sys_calls[k];
+		const struct dbt_measure *m =
+		    x->observe.reasons ? &x->observe.reasons[exits ? k : LEAVE_COUNT + k] : NULL;
+
+		if (!count)
+			continue;
+		if (n < max)
+			out[n] = (struct engine_cost){ .name = exits ? dbt_leave_name(k) : isa_sys_name(k),
+						       .count = count,
+						       .samples = m ? m->samples : 0,
+						       .cycles = m ? m->cycles : 0 };
+		n++;
+	}
+	return n;
+}
