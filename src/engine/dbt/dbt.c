@@ -61,12 +61,13 @@ static int map_pools(struct dbt_host *h, struct error *e)
 	x->recipes = pool(x->recipes_max * sizeof(*x->recipes));
 	x->sys = pool(x->sys_max * sizeof(*x->sys));
 	x->pages = pool(PAGES_MAX * sizeof(*x->pages));
+	x->decoded = pool(dbt_decoded_size);
 	x->ram = memory_ram(x->v->mem);
 	x->frames = memory_ram_size(x->v->mem) >> PAGE_SHIFT;
 	x->lines = pool(x->frames * sizeof(*x->lines));
 	x->no_store = ~0ull;
 	h->ret_map = pool(RET_STACK + 2 * PAGE_SIZE);
-	if (!x->blocks || !x->insns || !x->exits || !x->recipes || !x->sys || !x->pages || !x->lines || !h->ret_map)
+	if (!x->blocks || !x->insns || !x->exits || !x->recipes || !x->sys || !x->pages || !x->lines || !x->decoded || !h->ret_map)
 		return error_set(e, "engine dbt: out of memory");
 	mprotect(h->ret_map, PAGE_SIZE, PROT_NONE);
 	return 0;
@@ -139,6 +140,8 @@ static void free_engine(struct dbt_host *h)
 		munmap(x->sys, x->sys_max * sizeof(*x->sys));
 	if (x->pages)
 		munmap(x->pages, PAGES_MAX * sizeof(*x->pages));
+	if (x->decoded)
+		munmap(x->decoded, dbt_decoded_size);
 	if (x->lines)
 		munmap(x->lines, x->frames * sizeof(*x->lines));
 	if (h->ret_map)

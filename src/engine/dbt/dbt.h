@@ -242,6 +242,7 @@ struct dbt {
 	struct recipe *recipes;
 	struct texit *exits;
 	struct tsys *sys;
+	struct decoded *decoded; /* decode.c */
 	struct tpage *pages;
 	u64 *lines; /* by RAM frame: bit k: translated code in bytes [64k, 64k+64) */
 	u64 no_store; /* all ones: the lines of an empty struct code_store */
@@ -296,6 +297,8 @@ bool dbt_known_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry);
 enum code_store_result dbt_new_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry);
 void dbt_drop_stores(struct vcpu *v); /* empties every struct code_store */
 u64 *dbt_lines(struct dbt *x, const u8 *host); /* of the frame at `host`; NULL: not in RAM */
+
+extern const size_t dbt_decoded_size;
 
 /* translate.c: ordinary C, vector state parked. NULL: out of room. `old`: the
  * dead block of the same page and address; its entries stay where they are. */

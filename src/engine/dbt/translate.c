@@ -286,31 +286,24 @@ static struct tinsn *new_insn(struct tr *t)
 /* Returns the number of instructions translated. */
 static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 {
-	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-	ZydisDecodedInstruction z;
 	struct dinsn d;
 	unsigned at = 0, n = 0, max = t->x->single ? 1 : BLOCK_INSNS;
 	bool ends = false, cut = true;
 	enum code_mode mode = t->narrow ? CODE_32 : CODE_64;
 
-	t->z = &z;
-	t->ops = ops;
 	t->d = &d;
 	while (!ends && n < max && at < avail && t->stubs_n < STUBS_MAX - 8) {
-		enum decode_status s = isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode);
+		enum decode_status s = dbt_decode(t->x, code + at, avail - at, mode, &t->z, &t->ops, &d);
 
 		if (t->insn == t->insn_end) {
 			t->failed = true;
 			break;
 		}
 		t->lin = t->b->lin + at;
-		if (s == DECODE_OK) {
-			dinsn_from_zydis(&d, &z, ops, code + at, mode);
-		} else if (s == DECODE_MORE && n) {
+		if (s == DECODE_MORE && n)
 			break; /* it crosses into the next page: a block of its own */
-		} else {       /* crosses, or not an instruction: the reference engine fetches it itself */
+		if (s != DECODE_OK) /* crosses, or not an instruction: the reference engine fetches it itself */
 			d.len = 1;
-		}
 		if (t->steps_only)
 			s = DECODE_INVALID;
 		islands(t, 110, true);
@@ -343,30 +336,29 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 }
 
 /* Does the block access memory before it touches the flags? Then its body begins with the flags saved. */
-static bool begins_with_access(const u8 *code, unsigned avail, enum code_mode mode)
+static bool begins_with_access(struct dbt *x, const u8 *code, unsigned avail, enum code_mode mode)
 {
-	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-	ZydisDecodedInstruction z;
+	const ZydisDecodedOperand *ops;
+	const ZydisDecodedInstruction *z;
 	struct dinsn d;
 
-	for (unsigned at = 0, n = 0; n < 6 && at < avail; n++, at += z.length) {
+	for (unsigned at = 0, n = 0; n < 6 && at < avail; n++, at += z->length) {
 		unsigned method;
 
-		if (isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode) != DECODE_OK)
+		if (dbt_decode(x, code + at, avail - at, mode, &z, &ops, &d) != DECODE_OK)
 			return false;
-		dinsn_from_zydis(&d, &z, ops, code + at, mode);
 		method = isa_row_of(&d)->method;
 		if ((method != METHOD_CORE && method != METHOD_HOST) || is_special(&d))
 			return false;
 		if (is_nop(&d) || (d.map == 0 && d.opcode == 0x8d))
 			continue;
-		for (unsigned k = 0; k < z.operand_count; k++)
+		for (unsigned k = 0; k < z->operand_count; k++)
 			if (ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
 				return true;
-		if (z.cpu_flags && (z.cpu_flags->tested | z.cpu_flags->modified | z.cpu_flags->set_0 | z.cpu_flags->set_1 |
-				    z.cpu_flags->undefined) & (u32)FL_STATUS)
+		if (z->cpu_flags && (z->cpu_flags->tested | z->cpu_flags->modified | z->cpu_flags->set_0 | z->cpu_flags->set_1 |
+				    z->cpu_flags->undefined) & (u32)FL_STATUS)
 			return false;
-		if (z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+		if (z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
 			return true;
 	}
 	return true;
@@ -417,7 +409,7 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 	t.recipe_at = -1;
 	b->fpu = b->calls = false;
 	if (entries) {
-		b->saved = !steps_only && begins_with_access(code, avail, t.narrow ? CODE_32 : CODE_64);
+		b->saved = !steps_only && begins_with_access(x, code, avail, t.narrow ? CODE_32 : CODE_64);
 		emit_entries(&t);
 	} else {
 		t.flags = b->saved ? FLAGS_SAVED : FLAGS_HOST;

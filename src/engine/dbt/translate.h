@@ -163,6 +163,11 @@ static inline u64 code_address(const struct tr *t, u64 lin)
 	return t->narrow ? (u32)lin : lin;
 }
 
+/* decode.c: isa_decode_full() and dinsn_from_zydis(), from what was decoded before. *z and *ops are valid until
+ * the next call. */
+enum decode_status dbt_decode(struct dbt *x, const u8 *code, unsigned avail, enum code_mode mode,
+			      const ZydisDecodedInstruction **z, const ZydisDecodedOperand **ops, struct dinsn *d);
+
 /* The instruction is left to the reference engine. */
 void emit_step(struct tr *t);
 void emit_safepoint(struct tr *t);
