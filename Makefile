@@ -2,12 +2,13 @@
 #   make              build/ectype
 #   make run          a small Linux in a terminal, nothing else needed first
 #   make test         everything; the last line is "N passed, N failed"
+#   make test-all     that, an hour of stress-ng and the engines in lockstep
 #   make bench        native, ectype and QEMU side by side
 BUILD ?= build
 FUZZ_SECONDS ?= 60
 export BUILD FUZZ_SECONDS
 
-.PHONY: all run test test-asan test-ubsan bench fuzz format check-format clean
+.PHONY: all run test test-all test-asan test-ubsan bench fuzz format check-format clean
 .DEFAULT_GOAL := all
 
 all:
@@ -24,6 +25,10 @@ run:
 test:
 	@scripts/deps.sh build run test
 	@scripts/run-tests.py $(if $(SUITES),--suites $(SUITES))
+
+test-all:
+	@scripts/deps.sh build run test
+	@scripts/run-tests.py --all
 
 test-asan:
 	@scripts/deps.sh build

@@ -56,6 +56,12 @@ class Cpio:
     def char(self, name, major, minor):
         self.entry(name, stat.S_IFCHR | 0o600, b"", (major, minor))
 
+    def take(self):
+        """What was written since the last call, for archives too large to be held whole."""
+        data = bytes(self.out)
+        self.out.clear()
+        return data
+
     def finish(self):
         self.inode = -1
         self.entry("TRAILER!!!", 0)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the test suites and close with "N passed, N failed".
 
-run-tests.py [--suites a,b,...] [--jobs N] [--list] [--verbose]
+run-tests.py [--suites a,b,...] [--all] [--jobs N] [--list] [--verbose]
 
 A suite is a list of jobs; a job is a command with a time limit that prints TAP
 lines ("ok 1 - name", "not ok 2 - name"; cmocka does when asked). Each line
@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.environ.get("BUILD", "build")
+# What the payload and guest suites are run under, one after the other.
+ENGINES = ("interp",)
 TAP = re.compile(r"^\s*(not )?ok\b(.*)$")
 print_lock = threading.Lock()
 
@@ -94,7 +96,7 @@ def sanitized(directory, which):
 
 def payload():
     build(BUILD)
-    return [Job("payloads", ["tests/payload/run.py"], 300)]
+    return [Job(f"payloads ({e})", ["tests/payload/run.py", "--engine", e], 300) for e in ENGINES]
 
 
 def lockstep():
@@ -109,20 +111,39 @@ def lockstep():
 
 def guest():
     subprocess.run(["scripts/kernel.sh", "cloud", "generic", "memtest"], cwd=ROOT, check=True)
+    subprocess.run(["scripts/i386.sh"], cwd=ROOT, check=False)  # i386.py is skipped without
     subprocess.run(["scripts/initramfs.py"], cwd=ROOT, check=True)
+    subprocess.run(["scripts/toolbox.py"], cwd=ROOT, check=True)
     build(BUILD)
-    # file: (seconds, alone); alone where wall-clock or CPU time is judged
+    # file: (seconds, alone, with each engine); alone where wall-clock or CPU time is judged
     tests = {
-        "bad_input.py": (120, True),
-        "boot.py": (420, False),
-        "determinism.py": (420, False),
-        "end.py": (240, False),
-        "memtest.py": (240, False),
-        "gdb.py": (180, False),
-        "terminal.py": (240, True),
-        "idle.py": (240, True),
+        "bad_input.py": (120, True, False),
+        "boot.py": (420, False, True),
+        "compile.py": (420, False, True),
+        "determinism.py": (420, False, True),
+        "end.py": (240, False, True),
+        "memtest.py": (240, False, True),
+        "gdb.py": (180, False, True),
+        "i386.py": (600, False, True),
+        "stress.py": (480, False, True),
+        "terminal.py": (240, True, True),
+        "idle.py": (240, True, False),
     }
-    return [Job("guest: " + name, ["tests/guest/" + name], limit, alone=alone) for name, (limit, alone) in tests.items()]
+    jobs = []
+    for name, (limit, alone, each) in tests.items():
+        for e in ENGINES if each else ("auto",):
+            jobs.append(Job(f"guest: {name} ({e})", ["tests/guest/" + name, "--engine", e], limit, alone=alone))
+    return jobs
+
+
+def long():
+    """What takes too long for every day: the hour of stress-ng asks for patience, lockstep for two engines."""
+    subprocess.run(["scripts/kernel.sh", "cloud"], cwd=ROOT, check=True)
+    subprocess.run(["scripts/toolbox.py"], cwd=ROOT, check=True)
+    build(BUILD)
+    jobs = [Job(f"long: stress.py, an hour ({e})", ["tests/guest/stress.py", "--minutes", "60", "--engine", e], 9000)
+            for e in ENGINES]
+    return jobs + [Job("long: lockstep, compile.py", ["tests/lockstep/compile.py"], 3600)]
 
 
 def fuzz():
@@ -142,6 +163,7 @@ SUITES = {
     "asan": lambda: sanitized("build-asan", "address,undefined"),
     "ubsan": lambda: sanitized("build-ubsan", "undefined"),
     "fuzz": fuzz,
+    "long": long,
 }
 DEFAULT = ["checks", "unit", "payload", "asan", "fuzz", "lockstep", "guest"]
 
@@ -198,6 +220,7 @@ def run(job, tally, verbose):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--suites", default=",".join(DEFAULT), help="comma-separated, of: " + " ".join(SUITES))
+    p.add_argument("--all", action="store_true", help="the suite 'long', too")
     p.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 4))
     p.add_argument("--list", action="store_true", help="print the jobs instead of running them")
     p.add_argument("--verbose", action="store_true", help="show the output of jobs that pass, too")
@@ -206,7 +229,7 @@ def main():
     tally = Tally()
     jobs = []
     start = time.monotonic()
-    for name in a.suites.split(","):
+    for name in a.suites.split(",") + (["long"] if a.all else []):
         if name not in SUITES:
             p.error(f"unknown suite '{name}'")
         try:

@@ -43,7 +43,8 @@ static const char usage[] =
     "  --help               this\n\n"
     "Of ectype run: all that describes the machine (--kernel, --firmware, --memory, --seed ...).\n"
     "The default memory is 128M. --serial is stdio (output only), none or file:F. --engine,\n"
-    "--gdb, --stats and --insn-limit are refused, and any clock but the virtual one.\n\n"
+    "--gdb, --stats, --insn-limit, traces and --perf-map are refused, and any clock but the\n"
+    "virtual one.\n\n"
     "Exit status: 0 equal to the end or the limit, 1 a difference, 2 bad usage, 3 not finished\n"
     "(a signal, or the host failed).\n";
 
@@ -96,7 +97,8 @@ static int own_value(struct command *l, const char *name, const char *value)
 static int take_own(struct command *l, int argc, char **argv, int *i, bool *own)
 {
 	static const char *const valued[] = { "--engines", "--every", "--limit" };
-	static const char *const refused[] = { "--engine", "--gdb", "--stats", "--insn-limit" };
+	static const char *const refused[] = { "--engine", "--gdb",	   "--stats",	 "--insn-limit",
+						"--trace",  "--trace-file", "--perf-map", "--guest-symbols" };
 	const char *arg = argv[*i];
 
 	*own = true;

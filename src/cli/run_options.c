@@ -168,7 +168,7 @@ static const struct option_row rows[] = {
 	{ "firmware", ARG_REQUIRED, set_firmware, "F", "ROM image instead of a kernel; seabios or ovmf: Debian's" },
 	{ "memory", ARG_REQUIRED, set_memory, "SIZE", "RAM, with K, M or G; default 512M" },
 	{ "cpus", ARG_REQUIRED, set_cpus, "N", "processors; only 1 yet" },
-	{ "engine", ARG_REQUIRED, set_engine, "NAME", "auto (default) or interp" },
+	{ "engine", ARG_REQUIRED, set_engine, "NAME", "auto (default), dbt or interp" },
 	{ "cpu-model", ARG_REQUIRED, set_cpu_model, "NAME", "host (default), x86-64-v2, x86-64-v3, x86-64-v4" },
 	{ "clock", ARG_REQUIRED, set_clock, "KIND", "real (default), or virtual: time by instructions" },
 	{ "seed", ARG_REQUIRED, set_seed, "N", "random numbers of the virtual clock's machine" },

@@ -25,7 +25,8 @@ int seg_check(const struct cpu *c, const struct segment *s, bool is64, u64 off, 
 	}
 	if ((s->attr & (SEG_TYPE_CODE | SEG_TYPE_EC)) == SEG_TYPE_EC) /* expand-down data */
 		return off > s->limit && last <= (s->attr & SEG_DB ? 0xffffffffu : 0xffffu) ? 0 : -1;
-	return last <= s->limit ? 0 : -1;
+	/* A limit of 4 GiB is none: an operand that reaches beyond wraps, as on hardware. */
+	return last <= s->limit || s->limit == 0xffffffffu ? 0 : -1;
 }
 
 int seg_linear(struct vcpu *v, enum seg_reg seg, u64 off, unsigned len, enum seg_access acc, gva_t *lin)

@@ -25,7 +25,8 @@ enum trace_switch {
 #define TRACE_BLOCKS (TRACE_GUEST | TRACE_ANALYSIS | TRACE_HOST)
 
 struct engine_options {
-	u64 code_cache; /* bytes for translated code, CODE_CACHE_MIN..CODE_CACHE_MAX; 0: the default */
+	u64 code_cache; /* bytes for translated code, CODE_CACHE_MIN..CODE_CACHE_MAX; 0: the default. No matter to
+			   an engine without one */
 	bool count;	/* v->icount counts every instruction, even where nothing depends on it */
 	bool costs;	/* measure what exits cost, in host cycles */
 	bool perf_map;	/* write /tmp/perf-PID.map */
@@ -38,10 +39,10 @@ struct engine_options {
 	const struct guest_symbols *symbols; /* names for guest addresses; NULL: none. Outlives the engine */
 };
 
-/* Are these things only an engine that translates can do? */
+/* Is something asked for that only an engine that translates can show? */
 static inline bool engine_options_translator(const struct engine_options *o)
 {
-	return o->code_cache || o->perf_map || o->trace || o->symbols;
+	return o->perf_map || o->trace || o->symbols;
 }
 
 #endif

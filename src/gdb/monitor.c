@@ -19,6 +19,7 @@ static void help(gdb_line_fn line, void *o)
 		"xp [/N[b|h|w|g]] ADDR  N items of physical memory in hexadecimal",
 		"reset              reset the machine, as the reset button",
 		"stats              counters",
+		"code ADDR          the translated code that holds a guest instruction",
 		"quit               end the machine",
 	};
 
@@ -110,6 +111,36 @@ static void status(struct vcpu *v, gdb_line_fn line, void *o)
 	line(o, text);
 }
 
+struct code_lines {
+	gdb_line_fn line;
+	void *opaque;
+	bool any;
+};
+
+static void code_line(void *opaque, const char *text)
+{
+	struct code_lines *c = opaque;
+
+	c->any = true;
+	c->line(c->opaque, text);
+}
+
+static void code(struct vcpu *v, const char *arg, gdb_line_fn line, void *o)
+{
+	struct code_lines c = { line, o, false };
+	char *end;
+	u64 addr = strtoull(arg, &end, 0);
+
+	if (*arg < '0' || *arg > '9' || *end) {
+		line(o, "usage: code ADDR, decimal or 0x...");
+		return;
+	}
+	if (v->engine && v->engine->describe)
+		v->engine->describe(v, addr, code_line, &c);
+	if (!c.any)
+		line(o, "no translated code");
+}
+
 enum gdb_monitor_end gdb_monitor(const struct gdb_target *t, struct vcpu *v, const char *cmd, gdb_line_fn line,
 				 void *opaque)
 {
@@ -129,6 +160,8 @@ enum gdb_monitor_end gdb_monitor(const struct gdb_target *t, struct vcpu *v, con
 		status(v, line, opaque);
 	else if (strncmp(cmd, "xp ", 3) == 0 || strncmp(cmd, "xp/", 3) == 0)
 		xp(t, cmd + 2, line, opaque);
+	else if (strncmp(cmd, "code ", 5) == 0)
+		code(v, cmd + 5, line, opaque);
 	else if (strcmp(cmd, "stats") == 0)
 		t->ops->stats(t->opaque, line, opaque);
 	else if (strcmp(cmd, "reset") == 0 || strcmp(cmd, "system_reset") == 0)

@@ -45,7 +45,7 @@ static int check_config(struct machine *m, struct error *e)
 	if (!m->engine)
 		return -1;
 	if (engine_options_translator(&c->engine_options) && !(m->engine->caps & ENGINE_TRANSLATES))
-		return error_set(e, "engine '%s' does not translate: no --trace, --perf-map, --guest-symbols, --code-cache",
+		return error_set(e, "engine '%s' does not translate: no --trace, --perf-map, --guest-symbols",
 				 m->engine->name);
 	return cpu_model_init(&m->model, c->cpu_model ? c->cpu_model : "host", c->cpus, TSC_HZ, e);
 }

@@ -1,8 +1,10 @@
 """What the guest tests share: starting the program, talking to its console, TAP.
 
-Environment: ECTYPE (the program, build/ectype), ECTYPE_ENGINE (interp),
-ECTYPE_SLOW (factor on every time limit), ECTYPE_CACHE. Standard library only.
+Every test takes --engine NAME. Environment: ECTYPE (the program, build/ectype),
+ECTYPE_ENGINE (the engine, else auto), ECTYPE_SLOW (factor on every time limit),
+ECTYPE_CACHE. Standard library only.
 """
+import argparse
 import json
 import os
 import pty
@@ -18,11 +20,23 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(ROOT, os.environ.get("BUILD", "build"))
 ECTYPE = os.environ.get("ECTYPE", os.path.join(BUILD, "ectype"))
-ENGINE = os.environ.get("ECTYPE_ENGINE", "interp")
 SLOW = float(os.environ.get("ECTYPE_SLOW", "1"))
 IS_QEMU = "qemu" in os.path.basename(ECTYPE)
+sys.path.append(os.path.join(ROOT, "scripts"))
+sys.dont_write_bytecode = True
 PROMPT = r"root@ectype:[^\n]*# "
 _failed = 0
+
+
+def engine_option():
+    """Take --engine NAME out of the test's arguments, so that the test need not know of it."""
+    p = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    p.add_argument("--engine", default=os.environ.get("ECTYPE_ENGINE", "auto"))
+    options, sys.argv[1:] = p.parse_known_args()
+    return options.engine
+
+
+ENGINE = engine_option()
 
 
 def cache(name):
@@ -165,6 +179,20 @@ def make_initramfs(path, script, *add):
         subprocess.run([os.path.join(ROOT, "scripts/initramfs.py"), "--output", path, "--test", f.name,
                         *[x for a in add for x in ("--add", a)]], check=True)
     return path
+
+
+def toolbox(folder, files, *more, memory="1G", append="console=ttyS0 quiet", **kw):
+    """A guest with Debian's programs (scripts/toolbox.py); `files` are {path: text}, run.sh the script it runs."""
+    import toolbox as box
+    files = {name: data if isinstance(data, bytes) else data.encode() for name, data in files.items()}
+    initrd = box.image(os.path.join(folder, "toolbox-initrd"), files)
+    return Guest("--kernel", cache("vmlinuz"), "--initrd", initrd, "--append", append, "--memory", memory, *more, **kw)
+
+
+def section(text, name):
+    """What a script wrote to the console between "== name" and the next such line."""
+    m = re.search(rf"^== {re.escape(name)}\r?\n(.*?)(?=^== |^toolbox: exit status|\Z)", text, re.S | re.M)
+    return m.group(1).replace("\r", "") if m else ""
 
 
 def multiboot(path, code):

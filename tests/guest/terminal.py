@@ -12,7 +12,7 @@ def settings(fd):
 
 
 def start(**kw):
-    return linux(**kw) if IS_QEMU else Guest(engine=None, **kw)
+    return linux(**kw) if IS_QEMU else Guest(**kw)
 
 
 def main():

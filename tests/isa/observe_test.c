@@ -283,6 +283,41 @@ static void check_code_cache(void)
 	rig_destroy(&rig);
 }
 
+static void jump_at(u64 ram, gva_t lin, gva_t to)
+{
+	s32 rel = (s32)(to - (lin + 5));
+	u8 jmp[5] = { 0xe9 };
+
+	memcpy(jmp + 1, &rel, 4);
+	memory_write(rig.mem, ram, jmp, sizeof(jmp));
+}
+
+/* A dead block that is shorter than what is written over it, whose page must be looked at again. */
+static void check_dead_block(void)
+{
+	rig_create(&rig, &engine_dbt);
+	dbt_translate_single(rig.v, false);
+	rig_map(&rig, CODE, 0, false);
+	rig_map(&rig, OTHER, 2 * PAGE_SIZE, false);
+	rig_map(&rig, DATA, PAGE_SIZE, true);
+	rig.v->cpu.gpr[REG_RSP] = DATA + 256;
+	memory_write(rig.mem, 2 * PAGE_SIZE + 0x100, "\xf4", 1); /* hlt; a jump forward has no safepoint */
+	memory_write(rig.mem, 2 * PAGE_SIZE + 0x200, "\xf4", 1);
+	jump_at(0, CODE, OTHER);
+	for (unsigned round = 0; round < 4; round++) {
+		gva_t end = OTHER + (round < 2 ? 0x100 : 0x200);
+
+		jump_at(2 * PAGE_SIZE, OTHER, end);
+		if (round == 2)
+			mmu_flush_all(rig.v);
+		rig.v->cpu.rip = CODE;
+		rig.v->cpu.gpr[REG_RCX] = rig.v->cpu.gpr[REG_RSP];
+		assert_int_equal(rig_run(&rig, UINT64_MAX), EXC_GP); /* no charge in the body */
+		assert_int_equal(rig.v->cpu.rip, end);
+	}
+	rig_destroy(&rig);
+}
+
 /* One test, for cmocka takes the signals the engine needs before each. */
 static void test_observe(void **state)
 {
@@ -295,6 +330,7 @@ static void test_observe(void **state)
 	check_costs();
 	check_count();
 	check_code_cache();
+	check_dead_block();
 	forget();
 }
 

@@ -1,5 +1,6 @@
 /*
- * oracle [--engine NAME] [--seed N] [--count N] [--mnemonic NAME] [--form N [--instance HEX]] [--refused N] [-v]
+ * oracle [--engine NAME] [--seed N] [--count N] [--mnemonic NAME] [--form N [--instance HEX]] [--refused N] [--mode32]
+ *        [-v]
  *
  * First every form is tried a few times: does the host run it? The engine must
  * agree that it does not (#UD) or do the same. Then random instances of the
@@ -18,18 +19,20 @@
 #define PROBES 16
 #define PRINTED_MAX 20
 
+enum code_mode oracle_mode = CODE_64;
+
 struct options {
 	u64 seed, count, instance, refused;
 	const char *mnemonic, *engine;
 	long form;
-	bool one, verbose, undefined;
+	bool one, verbose, undefined, mode32;
 	unsigned print;
 };
 
 static void usage(void)
 {
 	fprintf(stderr, "usage: oracle [--engine NAME] [--seed N] [--count N] [--mnemonic NAME] "
-			"[--form N [--instance HEX]] [--refused N] [--print N] [--undefined] [-v]\n");
+			"[--form N [--instance HEX]] [--refused N] [--print N] [--undefined] [--mode32] [-v]\n");
 	exit(2);
 }
 
@@ -39,7 +42,7 @@ static void parse(struct options *p, int argc, char **argv)
 		{ "engine", 1, NULL, 'e' },   { "seed", 1, NULL, 's' },	 { "count", 1, NULL, 'c' },
 		{ "mnemonic", 1, NULL, 'm' }, { "form", 1, NULL, 'f' },	 { "instance", 1, NULL, 'i' },
 		{ "refused", 1, NULL, 'r' },  { "print", 1, NULL, 'p' }, { "undefined", 0, NULL, 'u' },
-		{ NULL, 0, NULL, 0 },
+		{ "mode32", 0, NULL, '3' },     { NULL, 0, NULL, 0 },
 	};
 	int c;
 
@@ -75,6 +78,9 @@ static void parse(struct options *p, int argc, char **argv)
 			break;
 		case 'u':
 			p->undefined = true;
+			break;
+		case '3':
+			p->mode32 = true;
 			break;
 		case 'v':
 			p->verbose = true;
@@ -314,8 +320,9 @@ int main(int argc, char **argv)
 	printf("seed %llu\n", (unsigned long long)p.seed);
 	fflush(stdout);
 	o.verbose = p.verbose;
+	oracle_mode = p.mode32 ? CODE_32 : CODE_64;
 	oracle_memory(&o, engine, 1);
-	if (!host_init(fpu_host_components())) {
+	if (!host_init(fpu_host_components(), p.mode32)) {
 		printf("the host has no XSAVE: skipped\n");
 		return 77;
 	}

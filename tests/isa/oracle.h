@@ -16,6 +16,14 @@
 #include "oracle_host.h"
 #include "rig.h"
 
+/* CODE_64, or CODE_32 for compatibility mode on both sides. Set before anything else is called. */
+extern enum code_mode oracle_mode;
+/* Can FS and GS have bases? */
+static inline bool oracle_has_bases(void)
+{
+	return oracle_mode == CODE_64 && host_has_fsgsbase();
+}
+
 /* oracle_data.c */
 struct rng {
 	u64 s;

@@ -56,6 +56,8 @@ void oracle_memory(struct oracle *o, const struct engine_ops *engine, u64 seed)
 	map_host((void *)CODE_LIN, code, 0, CODE_PAGES * PAGE_SIZE, PROT_READ | PROT_EXEC);
 
 	rig_create(&o->rig, engine);
+	if (oracle_mode == CODE_32)
+		rig_compatibility_mode(&o->rig);
 	memcpy(rig_ram(&o->rig, DATA_OFF), o->master, DATA_SIZE);
 	memset(rig_ram(&o->rig, CODE_OFF), 0xcc, CODE_PAGES * PAGE_SIZE);
 	for (unsigned p = 0; p < CODE_PAGES; p++)
@@ -309,7 +311,7 @@ void oracle_print(struct oracle *o, const struct instance *n, const struct verdi
 	u32 mxcsr;
 	u16 fcw, fsw;
 
-	dinsn_format(n->bytes, n->len, CODE_64, n->in.rip, text, sizeof(text));
+	dinsn_format(n->bytes, n->len, oracle_mode, n->in.rip, text, sizeof(text));
 	memcpy(&mxcsr, n->in.fpu + FX_MXCSR, 4);
 	memcpy(&fcw, n->in.fpu, 2);
 	memcpy(&fsw, n->in.fpu + 2, 2);

@@ -1,5 +1,5 @@
 /*
- * Every instruction form that Zydis knows in 64-bit mode: all opcode maps of
+ * Every instruction form that Zydis knows in the mode tested: all opcode maps of
  * the legacy, VEX and EVEX encodings with every mandatory prefix, W, L, b,
  * opcode and ModRM, decoded, and merged where nothing but a register number
  * or a prefix without meaning differs.
@@ -110,6 +110,9 @@ static bool comparable_sys(unsigned sys)
 	case ISA_SYS_rdpkru:
 	case ISA_SYS_wrpkru:
 		return true;
+	case ISA_SYS_arpl:
+	case ISA_SYS_bound:
+		return oracle_mode != CODE_64;
 	default:
 		return false;
 	}
@@ -132,7 +135,7 @@ static void classify(struct form *f, const struct dinsn *d)
 			f->excluded = "depends on the host's system state (segments, tables, time, kernel entry)";
 		}
 	}
-	if (!host_has_fsgsbase() && (row->sys >= ISA_SYS_rdfsbase && row->sys <= ISA_SYS_wrgsbase)) {
+	if (!oracle_has_bases() && (row->sys >= ISA_SYS_rdfsbase && row->sys <= ISA_SYS_wrgsbase)) {
 		f->kind = FORM_EXCLUDED;
 		f->excluded = "the host's kernel keeps FSGSBASE off";
 	}
@@ -147,7 +150,7 @@ static bool candidate(struct form_list *l, const u8 *bytes, struct form *shape)
 	struct dinsn d;
 	u32 h;
 
-	if (isa_decode_full(&z, ops, bytes, 15, CODE_64) != DECODE_OK)
+	if (isa_decode_full(&z, ops, bytes, 15, oracle_mode) != DECODE_OK)
 		return true;
 	form_key(&f, &z, ops);
 	f.pp = shape->pp;
@@ -161,7 +164,7 @@ static bool candidate(struct form_list *l, const u8 *bytes, struct form *shape)
 			if (!l->form || l->cap >= HASH_SIZE)
 				abort();
 		}
-		dinsn_from_zydis(&d, &z, ops, bytes, CODE_64);
+		dinsn_from_zydis(&d, &z, ops, bytes, oracle_mode);
 		classify(&f, &d);
 		l->form[l->count++] = f;
 		l->hash[h] = l->count;
@@ -193,7 +196,8 @@ static bool is_prefix(unsigned map, unsigned op)
 {
 	if (map)
 		return map == 1 && (op == 0x38 || op == 0x3a || op == 0x0f);
-	return op == 0x0f || op == 0x26 || op == 0x2e || op == 0x36 || op == 0x3e || (op >= 0x40 && op <= 0x4f) ||
+	return op == 0x0f || op == 0x26 || op == 0x2e || op == 0x36 || op == 0x3e ||
+	       (oracle_mode == CODE_64 && op >= 0x40 && op <= 0x4f) ||
 	       op == 0x62 || (op >= 0x64 && op <= 0x67) || op == 0xc4 || op == 0xc5 || op == 0xf0 || op == 0xf2 ||
 	       op == 0xf3;
 }
@@ -207,7 +211,7 @@ static void legacy(struct form_list *l)
 		struct form shape = { .w = (u8)w, .pp = (u8)pp };
 		u8 b[16];
 
-		if (is_prefix(map, op))
+		if (is_prefix(map, op) || (w && oracle_mode != CODE_64))
 			continue;
 		for (unsigned k = 0; k < 2 && prefix[pp][k]; k++)
 			b[n++] = prefix[pp][k];

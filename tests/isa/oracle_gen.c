@@ -32,7 +32,10 @@ static void extra_prefixes(struct bytes *e, struct rng *r, const struct form *f)
 
 		if (f->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && rng_percent(r, 25))
 			p = legacy[rng_below(r, 3)];
-		if ((p == 0x64 || p == 0x65) && !host_has_fsgsbase())
+		if ((p == 0x64 || p == 0x65) && !oracle_has_bases())
+			continue;
+		/* A vector or x87 store through CS of 32-bit code faults early, late or, masked off, not at all. */
+		if (p == 0x2e && oracle_mode != CODE_64 && !f->core)
 			continue;
 		put(e, p);
 	}
@@ -48,7 +51,7 @@ static void legacy_opcode(struct bytes *e, struct rng *r, const struct form *f, 
 		put(e, prefix[f->pp][k]);
 	if (f->w)
 		put(e, 0x48 | (unsigned)rng_below(r, 8));
-	else if (rng_percent(r, 50))
+	else if (oracle_mode == CODE_64 && rng_percent(r, 50))
 		put(e, 0x40 | (unsigned)rng_below(r, 8));
 	if (f->map)
 		put(e, 0x0f);
@@ -61,13 +64,14 @@ static void vex_opcode(struct bytes *e, struct rng *r, const struct form *f)
 {
 	u64 x = rng_next(r);
 	unsigned vvvv = rng_percent(r, 30) ? 15 : (unsigned)(x & 15);
+	bool narrow = oracle_mode != CODE_64; /* two bits tell it from LDS and LES */
 
 	if (f->map == 1 && !f->w && rng_percent(r, 30)) {
 		put(e, 0xc5);
-		put(e, (unsigned)(x & 0x80) | vvvv << 3 | f->l << 2 | f->eff_pp);
+		put(e, (unsigned)(narrow ? 0xc0 : x & 0x80) | vvvv << 3 | f->l << 2 | f->eff_pp);
 	} else {
 		put(e, 0xc4);
-		put(e, (unsigned)(x & 0xe0) | f->map);
+		put(e, (unsigned)(x & 0xe0) | (narrow ? 0xc0 : 0) | f->map);
 		put(e, f->w << 7 | vvvv << 3 | f->l << 2 | f->eff_pp);
 	}
 	put(e, f->opcode);
@@ -81,7 +85,7 @@ static void evex_opcode(struct bytes *e, struct rng *r, const struct form *f)
 	unsigned l = f->b && !f->mem ? x >> 8 & 3 : f->l;
 
 	put(e, 0x62);
-	put(e, (unsigned)(x >> 16 & 0xf0) | f->map);
+	put(e, (unsigned)(x >> 16 & 0xf0) | (oracle_mode != CODE_64 ? 0xc0 : 0) | f->map);
 	put(e, f->w << 7 | vvvv << 3 | 4 | f->eff_pp);
 	put(e, (aaa && (x >> 10 & 1) ? 0x80 : 0) | l << 5 | f->b << 4 | v2 << 3 | aaa);
 	put(e, f->opcode);
@@ -140,7 +144,7 @@ static bool make_bytes(struct oracle *o, struct instance *n, struct rng *r, bool
 		return false;
 	put_tail(&e, r);
 	memcpy(n->bytes, e.b, 15);
-	if (isa_decode_full(&n->z, n->ops, n->bytes, 15, CODE_64) != DECODE_OK)
+	if (isa_decode_full(&n->z, n->ops, n->bytes, 15, oracle_mode) != DECODE_OK)
 		return false;
 	n->len = n->z.length;
 	memset(n->bytes + n->len, 0, 15 - n->len);
@@ -164,8 +168,8 @@ static u64 pick_target(struct rng *r, unsigned size)
 		return DATA_LIN + 4 * PAGE_SIZE + x % (3 * PAGE_SIZE);
 	if (p < 97)
 		return DATA_LIN + x % DATA_SIZE;
-	if (p < 99)
-		return 0x00007ffffffff000ull + x % 0x1100; /* up to and beyond what is canonical */
+	if (p < 99) /* up to and beyond what is canonical, or the end of the segment */
+		return (oracle_mode == CODE_64 ? 0x00007ffffffff000ull : 0xfffff000u) + x % 0x1100;
 	return rng_next(r);
 }
 
@@ -383,6 +387,10 @@ static void special_values(struct instance *n, struct rng *r)
 		n->bytes[n->len - 1] &= rng_percent(r, 70) ? 3 : 0xff;
 		n->bytes[n->len - 2] &= rng_percent(r, 70) ? 3 : 0xff;
 		break;
+	case ZYDIS_MNEMONIC_POPA: /* the host keeps what it popped before a fault */
+	case ZYDIS_MNEMONIC_POPAD:
+		g[REG_RSP] &= ~31ull;
+		break;
 	case ZYDIS_MNEMONIC_WRFSBASE:
 	case ZYDIS_MNEMONIC_WRGSBASE:
 		break;
@@ -436,8 +444,8 @@ static void make_registers(struct instance *n, struct rng *r, bool plain)
 	if (rng_percent(r, 85))
 		s->gpr[REG_RSP] &= ~7ull;
 	s->rflags = FL_FIXED1 | FL_IF | (rng_next(r) & FL_STATUS) | (rng_percent(r, 20) ? FL_DF : 0);
-	s->fs_base = host_has_fsgsbase() ? (rng_percent(r, 50) ? rng_below(r, 65536) : rng_next(r) >> 18) : 0;
-	s->gs_base = host_has_fsgsbase() ? (rng_percent(r, 50) ? rng_below(r, 65536) : rng_next(r) >> 18) : 0;
+	s->fs_base = oracle_has_bases() ? (rng_percent(r, 50) ? rng_below(r, 65536) : rng_next(r) >> 18) : 0;
+	s->gs_base = oracle_has_bases() ? (rng_percent(r, 50) ? rng_below(r, 65536) : rng_next(r) >> 18) : 0;
 	s->rip = pick_rip(n, r, plain);
 	rng_fpu(r, s->fpu, names_mmx(n) && rng_percent(r, 70));
 }
@@ -453,7 +461,7 @@ bool make_instance(struct oracle *o, struct instance *n, struct form *f, u64 see
 	while (!make_bytes(o, n, &r, plain || tries > 40))
 		if (++tries == 200)
 			return false;
-	dinsn_from_zydis(&n->d, &n->z, n->ops, n->bytes, CODE_64);
+	dinsn_from_zydis(&n->d, &n->z, n->ops, n->bytes, oracle_mode);
 	/* A gather that faults after some elements takes the single-step trap first (SDM vol. 2, VPGATHERDD). */
 	n->repeats =
 	    f->vsib || (n->z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE));
@@ -461,6 +469,8 @@ bool make_instance(struct oracle *o, struct instance *n, struct form *f, u64 see
 	if (!plain || !f->mem || f->kind == FORM_USER)
 		aim_all(n, &r);
 	special_values(n, &r);
+	for (unsigned k = 0; k < 8 && oracle_mode != CODE_64; k++)
+		n->in.gpr[k] = (u32)n->in.gpr[k];
 	return true;
 }
 
@@ -491,7 +501,7 @@ bool make_refused(struct oracle *o, struct instance *n, struct form *f, u64 seed
 		return false;
 	for (unsigned tries = 0; tries < 20; tries++) {
 		spoil(n, &r);
-		if (isa_decode_full(&z, ops, n->bytes, 15, CODE_64) != DECODE_INVALID)
+		if (isa_decode_full(&z, ops, n->bytes, 15, oracle_mode) != DECODE_INVALID)
 			continue;
 		n->len = 15;
 		n->patches = 0;

@@ -23,6 +23,9 @@
 #define TF 0x100u
 #define RF 0x10000u
 #define STEPS_MAX 100000
+/* Linux's selectors */
+#define USER32_CS 0x23
+#define USER_DS 0x2b
 
 /* Read by the assembly below: keep the offsets. */
 struct host_run {
@@ -35,7 +38,7 @@ struct host_run {
 	const u8 *fpu; /* 208 */
 	u64 fsgsbase;  /* 216: may the bases be changed? */
 	u64 active;
-	bool repeats;
+	bool repeats, compatibility;
 	unsigned steps;
 	u64 start;
 	struct oracle_outcome *out;
@@ -132,7 +135,7 @@ static u64 read_fs(void)
 	return fs;
 }
 
-bool host_init(u64 xstate_mask)
+bool host_init(u64 xstate_mask, bool compatibility)
 {
 	static const int signals[] = { SIGTRAP, SIGFPE, SIGSEGV, SIGBUS, SIGILL, SIGALRM };
 	struct sigaction sa = { .sa_sigaction = host_signal, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK };
@@ -146,6 +149,9 @@ bool host_init(u64 xstate_mask)
 	if (!stack.ss_sp || sigaltstack(&stack, NULL))
 		return false;
 	oracle_host_run.mask = xstate_mask;
+	oracle_host_run.compatibility = compatibility;
+	if (compatibility) /* 64-bit code does without DS and ES */
+		__asm__ volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(USER_DS));
 	oracle_host_run.own_fs = read_fs();
 	oracle_host_run.fsgsbase = getauxval(AT_HWCAP2) >> 1 & 1;
 	for (unsigned k = 0; k < ARRAY_SIZE(signals); k++)
@@ -175,7 +181,7 @@ void host_step(const struct oracle_state *in, bool repeats, struct oracle_outcom
 	__asm__("mov %%cs, %0\n\tmov %%ss, %1" : "=r"(cs), "=r"(ss));
 	memcpy(r->gpr, in->gpr, sizeof(r->gpr));
 	r->frame[0] = r->start = in->rip;
-	r->frame[1] = cs;
+	r->frame[1] = r->compatibility ? USER32_CS : cs;
 	r->frame[2] = in->rflags | TF;
 	r->frame[3] = in->gpr[4];
 	r->frame[4] = ss;

@@ -25,9 +25,9 @@ struct oracle_outcome {
 };
 
 /* Takes over SIGTRAP and the fault signals; what comes up outside
- * host_step() goes to the handlers that were there. False if the host cannot
- * (no XSAVE). */
-bool host_init(u64 xstate_mask);
+ * host_step() goes to the handlers that were there. `compatibility`: instructions
+ * run in compatibility mode. False if the host cannot (no XSAVE). */
+bool host_init(u64 xstate_mask, bool compatibility);
 /* May FS and GS have bases other than the process's own? */
 bool host_has_fsgsbase(void);
 /* Execute one instruction from `in`. `repeats`: one that may trap with some

@@ -121,6 +121,7 @@ static void make_tables(struct rig *r)
 	gdt[2] = 0x00cf93000000ffffull; /* 10 kernel data */
 	gdt[3] = 0x00cff3000000ffffull; /* 1b user data */
 	gdt[4] = 0x00affb000000ffffull; /* 23 user code */
+	gdt[5] = 0x00cffb000000ffffull; /* 2b user code, 32 bits */
 	memcpy(tss + 4, &rsp0, 8);
 	tss[102] = 0x68; /* no I/O permission bitmap */
 	for (unsigned n = 0; n < 32; n++) {
@@ -151,9 +152,9 @@ static void make_cpu(struct rig *r)
 	for (unsigned s = 0; s < SEG_COUNT; s++)
 		if (s != SEG_CS)
 			set_segment(&c->seg[s], 0x1b, 0xc0f3);
-	c->gdtr = (struct table_reg){ SUPER + AT_GDT, 39 };
+	c->gdtr = (struct table_reg){ SUPER + AT_GDT, 47 };
 	c->idtr = (struct table_reg){ SUPER + AT_IDT, 511 };
-	c->tr = (struct segment){ .sel = 0x28, .attr = 0x8b, .limit = 0x67, .base = SUPER + AT_TSS };
+	c->tr = (struct segment){ .sel = 0x30, .attr = 0x8b, .limit = 0x67, .base = SUPER + AT_TSS };
 	c->ldtr.attr = SEG_UNUSABLE;
 	c->activity = ACT_RUNNING;
 	fpu_reset(c);
@@ -192,6 +193,18 @@ void rig_create_with(struct rig *r, const struct engine_ops *engine, const struc
 		dbt_translate_single(r->v, true);
 }
 
+static void set_code(struct rig *r)
+{
+	set_segment(&r->v->cpu.seg[SEG_CS], r->compatibility ? 0x2b : 0x23, r->compatibility ? 0xc0fb : 0xa0fb);
+}
+
+void rig_compatibility_mode(struct rig *r)
+{
+	r->compatibility = true;
+	set_code(r);
+	mmu_mode_changed(r->v);
+}
+
 void rig_destroy(struct rig *r)
 {
 	r->v->engine->vcpu_detach(r->v);
@@ -220,7 +233,7 @@ static int undo_exception(struct rig *r)
 	c->rip = frame[1];
 	c->rflags = frame[3] & ~FL_RF;
 	c->gpr[REG_RSP] = frame[4];
-	set_segment(&c->seg[SEG_CS], 0x23, 0xa0fb);
+	set_code(r);
 	set_segment(&c->seg[SEG_SS], 0x1b, 0xc0f3);
 	c->activity = ACT_RUNNING;
 	mmu_mode_changed(r->v);

@@ -1,6 +1,6 @@
 /*
  * One processor with an engine and a little memory, without a machine: runs a
- * few instructions in 64-bit mode with identity-mapped pages and tells what
+ * few instructions in 64-bit or compatibility mode with mapped pages and tells what
  * became of them. Shared by the engine's unit tests and the host-as-oracle
  * test.
  */
@@ -15,6 +15,7 @@ struct rig {
 	struct memory *mem;
 	struct vcpu *v;
 	struct cpu_model model;
+	bool compatibility; /* mode, instead of 64-bit mode */
 };
 
 #define RIG_RAM (64 * MiB)
@@ -26,6 +27,8 @@ void rig_create(struct rig *r, const struct engine_ops *engine);
 /* The same with options, which outlive the rig; NULL: defaults. */
 void rig_create_with(struct rig *r, const struct engine_ops *engine, const struct engine_options *options);
 void rig_destroy(struct rig *r);
+/* Go over to 32-bit code in compatibility mode, segments flat. */
+void rig_compatibility_mode(struct rig *r);
 /* Map the page of `lin` to RAM offset `off`. */
 void rig_map(struct rig *r, gva_t lin, u64 off, bool writable);
 void rig_unmap(struct rig *r, gva_t lin);

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Run the bare-metal payloads and report their checks as TAP.
 
-run.py [NAME...]
+run.py [--engine NAME] [PAYLOAD...]
 
-Environment: ECTYPE (the program, build/ectype), ECTYPE_ENGINE (interp), BUILD.
+Environment: ECTYPE (the program, build/ectype), ECTYPE_ENGINE (the engine, else
+auto), BUILD.
 Each payload prints "PASS name", "FAIL name: ..." and "SKIP name" lines on the
 serial port, then "DONE", and leaves through the debug-exit port.
 """
+import argparse
 import os
 import re
 import subprocess
@@ -16,7 +18,11 @@ import tempfile
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(ROOT, os.environ.get("BUILD", "build"))
 ECTYPE = os.environ.get("ECTYPE", os.path.join(BUILD, "ectype"))
-ENGINE = os.environ.get("ECTYPE_ENGINE", "interp")
+OPTIONS = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+OPTIONS.add_argument("--engine", default=os.environ.get("ECTYPE_ENGINE", "auto"))
+OPTIONS.add_argument("payloads", nargs="*", metavar="PAYLOAD")
+OPTIONS = OPTIONS.parse_args()
+ENGINE = OPTIONS.engine
 LIMIT = 90
 failed = 0
 
@@ -96,7 +102,7 @@ SPECIAL = {"boot32": boot, "triple32": triple}
 
 def main():
     folder = os.path.join(BUILD, "tests/payload")
-    names = sys.argv[1:] or sorted(f for f in os.listdir(folder) if re.fullmatch(r"[a-z0-9]+(32|64)", f)
+    names = OPTIONS.payloads or sorted(f for f in os.listdir(folder) if re.fullmatch(r"[a-z0-9]+(32|64)", f)
                                    and os.path.isfile(os.path.join(folder, f)))
     for name in names:
         SPECIAL.get(name, report)(name, os.path.join(folder, name))

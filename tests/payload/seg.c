@@ -143,6 +143,63 @@ static void limits(void)
 	check("base and offset wrap", a, 0xabcd1234);
 }
 
+/*
+ * Reads and writes through FS and GS, by the same code whatever descriptor they
+ * hold. They are loaded each time: the handler of a fault leaves them flat.
+ */
+static __attribute__((noinline)) u32 through_fs(unsigned sel, u32 off)
+{
+	u32 a;
+
+	asm volatile("mov %2,%%fs; movl %%fs:(%1),%0; addl $1,%%fs:(%1)" : "=&r"(a) : "r"(off), "r"(sel) : "memory");
+	return a;
+}
+static __attribute__((noinline)) u32 through_gs(unsigned sel, u32 more)
+{
+	u32 a;
+
+	asm volatile("mov %2,%%gs; movl %%gs:0x14,%0; addl %1,%0; movb %b0,%%gs:0x17"
+		     : "=&q"(a)
+		     : "r"(more), "r"(sel)
+		     : "memory");
+	return a;
+}
+static __attribute__((noinline)) void push_through_gs(unsigned sel, u32 off)
+{
+	asm volatile("mov %0,%%gs; push %%gs:(%1); pop %%edx" ::"r"(sel), "r"(off) : "edx", "memory");
+}
+
+static void fs_gs_limits(void)
+{
+	volatile u32 *word = (volatile u32 *)buf;
+
+	set_desc(SEL(0), desc((u32)buf, 0xfffff, A_P | A_DATA, F_4G));
+	set_desc(SEL(1), desc((u32)buf, 0x17, A_P | A_DATA, F_32));
+	set_desc(SEL(2), desc((u32)buf, 0x16, A_P | A_DATA, F_32));
+	set_desc(SEL(3), desc((u32)buf, 0x1fff, A_P | A_RODATA, F_32));
+	set_desc(SEL(4), desc((u32)buf + 64, 0xfffff, A_P | A_DATA, F_4G));
+	for (unsigned round = 0; round < 3; round++) { /* code that is new, and code that is known */
+		word[5] = 1000 + round;
+		word[15] = 77;
+		check("fs without a limit", through_fs(SEL(0), 20), 1000 + round);
+		check("gs without a limit", through_gs(SEL(0), 1), 1002 + round);
+		word[5] = 500;
+		check("fs, last dword", through_fs(SEL(1), 20), 500);
+		check("gs, last dword and byte", through_gs(SEL(1), 3), 504);
+		FAULTS("fs: dword across the limit", GP, 0, through_fs(SEL(1), 21));
+		FAULTS("fs: negative offset beyond the limit", GP, 0, through_fs(SEL(1), -4));
+		FAULTS("gs: push of a dword across the limit", GP, 0, push_through_gs(SEL(1), 21));
+		RUNS("gs: push of a dword up to the limit", push_through_gs(SEL(1), 20));
+		FAULTS("gs: a limit one byte smaller", GP, 0, through_gs(SEL(2), 3));
+		FAULTS("fs: write to read-only data", GP, 0, through_fs(SEL(3), 20));
+		check("fs: base and negative offset wrap", through_fs(SEL(4), -4), 77);
+		check("fs: written there", word[15], 78);
+		FAULTS("fs: null selector", GP, 0, through_fs(0, 20));
+		FAULTS("gs: null selector", GP, 0, through_gs(0, 0));
+	}
+	asm volatile("mov %0,%%fs; mov %0,%%gs" ::"r"(16));
+}
+
 extern u8 u_lcall[], u_lret0[], u_iret0[], f_conf[], u_segs[];
 asm("u_lcall: lcall *(%ecx); int $0x30\n"
     "u_lret0: push $8; push $f_lret; lret\n"
@@ -535,6 +592,7 @@ int main(void)
 {
 	loads();
 	limits();
+	fs_gs_limits();
 	transfers();
 	call_gates();
 	gates();

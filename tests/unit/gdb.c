@@ -31,6 +31,13 @@ struct fake {
 	struct gdb_target t;
 };
 
+static void f_describe(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const char *text), void *opaque)
+{
+	if (lin == 0x1000)
+		line(opaque, "some code");
+}
+static const struct engine_ops describing = { .describe = f_describe };
+
 static struct vcpu *f_vcpu(void *t, unsigned n)
 {
 	assert_true(n == 0);
@@ -446,6 +453,13 @@ static void test_monitor(void **state)
 	assert_non_null(strstr(mon(s, "nonsense"), "unknown"));
 	assert_string_equal(mon(s, "info registers"), "RAX=0\n");
 	assert_string_equal(mon(s, "stats"), "a line\n");
+	assert_non_null(strstr(mon(s, "code x"), "usage"));
+	assert_non_null(strstr(mon(s, "code 0x10 0x20"), "usage"));
+	assert_string_equal(mon(s, "code 0x10"), "no translated code\n");
+	f->v.engine = &describing;
+	assert_string_equal(mon(s, "code 0x10"), "no translated code\n");
+	assert_string_equal(mon(s, "code 0x1000"), "some code\n");
+	f->v.engine = NULL;
 	assert_non_null(strstr(mon(s, "info status"), "real mode"));
 	assert_string_equal(mon(s, "info mem"), "paging is off\n");
 	mon(s, "reset");

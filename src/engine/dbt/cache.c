@@ -297,40 +297,56 @@ static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin, struc
 	return b;
 }
 
+struct tpage *dbt_page_at(struct vcpu *v, gva_t page)
+{
+	const struct tlb_entry *e = tlb_slot(v->mmu->current, page);
+	struct dbt *x = dbt_of(v);
+	struct tpage *p;
+	struct xlat t;
+
+	if (e->tag[MMU_EXEC] == page) {
+		p = find_page(x, page, (u8 *)(page + e->addend));
+		if (likely(p != NULL))
+			return p;
+	}
+	if (mmu_translate(v, page, MMU_EXEC, v->mmu->index, &t))
+		return NULL;
+	if (!t.host) {
+		v->fault.vector = 0xff;
+		return NULL;
+	}
+	p = find_page(x, page, t.host);
+	return p || x->pages_n == PAGES_MAX ? p : make_page(v, page, t.host, t.gpa);
+}
+
+void dbt_crossing_left(struct vcpu *v, struct tblock *b)
+{
+	gva_t next = (b->lin & PAGE_MASK) + PAGE_SIZE;
+	struct tpage *p = dbt_page_at(v, cpu_64bit(&v->cpu) ? next : (u32)next);
+	bool same = p && p == b->page2;
+
+	if (!p)
+		return;
+	for (unsigned k = 0; same && k < b->tail_len; k++)
+		same = p->host[k] == b->tail[k];
+	if (same)
+		v->mmu->flat_base[AUX_VALID + p->index] = 1;
+	else if (!b->dead)
+		kill_block(dbt_of(v), b);
+}
+
 struct tblock *dbt_find(struct vcpu *v, u64 lin)
 {
-	struct dbt *x = dbt_of(v);
-	struct tlb_entry *e = tlb_slot(v->mmu->current, lin);
-	gva_t page = lin & PAGE_MASK;
 	struct tpage *p;
 	struct tblock *b;
-	struct xlat t;
-	u8 *host;
-	gpa_t gpa;
 
-	if (unlikely(!room(x)))
+	if (unlikely(!room(dbt_of(v))))
 		dbt_flush(v);
 	v->fault.vector = 0xff;
-	if (e->tag[MMU_EXEC] == page) {
-		host = (u8 *)(page + e->addend);
-		p = find_page(x, page, host);
-	} else {
-		p = NULL;
-	}
+	p = dbt_page_at(v, lin & PAGE_MASK);
 	if (!p) {
-		if (mmu_translate(v, page, MMU_EXEC, v->mmu->index, &t)) {
-			v->fault.addr = v->fault.vector == EXC_PF ? lin : v->fault.addr;
-			return NULL;
-		}
-		if (!t.host) {
-			v->fault.vector = 0xff;
-			return NULL;
-		}
-		host = t.host;
-		gpa = t.gpa;
-		p = find_page(x, page, host);
-		if (!p)
-			p = make_page(v, page, host, gpa);
+		v->fault.addr = v->fault.vector == EXC_PF ? lin : v->fault.addr;
+		return NULL;
 	}
 	v->mmu->flat_base[AUX_VALID + p->index] = 1;
 	for (b = p->bucket[bucket_of(lin)]; b && b->lin != lin; b = b->next)

@@ -187,10 +187,8 @@ static int dbt_attach(struct vcpu *v, struct error *e)
 		return -1;
 	}
 	set_up_hot(h);
-	x->trace &= ~(u32)TRACE_SMC;
 	dbt_flush(v);
 	x->stats.flushes = 0;
-	x->trace = v->engine_options ? v->engine_options->trace : 0;
 	memory_add_listener(v->mem, &(struct memory_listener){ map_changed, page_written, x });
 	mmu_mode_changed(v);
 	return 0;

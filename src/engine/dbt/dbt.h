@@ -61,7 +61,9 @@ struct dbt_hot {
 	u32 cross_mask[7]; /* by log2 of the size: offset bits that are zero behind a page's end */
 	u32 offset_mask, jump_mask, df_mask;
 	u32 bit_mask[2]; /* 31, 63 */
-	u32 usable[2];	 /* FS, GS in 32-bit code: not 0 if readable, writable and without a limit */
+	/* FS, GS in 32-bit code: how many bytes may be read and written; not 0 if there is no limit. */
+	u64 seg_size[2];
+	u32 unlimited[2];
 	u32 slot_mask, one; /* of the routine that lets stores to code pages through */
 	u64 page_mask, spill[3];
 };
@@ -100,15 +102,14 @@ enum dbt_width { WIDTH_64, WIDTH_32, WIDTHS };
 /*
  * Part of the key: what mode code is translated for. 0 is 64-bit mode. KEY_32:
  * 32-bit code in protected mode with CS and SS flat (base 0, limit 4 GiB) and a
- * 32-bit stack; KEY_SEG: data segment DS or ES is flat and writable, or FS or GS
- * writable and without a limit. FS and GS change too often to be in the key:
- * code looks at hot->usable.
+ * 32-bit stack; KEY_SEG: data segment DS or ES is flat and writable. FS and GS
+ * change too often to be in the key: code looks at hot->unlimited and seg_size.
  */
 #define KEY_32 BIT(16)
 #define KEY_SEG(s) BIT(20 + (s))
-#define KEY_MODE (KEY_32 | KEY_SEG(SEG_DS) | KEY_SEG(SEG_ES))
 #define MODE_OTHER (~0u) /* not translated */
 u32 dbt_legacy_mode(const struct cpu *c);
+void dbt_note_segments(struct vcpu *v); /* FS and GS for 32-bit code */
 static inline u32 dbt_mode(const struct cpu *c)
 {
 	return likely(cpu_64bit(c)) ? 0 : dbt_legacy_mode(c);
@@ -161,6 +162,10 @@ struct tblock {
 	/* What the block may fill when it is translated again, see translate.c. */
 	u32 host_max, exits, sys;
 	u16 insns_max, exits_max, sys_max, recipes_max;
+	/* One instruction that crosses into the next page, see cross.c. */
+	bool crosses;
+	u8 tail_len, tail[14]; /* its bytes there */
+	struct tpage *page2;   /* NULL: could not be found when it was translated */
 	u16 stubs; /* offset of the code out of line from the block's start */
 };
 
@@ -229,7 +234,7 @@ struct dbt {
 	u64 *ret_stack;
 	u32 key; /* of the blocks that run */
 	u32 key_of[WIDTHS]; /* of the jump caches' entries */
-	u32 mode; /* dbt_mode() the key was made for */
+	u32 mode; /* the key's part from dbt_mode() */
 	bool counted, x87_unmasked, stale, single;
 	bool count_all; /* of the options */
 	u32 trace;	/* of the options */
@@ -280,6 +285,11 @@ void dbt_reset_returns(struct vcpu *v);
 void dbt_reset_jumps(const struct dbt *x, u8 *base, enum dbt_width w); /* of the set at `base` */
 const struct tblock *dbt_block_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
 const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
+
+/* The page at linear address `page` as code, found or made; NULL: none, a fault or no RAM. */
+struct tpage *dbt_page_at(struct vcpu *v, gva_t page);
+/* The instruction of `b`, which crosses a page, was left to the reference engine: why? */
+void dbt_crossing_left(struct vcpu *v, struct tblock *b);
 
 /* smc.c: stores to pages with translated code. */
 enum code_store_result {

@@ -147,6 +147,10 @@ static void emit_stub(struct tr *t, struct stub *s)
 	case STUB_JUMP:
 		jump(e, 0xe9, s->resume + e->to_rx);
 		break;
+	case STUB_LIMIT:
+		emit_limit_check(t, s);
+		jump(e, 0xe9, s->resume + e->to_rx);
+		break;
 	case STUB_MISS:
 	case STUB_STORE:
 		if (s->reg != H_R14)
@@ -188,7 +192,9 @@ static void sum(struct tr *t, const struct dinsn *d, bool w)
 	if (d->base == REG_RIP || (d->base == REG_NONE && d->index == REG_NONE)) {
 		u64 a = (u64)d->disp + (d->base == REG_RIP ? t->lin + d->len : 0);
 
-		mov_imm(e, H_R14, w ? a : (u32)a);
+		t->known = w ? a : (u32)a;
+		mov_imm(e, H_R14, t->known);
+		t->known_at = e->p;
 		return;
 	}
 	if (d->index == REG_NONE) {
@@ -269,31 +275,41 @@ static void emit_clobbering_check(struct tr *t, unsigned lin, unsigned size)
 	t->stub[stub].resume = e->p;
 }
 
-/* `fill`: where there is no entry look for one, else leave to the reference engine. */
-static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, bool fill)
+enum access { ACCESS_ONE, ACCESS_PAGE, ACCESS_MASKED };
+
+static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, enum access kind)
 {
 	struct emit *e = &t->e;
 	struct note *n = note_of(t);
+	bool known = lin == H_R14 && t->known_at == e->p;
+	bool crosses = size > 1 && !(known && (t->known & ~PAGE_MASK) + size <= PAGE_SIZE); /* may */
+	bool fill = kind != ACCESS_MASKED;
 	unsigned stub;
 
 	if (n->accesses < ARRAY_SIZE(n->access))
 		n->access[n->accesses++] = (u8)(size | (write ? NOTE_WRITE : 0));
+	islands(t, 100, true);
 	if (t->clobber) {
 		flags_clobber(t);
-		if (size > 1)
+		if (crosses)
 			emit_clobbering_check(t, lin, size);
 	} else {
-		islands(t, 80, true);
-		if (size > 1)
+		if (crosses)
 			emit_cross_check(t, lin, size);
 	}
-	rorx(e, H_RCX, lin, 12);
-	op_rr(e, false, 0x89, H_RCX, H_RCX);
-	if (write)
-		put_bytes(e, (const u8[]){ 0x48, 0xf7, 0xd1 }, 3); /* not rcx */
-	op_rmx(e, true, 0x8b, H_RCX, H_R15, H_RCX, 3, write ? FLAT_W_DISP : FLAT_R_DISP);
+	if (known && t->known < 4 * GiB) {
+		s32 index = (s32)(t->known >> PAGE_SHIFT);
+
+		op_rm(e, true, 0x8b, H_RCX, H_R15, write ? FLAT_W_DISP - 8 * (index + 1) : FLAT_R_DISP + 8 * index);
+	} else {
+		rorx(e, H_RCX, lin, 12);
+		op_rr(e, false, 0x89, H_RCX, H_RCX);
+		if (write)
+			put_bytes(e, (const u8[]){ 0x48, 0xf7, 0xd1 }, 3); /* not rcx */
+		op_rmx(e, true, 0x8b, H_RCX, H_R15, H_RCX, 3, write ? FLAT_W_DISP : FLAT_R_DISP);
+	}
 	if (fill)
-		stub = new_stub(t, write ? STUB_STORE : STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
+		stub = new_stub(t, write && kind == ACCESS_ONE ? STUB_STORE : STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
 	else
 		stub = new_stub(t, STUB_LEAVE, LEAVE_STEP, t->insn);
 	if (t->clobber) {
@@ -305,26 +321,23 @@ static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, b
 	t->stub[stub].reg = (u8)lin;
 	t->stub[stub].size = (u8)size;
 	if (write)
-		t->x->insns[t->insn].stores = (u8)size;
+		t->x->insns[t->insn].stores = (u8)(size | (kind == ACCESS_PAGE ? STORES_RUN : 0));
 	t->stub[stub].resume = fill ? e->p : NULL;
 }
 
 void emit_access(struct tr *t, unsigned lin, unsigned size, bool write)
 {
-	emit_lookup(t, lin, size, write, true);
+	emit_lookup(t, lin, size, write, ACCESS_ONE);
 }
 
-void emit_run_store(struct tr *t, unsigned lin, unsigned size)
+void emit_page_access(struct tr *t, unsigned lin, unsigned size, bool write)
 {
-	emit_lookup(t, lin, size, true, true);
-	if (t->stubs_n)
-		t->stub[t->stubs_n - 1].kind = STUB_MISS;
-	t->x->insns[t->insn].stores |= STORES_RUN;
+	emit_lookup(t, lin, size, write, ACCESS_PAGE);
 }
 
 void emit_masked_access(struct tr *t, unsigned lin, unsigned size, bool write)
 {
-	emit_lookup(t, lin, size, write, false);
+	emit_lookup(t, lin, size, write, ACCESS_MASKED);
 }
 
 void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin)

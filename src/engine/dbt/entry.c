@@ -178,5 +178,7 @@ void dbt_make_trampolines(struct dbt *x)
 		make_indirect(&e, x, w);
 	make_code_store(&e, x);
 	dbt_make_rep(x, &e);
+	if (e.overflow)
+		__builtin_trap();
 	x->start = x->used = TRAMPOLINES_SIZE;
 }

@@ -291,7 +291,8 @@ static bool emit_ret(struct tr *t)
 	struct emit *e = &t->e;
 	s32 pop = t->word + (t->d->opcode == 0xc2 ? (u16)t->d->imm : 0);
 
-	if (t->d->opsize != t->word)
+	/* do_indirect() may want to read the immediate again */
+	if (t->d->opsize != t->word || (t->d->opcode == 0xc2 && t->b->crosses))
 		return false;
 	if (t->narrow) {
 		op_rr(e, false, 0x89, home[4], H_R14);

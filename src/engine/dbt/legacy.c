@@ -7,29 +7,6 @@
  */
 #include "engine/dbt/translate.h"
 
-static bool explicit_gpr(const ZydisDecodedOperand *o)
-{
-	if (o->type != ZYDIS_OPERAND_TYPE_REGISTER || o->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
-		return false;
-	switch (ZydisRegisterGetClass(o->reg.value)) {
-	case ZYDIS_REGCLASS_GPR8:
-	case ZYDIS_REGCLASS_GPR16:
-	case ZYDIS_REGCLASS_GPR32:
-		return true;
-	default:
-		return false;
-	}
-}
-
-/* VEX.W and EVEX.W are ignored where they would name a 64-bit register. */
-bool ignores_w(const struct tr *t)
-{
-	for (unsigned k = 0; k < t->z->operand_count; k++)
-		if (explicit_gpr(&t->ops[k]))
-			return true;
-	return false;
-}
-
 bool legacy_segment(const struct tr *t)
 {
 	switch (t->d->seg) {
@@ -59,12 +36,6 @@ bool legacy_expressible(const struct tr *t)
 			return false;
 		}
 	}
-	/* W of an instruction that would move a quadword between memory and a general register */
-	if ((z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && z->raw.vex.W) ||
-	    (z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && z->raw.evex.W))
-		for (unsigned k = 0; k < z->operand_count; k++)
-			if (t->ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY && t->ops[k].size == 32)
-				return false;
 	return !t->d->is_mem || legacy_segment(t);
 }
 
@@ -236,29 +207,50 @@ bool emit_stack32(struct tr *t)
 	return true;
 }
 
+void emit_step_if(struct tr *t, u32 insn, bool saved)
+{
+	struct emit *e = &t->e;
+
+	put_bytes(e, (const u8[]){ 0x67, 0xe3, 10 }, 3); /* jecxz over mov, jmp */
+	put(e, 0xb9);
+	put32(e, insn);
+	jump(e, 0xe9, saved ? t->x->leave_saved[LEAVE_STEP] : t->x->leave[LEAVE_STEP]);
+}
+
 /*
- * R14 = offset in FS or GS; makes it the linear address. Leaves to a step if
- * the segment has a limit or must not be read or written, and if the operand
- * wraps around the end of the segment.
+ * R14 = offset in FS or GS; makes it the linear address. With a limit, which
+ * is checked out of line, or without the right to read and write, it may
+ * leave to a step.
  */
 void emit_legacy_base(struct tr *t)
 {
 	const struct dinsn *d = t->d;
 	struct emit *e = &t->e;
-	unsigned size = t->ea_size ? t->ea_size : 64, fs = d->seg - SEG_FS;
+	unsigned fs = d->seg - SEG_FS, stub;
 
-	islands(t, 90, true);
-	op_gs(e, false, 0x8b, H_RCX, HOT(usable) + 4 * fs);
-	short_branch(t, true, new_stub(t, STUB_LEAVE, LEAVE_STEP, t->insn));
-	if (size > 1) {
-		lea(e, H_RCX, H_R14, (s32)size - 1);
-		rorx(e, H_RCX, H_RCX, 32);
-		put_bytes(e, (const u8[]){ 0x67, 0xe3, 10 }, 3); /* over mov, jmp */
-		put(e, 0xb9);
-		put32(e, t->insn);
-		jump(e, 0xe9, t->flags == FLAGS_HOST ? t->x->leave[LEAVE_STEP] : t->x->leave_saved[LEAVE_STEP]);
+	islands(t, 60, true);
+	op_gs(e, false, 0x8b, H_RCX, HOT(unlimited) + 4 * fs);
+	stub = new_stub(t, t->ea_size ? STUB_LIMIT : STUB_LEAVE, LEAVE_STEP, t->insn);
+	short_branch(t, true, stub);
+	if (t->ea_size) {
+		t->stub[stub].reg = (u8)fs;
+		t->stub[stub].size = t->ea_size;
+		t->stub[stub].resume = e->p;
 	}
 	load_gs(e, H_RCX,
 		(u32)(offsetof(struct cpu, seg) + d->seg * sizeof(struct segment) + offsetof(struct segment, base)));
 	op_rmx(e, false, 0x8d, H_R14, H_R14, H_RCX, 0, 0);
+}
+
+void emit_limit_check(struct tr *t, const struct stub *s)
+{
+	static const u8 not_r14[] = { 0x49, 0xf7, 0xd6 };
+	struct emit *e = &t->e;
+
+	load_gs(e, H_RCX, HOT(seg_size) + 8u * s->reg);
+	put_bytes(e, not_r14, 3);
+	op_rmx(e, true, 0x8d, H_RCX, H_RCX, H_R14, 0, 1 - s->size); /* seg_size - offset - size */
+	put_bytes(e, not_r14, 3);
+	rorx(e, H_RCX, H_RCX, 32); /* not 0 if negative */
+	emit_step_if(t, s->info, s->saved);
 }

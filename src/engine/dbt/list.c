@@ -26,6 +26,14 @@ static void print(const struct listing *l, const char *fmt, ...)
 
 const u8 *dbt_guest_bytes(const struct tblock *b, const struct tinsn *i)
 {
+	static __thread u8 both[15];
+	unsigned first = (unsigned)(PAGE_SIZE - (b->lin & ~PAGE_MASK));
+
+	if (b->crosses && first < sizeof(both)) {
+		memcpy(both, b->page->host + (b->lin & ~PAGE_MASK), first);
+		memcpy(both + first, b->tail, sizeof(both) - first);
+		return both;
+	}
 	return b->page->host + ((b->lin + i->guest) & ~PAGE_MASK);
 }
 
@@ -50,6 +58,8 @@ static const struct {
 	FIELD(flags),
 	FIELD(charge),
 	FIELD(host_sp),
+	FIELD(saved),
+	FIELD(host_flags),
 	FIELD(ret_sp),
 	FIELD(ret_base),
 	FIELD(pc),
@@ -61,7 +71,10 @@ static const struct {
 	FIELD(cross_mask),
 	FIELD(offset_mask),
 	FIELD(jump_mask),
+	FIELD(df_mask),
+	FIELD(bit_mask),
 	{ offsetof(struct vcpu, go), 4, "go" },
+	{ offsetof(struct cpu, rflags), 8, "rflags" },
 	{ offsetof(struct vcpu, event), 4, "event" },
 	{ offsetof(struct vcpu, fpu_live), 1, "fpu_live" },
 	{ offsetof(struct cpu, fpu) + FX_FIP, 8, "x87_pointer" },
@@ -95,9 +108,14 @@ static void field_name(u32 off, char *out, size_t size)
 
 static bool trampoline_name(const struct dbt *x, const u8 *at, char *out, size_t size)
 {
+	static const char *const rep[REP_OPS] = {
+		[REP_STOS] = "rep_stos",     [REP_MOVS] = "rep_movs",	[REPE_CMPS] = "repe_cmps",
+		[REPNE_CMPS] = "repne_cmps", [REPE_SCAS] = "repe_scas", [REPNE_SCAS] = "repne_scas",
+	};
+
 	for (unsigned k = 0; k < LEAVE_COUNT; k++) {
 		if (at == x->leave[k] || at == x->leave_saved[k]) {
-			snprintf(out, size, "leave_%s", dbt_leave_name(k));
+			snprintf(out, size, at == x->leave[k] ? "leave_%s" : "leave_%s_saved", dbt_leave_name(k));
 			return true;
 		}
 	}
@@ -108,8 +126,16 @@ static bool trampoline_name(const struct dbt *x, const u8 *at, char *out, size_t
 							       : NULL;
 
 		if (name) {
-			snprintf(out, size, "%s", name);
+			snprintf(out, size, "%s%s", name, w == WIDTH_32 ? "_32" : "");
 			return true;
+		}
+	}
+	for (unsigned op = 0; op < REP_OPS; op++) {
+		for (unsigned log = 0; log < 4; log++) {
+			if (at == x->rep[op][log]) {
+				snprintf(out, size, "%s_%u", rep[op], 1u << log);
+				return true;
+			}
 		}
 	}
 	return false;
@@ -179,7 +205,9 @@ static ZyanStatus on_address(const ZydisFormatter *f, ZydisFormatterBuffer *buff
 	char name[192];
 
 	(void)f;
-	if (c->operand->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+	if (c->operand->type == ZYDIS_OPERAND_TYPE_MEMORY && c->operand->mem.segment != ZYDIS_REGISTER_GS) {
+		snprintf(name, sizeof(name), "0x%lx", c->operand->mem.disp.value);
+	} else if (c->operand->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 		field_name((u32)c->operand->mem.disp.value, name, sizeof(name));
 	} else {
 		if (!ZYAN_SUCCESS(ZydisCalcAbsoluteAddress(c->instruction, c->operand, c->runtime_address, &to)))
@@ -205,7 +233,7 @@ static ZyanStatus on_disp(const ZydisFormatter *f, ZydisFormatterBuffer *buffer,
 		return append(buffer, "+write_table");
 	if (index && (disp == AUX_JUMP(WIDTH_64) || disp == AUX_JUMP(WIDTH_32)))
 		return append(buffer, "+jump_cache");
-	if (index || disp < 0 || disp >= PAGES_MAX)
+	if (index || disp < 0 || disp >= PAGES_MAX || c->operand->size != 8)
 		return h->print_disp(f, buffer, c);
 	snprintf(name, sizeof(name), "+valid[%ld]", disp);
 	return append(buffer, name);
@@ -242,15 +270,35 @@ static void list_host(const struct listing *l, u32 from, u32 to)
 		ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 		char text[192];
 
+		if (trampoline_name(l->x, start + from, text, sizeof(text)))
+			print(l, "  %s", text);
 		if (isa_decode_full(&z, ops, start + from, MIN(15u, to - from), CODE_64) != DECODE_OK ||
 		    !ZYAN_SUCCESS(ZydisFormatterFormatInstruction(&f, &z, ops, z.operand_count_visible, text,
 								  sizeof(text), (uintptr_t)(start + from), &h))) {
 			print(l, "      +%03x  (bytes that are no instruction)", from);
 			return;
 		}
+		if (!strcmp(text, "mov rcx, gs:[charge]"))
+			print(l, "    charge of a segment");
 		print(l, "      +%03x  %s", from, text);
 		from += z.length;
 	}
+}
+
+void dbt_list_trampolines(const struct dbt *x)
+{
+	const struct tblock all = { .host_end = x->start };
+	u32 end = 0;
+	const struct listing l = {
+		.x = x, .b = &all, .line = x->options->trace_line, .opaque = x->options->trace_opaque
+	};
+
+	/* up to the padding before the routines of rep.c, which are assembler there */
+	while (end < x->start && (x->rx[end] != 0xcc || x->rx[end + 1] != 0xcc))
+		end++;
+	print(&l, "trampolines: %u bytes at %lx", end, (u64)(uintptr_t)x->rx);
+	print(&l, "  enter");
+	list_host(&l, 0, end);
 }
 
 static u32 body_end(const struct listing *l, u32 k)
@@ -267,7 +315,8 @@ static void list_insn(const struct listing *l, u32 k)
 	unsigned room = (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK));
 	char text[192];
 
-	dinsn_format(dbt_guest_bytes(l->b, i), MIN(MAX(i->len, 1u), room), CODE_64, lin, text, sizeof(text));
+	dinsn_format(dbt_guest_bytes(l->b, i), MIN(MAX(i->len, 1u), room), dbt_code_mode(l->b), lin, text,
+		     sizeof(text));
 	print(l, "  %lx  %s", lin, text);
 	if (l->notes && l->what & TRACE_ANALYSIS) {
 		dbt_note_format(l, i, &l->notes[k], text, sizeof(text));
@@ -294,7 +343,6 @@ static void list_entries(const struct listing *l)
 	list_host(l, MIN(b->entry, b->entry_saved) - b->host, b->body - b->host);
 	if (!b->n || l->x->insns[b->first].host == b->body - b->host)
 		return;
-	print(l, "  charge of the first segment");
 	list_host(l, b->body - b->host, l->x->insns[b->first].host);
 }
 

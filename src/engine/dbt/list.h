@@ -17,10 +17,16 @@ struct listing {
 };
 
 void dbt_list(const struct listing *l);
+/* For --trace host: the passages between C and translated code (entry.c). */
+void dbt_list_trampolines(const struct dbt *x);
 /* trace.c: what was made of instruction `i`. */
 void dbt_note_format(const struct listing *l, const struct tinsn *i, const struct note *n, char *out, size_t size);
 /* Bytes of instruction `i` of `b` as they are in memory at present. */
 const u8 *dbt_guest_bytes(const struct tblock *b, const struct tinsn *i);
+static inline enum code_mode dbt_code_mode(const struct tblock *b)
+{
+	return b->page->key & KEY_32 ? CODE_32 : CODE_64;
+}
 /* "name+0x12" or the address. */
 void dbt_guest_name(const struct dbt *x, u64 lin, char *out, size_t size);
 

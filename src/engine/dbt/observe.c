@@ -6,7 +6,8 @@
 #include "engine/dbt/dbt.h"
 
 #define SAMPLE_MEAN 16
-#define SAMPLES_ALWAYS 64 /* of what is rare */
+#define OUTLIER (4u << 20) /* cycles: the host ran something else */
+#define SAMPLES_ALWAYS 64  /* of what is rare */
 
 static void ordinary(struct vcpu *v, void (*fn)(struct vcpu *))
 {
@@ -58,6 +59,8 @@ void dbt_observe_pause(struct dbt *x)
 	cycles -= x->stats.translate_cycles + x->stats.trace_cycles - o->elsewhere;
 	cycles = (s64)(cycles - o->overhead) > 0 ? cycles - o->overhead : 0;
 	o->start = 0;
+	if (cycles > OUTLIER)
+		return;
 	o->reasons[o->reason].samples++;
 	o->reasons[o->reason].cycles += cycles;
 	if (o->sys == ISA_SYS_none)

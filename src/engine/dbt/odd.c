@@ -58,12 +58,12 @@ static bool bit_string(struct tr *t)
 	bool wide = d->opsize == 8, write = d->opcode != 0xa3;
 	unsigned lin;
 
-	if (d->opsize < 4 || d->addrsize != 8)
+	if (d->opsize < 4 || d->addrsize != t->word || (t->narrow && d->seg >= SEG_FS))
 		return false;
 	islands(t, 100, true);
 	lin = emit_ea(t);
 	unit(t, wide);
-	op_rmx(e, true, 0x8d, H_R14, lin, H_RCX, wide ? 3 : 2, 0);
+	op_rmx(e, !t->narrow, 0x8d, H_R14, lin, H_RCX, wide ? 3 : 2, 0);
 	emit_access(t, H_R14, d->opsize, write);
 	fold(t, H_R14);
 	if (!write) {

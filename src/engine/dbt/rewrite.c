@@ -118,10 +118,12 @@ static bool find_registers(struct tr *t, struct plan *p)
 		    g == 1)
 			p->cl = true;
 		if (o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN || o->encoding == ZYDIS_OPERAND_ENCODING_NONE) {
-			if (g == 1 && !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
-				p->cl = true; /* a count, or RCX:RBX of CMPXCHG16B */
-			else if (home[g] != g)
+			if (g == 1) {
+				p->cl = true; /* a count, RCX:RBX of CMPXCHG16B, the result of PCMPISTRI */
+				p->rcx_written |= (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+			} else if (home[g] != g) {
 				return false;
+			}
 		}
 	}
 	p->rcx_home = p->high;
@@ -233,7 +235,7 @@ static void put_vex(struct tr *t, const struct plan *p)
 	if (t->narrow) { /* registers 0 to 7, whatever the bits say */
 		b1 |= 0xe0;
 		b2 |= 0x40;
-		if (ignores_w(t))
+		if (narrow_ignores_w(t->z, t->ops))
 			b2 &= 0x7f;
 	}
 	b1 = extension_bits(b1, p) | (b1 & 0x1f);
@@ -253,7 +255,7 @@ static void put_evex(struct tr *t, const struct plan *p)
 		p0 |= 0xf0;
 		p1 |= 0x40;
 		p2 |= 0x08;
-		if (ignores_w(t))
+		if (narrow_ignores_w(t->z, t->ops))
 			p1 &= 0x7f;
 	}
 	put(&t->e, 0x62);
@@ -295,20 +297,18 @@ static void put_modrm(struct tr *t, const struct plan *p)
 	}
 }
 
-static bool names_is4(const struct tr *t)
-{
-	for (unsigned k = 0; k < t->z->operand_count; k++)
-		if (t->ops[k].encoding == ZYDIS_OPERAND_ENCODING_IS4)
-			return true;
-	return false;
-}
-
 static void put_instruction(struct tr *t, const struct plan *p)
 {
 	const ZydisDecodedInstruction *z = t->z;
 	const u8 *bytes = t->d->bytes;
-	unsigned at, tail, rex;
+	unsigned at, tail, rex, n;
+	u8 zero[NARROW_ZERO_BYTES];
 
+	n = t->narrow ? narrow_zero(z, zero) : 0;
+	if (n) {
+		put_bytes(&t->e, zero, n);
+		return;
+	}
 	put_prefixes(t);
 	if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
 		put_vex(t, p);
@@ -340,7 +340,7 @@ static void put_instruction(struct tr *t, const struct plan *p)
 		put_bytes(&t->e, bytes + at, z->raw.modrm.offset - at);
 	put_modrm(t, p);
 	tail = z->raw.modrm.offset + 1u + (z->attributes & ZYDIS_ATTRIB_HAS_SIB ? 1 : 0) + z->raw.disp.size / 8;
-	if (t->narrow && names_is4(t)) { /* a register in bits 7:4, bit 7 ignored */
+	if (t->narrow && narrow_has_is4(t->z, t->ops)) { /* a register in bits 7:4, bit 7 ignored */
 		put(&t->e, bytes[tail] & 0x7f);
 		return;
 	}

@@ -33,10 +33,10 @@ static void update_key(struct vcpu *v)
 
 	x->x87_unmasked = x87_unmasked(v);
 	x->mode = dbt_mode(&v->cpu);
-	dhot(v)->usable[0] = x->mode & KEY_SEG(SEG_FS);
-	dhot(v)->usable[1] = x->mode & KEY_SEG(SEG_GS);
+	if (x->mode & KEY_32)
+		dbt_note_segments(v);
 	key = interp_fpu_enabled(&v->cpu) | (u32)x->counted << 8 | (u32)x->x87_unmasked << 9 | (u32)x->single << 10 |
-	      (x->mode & KEY_MODE);
+	      x->mode;
 	if (likely(key == x->key))
 		return;
 	w = key & KEY_32 ? WIDTH_32 : WIDTH_64;
@@ -120,6 +120,8 @@ static enum next go_on(struct vcpu *v, const struct tinsn *i, u64 gen)
 
 	if (unlikely(!undisturbed(v)) || unlikely(dbt_mode(&v->cpu) != x->mode))
 		return NEXT_LOOP;
+	if (x->mode & KEY_32)
+		dbt_note_segments(v);
 	flags_to_dbt(v);
 	if (b->dead || v->mmu->gen != gen || n == &x->insns[b->first] + b->n || v->cpu.rip != b->lin + n->guest)
 		return NEXT_LOOK;
@@ -146,6 +148,8 @@ static enum next do_step(struct vcpu *v, const struct tinsn *i)
 
 	x->stats.steps++;
 	exact_at(v, i);
+	if (unlikely(x->blocks[i->block].crosses))
+		dbt_crossing_left(v, &x->blocks[i->block]);
 	interp_single(v);
 	if (unlikely(x87_unmasked(v) != x->x87_unmasked))
 		return NEXT_LOOP;

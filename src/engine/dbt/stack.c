@@ -11,6 +11,13 @@ static void open_push(struct tr *t)
 	emit_access(t, H_R14, 8, true);
 }
 
+/* [R14] = RCX. An address that the entry is not for faults here: RSP still has its old value. */
+static void finish_push(struct tr *t)
+{
+	op_rm(&t->e, true, 0x89, H_RCX, H_R14, 0);
+	lea(&t->e, home[4], home[4], -8);
+}
+
 void emit_push_const(struct tr *t, u64 value)
 {
 	struct emit *e = &t->e;
@@ -21,10 +28,9 @@ void emit_push_const(struct tr *t, u64 value)
 		put32(e, (u32)value);
 		mov_rr(e, home[4], H_R14);
 	} else {
-		mov_rr(e, home[4], H_R14);
 		op_operand(e, true, 0x8d, H_R14, H_R14);
 		mov_imm(e, H_RCX, value);
-		op_rm(e, true, 0x89, H_RCX, H_R14, 0);
+		finish_push(t);
 	}
 }
 
@@ -33,12 +39,11 @@ void emit_push_call(struct tr *t, u64 ret)
 	struct emit *e = &t->e;
 
 	open_push(t);
-	mov_rr(e, home[4], H_R14);
 	op_operand(e, true, 0x8d, H_R14, H_R14);
 	op_rm(e, true, 0x8b, H_RCX, H_R14, 0);
 	store_gs(e, H_RCX, HOT(old));
 	mov_imm(e, H_RCX, ret);
-	op_rm(e, true, 0x89, H_RCX, H_R14, 0);
+	finish_push(t);
 }
 
 static void push_reg(struct tr *t, unsigned g)
@@ -51,10 +56,9 @@ static void push_reg(struct tr *t, unsigned g)
 		mov_rr(e, home[4], H_R14);
 		return;
 	}
-	mov_rr(e, home[4], H_R14);
 	op_operand(e, true, 0x8d, H_R14, H_R14);
 	load_gs(e, H_RCX, gpr_off(g));
-	op_rm(e, true, 0x89, H_RCX, H_R14, 0);
+	finish_push(t);
 }
 
 static void push_mem(struct tr *t)
@@ -66,10 +70,9 @@ static void push_mem(struct tr *t)
 	op_operand(e, true, 0x8b, H_RCX, lin);
 	store_gs(e, H_RCX, HOT(value));
 	open_push(t);
-	mov_rr(e, home[4], H_R14);
 	op_operand(e, true, 0x8d, H_R14, H_R14);
 	load_gs(e, H_RCX, HOT(value));
-	op_rm(e, true, 0x89, H_RCX, H_R14, 0);
+	finish_push(t);
 }
 
 static void pop_reg(struct tr *t, unsigned g)

@@ -1,5 +1,5 @@
 /* Figures of the translator, and what must be set up to measure them. */
-#include "engine/dbt/dbt.h"
+#include "engine/dbt/list.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,7 +57,7 @@ int dbt_observe_init(struct dbt *x, const struct engine_options *o, struct error
 	if (!o)
 		return 0;
 	x->options = o;
-	x->trace = o->trace;
+	x->trace = o->trace_line ? o->trace : 0;
 	x->count_all = o->count;
 	x->observe.costs = o->costs;
 	x->observe.until = 1;
@@ -68,6 +68,8 @@ int dbt_observe_init(struct dbt *x, const struct engine_options *o, struct error
 		return error_set(e, "engine dbt: out of memory");
 	if (o->costs || o->trace & (TRACE_EXEC | TRACE_EXITS))
 		x->enter = dbt_enter_observed;
+	if (x->trace & TRACE_HOST && !o->trace_first)
+		dbt_list_trampolines(x);
 	return o->perf_map ? start_perf_map(x, e) : 0;
 }
 
@@ -98,6 +100,8 @@ unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigned max)
 		{ "return_misses", s->lost_returns },
 		{ "return_stack_resets", s->return_resets },
 		{ "reference_steps", s->steps },
+		{ "untranslated_mode_runs", s->other_modes },
+		{ "untranslated_mode_instructions", s->other_insns },
 		{ "mmu_fills", f->fills },
 		{ "mmu_misses", f->misses },
 		{ "mmu_neighbours", f->neighbours },

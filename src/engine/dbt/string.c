@@ -1,5 +1,5 @@
 /*
- * String instructions with 64-bit addresses.
+ * String instructions with addresses as wide as the code's: 64 bits in 64-bit mode, 32 in 32-bit code.
  *
  * One that is not repeated is emitted in place. A repeated one looks up its
  * operands for the first iteration, touches them and calls a routine of rep.c,
@@ -7,7 +7,8 @@
  * looked up. Between pages the registers are exact and the instruction can be
  * left and begun again.
  *
- * With EFLAGS.DF set they are left to the reference engine.
+ * With EFLAGS.DF set all but REP MOVS and REP STOS are left to the reference
+ * engine.
  */
 #include "engine/dbt/translate.h"
 
@@ -67,6 +68,15 @@ static void put_sized_operand(struct tr *t, unsigned op, unsigned reg, unsigned 
 	op_operand(&t->e, size == 8, size == 1 ? op - 1 : op, reg, lin);
 }
 
+/* Register that holds the destination's linear address. */
+static unsigned destination(struct tr *t)
+{
+	if (!t->narrow)
+		return H_RDI;
+	op_rr(&t->e, false, 0x89, H_RDI, H_R14);
+	return H_R14;
+}
+
 static void leave_if_backward(struct tr *t)
 {
 	struct emit *e = &t->e;
@@ -87,7 +97,7 @@ static void keep_operand(struct tr *t, unsigned lin)
 
 static void advance(struct tr *t, unsigned reg)
 {
-	lea(&t->e, reg, reg, t->d->opsize);
+	op_rm(&t->e, !t->narrow, 0x8d, reg, reg, t->d->opsize);
 }
 
 static void single(struct tr *t, enum string_op op)
@@ -98,12 +108,14 @@ static void single(struct tr *t, enum string_op op)
 	leave_if_backward(t);
 	switch (op) {
 	case STR_STOS:
-		emit_access(t, H_RDI, size, true);
-		put_sized_operand(t, 0x89, H_RAX, H_RDI);
+		lin = destination(t);
+		emit_access(t, lin, size, true);
+		put_sized_operand(t, 0x89, H_RAX, lin);
 		break;
 	case STR_SCAS:
-		emit_access(t, H_RDI, size, false);
-		put_sized_operand(t, 0x3b, H_RAX, H_RDI);
+		lin = destination(t);
+		emit_access(t, lin, size, false);
+		put_sized_operand(t, 0x3b, H_RAX, lin);
 		break;
 	case STR_LODS:
 		lin = source(t);
@@ -114,13 +126,16 @@ static void single(struct tr *t, enum string_op op)
 		lin = source(t);
 		emit_access(t, lin, size, false);
 		keep_operand(t, lin);
-		emit_access(t, H_RDI, size, true);
-		load_gs(e, H_R14, HOT(value));
-		put_sized_operand(t, 0x89, H_R14, H_RDI);
+		lin = destination(t);
+		emit_access(t, lin, size, true);
+		op_operand(e, true, 0x8d, H_R14, lin);
+		load_gs(e, H_RCX, HOT(value));
+		put_sized(t, 0x89, H_RCX, H_R14, 0);
 		break;
 	default: /* CMPS: a fault of the second operand comes first */
-		emit_access(t, H_RDI, size, false);
-		keep_operand(t, H_RDI);
+		lin = destination(t);
+		emit_access(t, lin, size, false);
+		keep_operand(t, lin);
 		lin = source(t);
 		emit_access(t, lin, size, false);
 		op_operand(e, true, 0x8d, H_R14, lin);
@@ -140,10 +155,7 @@ static void touch(struct tr *t, unsigned lin, bool write)
 {
 	struct emit *e = &t->e;
 
-	if (write)
-		emit_run_store(t, lin, t->d->opsize);
-	else
-		emit_access(t, lin, t->d->opsize, false);
+	emit_page_access(t, lin, t->d->opsize, write);
 	op_operand(e, true, 0x8d, H_R14, lin);
 	op_rm(e, false, 0x8a, H_RCX, H_R14, 0);
 }
@@ -172,6 +184,26 @@ static enum rep_op touch_operands(struct tr *t, enum string_op op)
 	}
 }
 
+/* The routines take 64 bits of the count and of what they advance. */
+static void step_if_wide(struct tr *t)
+{
+	const u8 reg[] = { home[REG_RCX], H_RSI, H_RDI };
+
+	for (unsigned k = 0; k < ARRAY_SIZE(reg); k++) {
+		islands(t, 40, true);
+		rorx(&t->e, H_RCX, reg[k], 32);
+		emit_step_if(t, t->insn, t->flags != FLAGS_HOST);
+	}
+}
+
+/* In 32-bit code: can the operands' segments be used? */
+static bool segments_ok(const struct tr *t, enum string_op op)
+{
+	if (op != STR_LODS && !(t->x->key & KEY_SEG(SEG_ES)))
+		return false;
+	return op == STR_STOS || op == STR_SCAS || (t->d->seg < SEG_FS && legacy_segment(t));
+}
+
 static void repeated(struct tr *t, enum string_op op)
 {
 	struct emit *e = &t->e;
@@ -179,6 +211,8 @@ static void repeated(struct tr *t, enum string_op op)
 	enum rep_op rep;
 	u8 *again, *skip;
 
+	if (t->narrow)
+		step_if_wide(t);
 	islands(t, 40, true);
 	again = e->p;
 	mov_rr(e, H_RCX, home[REG_RCX]);
@@ -186,6 +220,10 @@ static void repeated(struct tr *t, enum string_op op)
 	rep = touch_operands(t, op);
 	islands(t, 100, true); /* none in what `skip` skips */
 	jump(e, 0xe8, t->x->rep[rep][31 - __builtin_clz(t->d->opsize)]);
+	if (t->narrow) { /* behind the last page comes the first */
+		op_rr(e, false, 0x89, H_RSI, H_RSI);
+		op_rr(e, false, 0x89, H_RDI, H_RDI);
+	}
 	put(e, 0xe3); /* jrcxz */
 	skip = e->p;
 	put(e, 0);
@@ -206,7 +244,7 @@ bool emit_string(struct tr *t)
 	enum string_op op = string_op(d);
 	bool rep = d->prefixes & (DI_REP | DI_REPNE);
 
-	if (op == STR_NONE || d->addrsize != 8 || (rep && op == STR_LODS))
+	if (op == STR_NONE || d->addrsize != t->word || (rep && op == STR_LODS) || (t->narrow && !segments_ok(t, op)))
 		return false;
 	if (rep)
 		repeated(t, op);

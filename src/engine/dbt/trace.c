@@ -58,7 +58,8 @@ void dbt_note_format(const struct listing *l, const struct tinsn *i, const struc
 		[HOW_MOFFS] = "absolute move",
 		[HOW_FLOW] = "control flow",
 		[HOW_STACK] = "stack",
-		[HOW_STRING] = "string or bit string",
+		[HOW_STRING] = "string",
+		[HOW_ODD] = "code of its own",
 		[HOW_SYS] = "shared semantics",
 		[HOW_STEP] = "left to the reference engine",
 	};
@@ -67,7 +68,7 @@ void dbt_note_format(const struct listing *l, const struct tinsn *i, const struc
 	const struct isa_row *row;
 
 	*out = 0;
-	if (dinsn_decode(&d, dbt_guest_bytes(l->b, i), MAX(i->len, 1u), CODE_64) == DECODE_OK) {
+	if (dinsn_decode(&d, dbt_guest_bytes(l->b, i), MAX(i->len, 1u), dbt_code_mode(l->b)) == DECODE_OK) {
 		row = isa_row_of(&d);
 		add(out, size, "= %s, method %s: ", isa_class_name(row->class), isa_method_name(row->method));
 		add(out, size, "%s", how[n->how]);
@@ -81,6 +82,8 @@ void dbt_note_format(const struct listing *l, const struct tinsn *i, const struc
 	add(out, size, "%s", operand[n->operand]);
 	for (unsigned k = 0; k < n->borrowed; k++)
 		add(out, size, "; %s in %s", gpr_names[n->borrow[k][0]], gpr_names[n->borrow[k][1]]);
+	if (i->flags != TINSN_HOST)
+		add(out, size, "; flags %s", i->flags == TINSN_SAVED ? "saved" : "by recipe");
 	if (starts_segment(l, i))
 		add(out, size, "; segment of %u%s", i->left, l->x->counted ? ", charged" : "");
 }
@@ -132,7 +135,7 @@ static void leave_at(const struct dbt *x, u32 insn, const char *why)
 	if (!wanted(x, lin, i->len))
 		return;
 	dbt_guest_name(x, lin, name, sizeof(name));
-	dinsn_format(dbt_guest_bytes(b, i), MAX(i->len, 1u), CODE_64, lin, text, sizeof(text));
+	dinsn_format(dbt_guest_bytes(b, i), MAX(i->len, 1u), dbt_code_mode(b), lin, text, sizeof(text));
 	print(x, "leave %s at %lx (%s): %s", why, lin, name, text);
 }
 
@@ -188,6 +191,8 @@ void dbt_trace_kill(struct vcpu *v, const struct tblock *b)
 	const struct dbt *x = dbt_of(v);
 	char name[128];
 
+	if (!b && !x->blocks_n)
+		return;
 	if (!b) {
 		print(x, "flush of %u blocks, %u bytes of code", x->blocks_n, x->used - x->start);
 		return;

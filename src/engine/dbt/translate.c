@@ -220,8 +220,10 @@ static void emit_kind(struct tr *t, bool *ends, bool *cut)
 		note_of(t)->how = HOW_NOP;
 		return;
 	}
-	if (t->narrow && core && emit_legacy_inc(t))
+	if (t->narrow && core && emit_legacy_inc(t)) {
+		note_of(t)->how = HOW_ODD;
 		return;
+	}
 	if (t->narrow && d->is_mem && !(core && d->map == 0 && d->opcode == 0x8d) && !legacy_segment(t)) {
 		emit_step(t);
 		*ends = leaves_block(d);
@@ -247,8 +249,12 @@ static void emit_kind(struct tr *t, bool *ends, bool *cut)
 		note_of(t)->how = HOW_STACK;
 		return;
 	}
-	if (core && !t->narrow && (emit_string(t) || emit_odd(t))) {
+	if (core && emit_string(t)) {
 		note_of(t)->how = HOW_STRING;
+		return;
+	}
+	if (core && emit_odd(t)) {
+		note_of(t)->how = HOW_ODD;
 		return;
 	}
 	if (emit_host(t))
@@ -300,6 +306,15 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 			break;
 		}
 		t->lin = t->b->lin + at;
+		if (s == DECODE_MORE && !n) {
+			const u8 *both = crossing_bytes(t, code, &avail);
+
+			max = 1;
+			if (both) {
+				code = both;
+				s = dbt_decode(t->x, code, avail, mode, &t->z, &t->ops, &d);
+			}
+		}
 		if (s == DECODE_MORE && n)
 			break; /* it crosses into the next page: a block of its own */
 		if (s != DECODE_OK) /* crosses, or not an instruction: the reference engine fetches it itself */
@@ -310,6 +325,8 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 		new_insn(t);
 		if (cut)
 			begin_segment(t);
+		if (s == DECODE_OK && t->b->crosses)
+			emit_crossing_check(t);
 		if (s != DECODE_OK) {
 			emit_step(t);
 			ends = true;
@@ -407,7 +424,9 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 	t.start = x->rw + b->host;
 	t.e = (struct emit){ .p = x->rw + b->body, .end = x->rw + b->host_max, .to_rx = x->rx - x->rw };
 	t.recipe_at = -1;
-	b->fpu = b->calls = false;
+	b->fpu = b->calls = b->crosses = false;
+	b->tail_len = 0;
+	b->page2 = NULL;
 	if (entries) {
 		b->saved = !steps_only && begins_with_access(x, code, avail, t.narrow ? CODE_32 : CODE_64);
 		emit_entries(&t);
@@ -417,10 +436,10 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 			flags_to_host(&t);
 	}
 	b->n = (u16)emit_block(&t, code, avail);
-	b->stubs = (u16)(t.e.p - t.start);
-	emit_stubs(&t);
 	while (t.e.p - (x->rw + b->body) < 10 && !t.e.overflow)
 		put(&t.e, 0x90); /* room for what dead blocks become */
+	b->stubs = (u16)(t.e.p - t.start);
+	emit_stubs(&t);
 	if (t.failed || t.e.overflow)
 		return false;
 	b->host_end = (u32)(t.e.p - x->rw);

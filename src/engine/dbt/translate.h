@@ -22,12 +22,12 @@ static inline u32 gpr_off(unsigned guest)
 }
 
 /* Code out of line, made when the block is complete. */
-enum stub_kind { STUB_LEAVE, STUB_ALIGN, STUB_CROSS, STUB_MISS, STUB_STORE, STUB_LINK, STUB_JUMP };
+enum stub_kind { STUB_LEAVE, STUB_ALIGN, STUB_CROSS, STUB_MISS, STUB_STORE, STUB_LINK, STUB_JUMP, STUB_LIMIT };
 struct stub {
 	bool saved; /* flags are not in the host */
 	u8 kind;   /* enum stub_kind */
 	u8 reason; /* enum leave_reason */
-	u8 reg;	   /* register that holds the linear address */
+	u8 reg;	   /* register that holds the linear address; STUB_LIMIT: 0 FS, 1 GS */
 	u8 size;   /* bytes of the access */
 	u32 info;
 	u8 *resume;  /* where it goes on, in the writable view */
@@ -35,7 +35,7 @@ struct stub {
 };
 
 /* How an instruction was translated, for --trace analysis. Filled as it is. */
-enum how { HOW_HOST, HOW_NOP, HOW_LEA, HOW_MOFFS, HOW_FLOW, HOW_STACK, HOW_STRING, HOW_SYS, HOW_STEP };
+enum how { HOW_HOST, HOW_NOP, HOW_LEA, HOW_MOFFS, HOW_FLOW, HOW_STACK, HOW_STRING, HOW_ODD, HOW_SYS, HOW_STEP };
 struct note {
 	u8 how;			    /* enum how */
 	u8 operand;		    /* what the memory operand became, enum note_operand */
@@ -66,11 +66,14 @@ struct tr {
 	enum flag_state flags;
 	struct recipe recipe; /* of the flags, if they are in the host or lost */
 	s32 recipe_at;	      /* its number in the block; -1: not recorded */
+	u8 *known_at; /* here R14 holds the linear address `known` */
+	u64 known;
+	u8 ea_size; /* bytes accessed at emit_ea()'s address, 0: not known */
 	bool narrow; /* 32-bit code */
 	u8 word;     /* bytes of an address on the stack: 8, 4 */
-	u8 ea_size;  /* bytes accessed at emit_ea()'s address; 0: not known */
 	u8 *charge;  /* imm32 of the present segment's charge, if counted */
 	u32 segment; /* first tinsn of the present segment */
+	u8 crossing[15]; /* bytes of an instruction that crosses a page */
 	unsigned stubs_n, pending_n;
 	struct stub stub[STUBS_MAX];
 	struct { /* short branches that wait for an island */
@@ -97,12 +100,12 @@ unsigned emit_ea(struct tr *t);
 /* RCX = table entry for an access of `size` bytes at register `lin`: the
  * operand is [lin + rcx + 1]. */
 void emit_access(struct tr *t, unsigned lin, unsigned size, bool write);
+/* The same for the first of a run of RCX elements: the entry serves them all, up to the page's end. */
+void emit_page_access(struct tr *t, unsigned lin, unsigned size, bool write);
 /* The same for an operand of which a mask selects parts: A and D bits are not
  * set for what is masked off, so without an entry the instruction is left to
  * the reference engine. */
 void emit_masked_access(struct tr *t, unsigned lin, unsigned size, bool write);
-/* The first store of a run of RCX elements of `size` bytes: the entry serves it up to the page's end. */
-void emit_run_store(struct tr *t, unsigned lin, unsigned size);
 /* [lin + rcx + 1] with opcode `op`, register field `reg`. */
 void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin);
 
@@ -151,12 +154,15 @@ void emit_control_word_check(struct tr *t);
 bool legacy_segment(const struct tr *t);
 /* May the host run it, but for registers and the operand's address? */
 bool legacy_expressible(const struct tr *t);
-bool ignores_w(const struct tr *t);
 bool emit_legacy_inc(struct tr *t);
 bool emit_stack32(struct tr *t);
 /* `size`: 2 or 4 bytes. */
 void emit_push_const32(struct tr *t, unsigned size, u32 value);
 void emit_legacy_base(struct tr *t);
+/* Out of line: the operand must lie within the limit of FS or GS. */
+void emit_limit_check(struct tr *t, const struct stub *s);
+/* Leave instruction `insn` to the reference engine unless ECX is 0. `saved`: flags are not in the host. */
+void emit_step_if(struct tr *t, u32 insn, bool saved);
 /* An instruction pointer, truncated as the mode has it. */
 static inline u64 code_address(const struct tr *t, u64 lin)
 {
@@ -167,6 +173,11 @@ static inline u64 code_address(const struct tr *t, u64 lin)
  * the next call. */
 enum decode_status dbt_decode(struct dbt *x, const u8 *code, unsigned avail, enum code_mode mode,
 			      const ZydisDecodedInstruction **z, const ZydisDecodedOperand **ops, struct dinsn *d);
+/* cross.c: an instruction that crosses into the next page */
+/* All its bytes and perhaps more, *n of them; NULL: those of the next page cannot be had. */
+const u8 *crossing_bytes(struct tr *t, const u8 *code, unsigned *n);
+/* t->d: leave to the reference engine if the next page is not what it was. */
+void emit_crossing_check(struct tr *t);
 
 /* The instruction is left to the reference engine. */
 void emit_step(struct tr *t);

@@ -120,9 +120,11 @@ static int masked_transfer(struct vcpu *v, const struct insn *i, gva_t lin, u8 *
 	if (interp_masked_canonical(v, i, lin, bytes, &first, &last))
 		return FAULT;
 	for (unsigned at = 0; at < t->mem_size; at += t->element) {
+		gva_t to = hot(v)->mode == BLOCK_64 ? lin + at : (u32)(lin + at);
+
 		if (!(bytes >> at & 1))
 			continue;
-		if (write ? mmu_write(v, lin + at, buf + at, t->element) : mmu_read(v, lin + at, buf + at, t->element))
+		if (write ? mmu_write(v, to, buf + at, t->element) : mmu_read(v, to, buf + at, t->element))
 			return FAULT;
 	}
 	return 0;

@@ -177,10 +177,8 @@ static int do_pusha(struct vcpu *v, const struct insn *i)
 {
 	u64 sp = RSP;
 
-	/* Bottom first, so that a limit or page fault leaves nothing half done
-	 * but memory below the stack pointer. */
-	for (int r = 7; r >= 0; r--)
-		if (stack_store(v, i, sp - (u64)(r + 1) * i->size, i->size, reg_of_size(v, (unsigned)r * 8, i->size)))
+	for (unsigned r = 0; r < 8; r++)
+		if (stack_store(v, i, sp - (u64)(r + 1) * i->size, i->size, reg_of_size(v, r * 8, i->size)))
 			return FAULT;
 	stack_set_sp(v, sp - 8ull * i->size);
 	return 0;
@@ -190,7 +188,7 @@ static int do_popa(struct vcpu *v, const struct insn *i)
 {
 	u64 sp = RSP, val[8];
 
-	for (unsigned r = 0; r < 8; r++)
+	for (unsigned r = 8; r-- > 0;)
 		if (stack_load(v, i, sp + (7 - r) * i->size, i->size, &val[r]))
 			return FAULT;
 	for (unsigned r = 0; r < 8; r++)

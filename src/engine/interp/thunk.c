@@ -137,7 +137,6 @@ static void put_mov_reg(struct emit *e, unsigned dst, unsigned src)
 /* What the instruction does with general registers. */
 struct use {
 	u16 regs, written; /* bit per register, implicit ones included */
-	bool gpr_operand;  /* an explicit general-register operand */
 	bool rsp;
 };
 
@@ -173,8 +172,6 @@ static struct use find_use(const ZydisDecodedInstruction *z, const ZydisDecodedO
 		u.regs |= (u16)(1u << n);
 		if (ops[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
 			u.written |= (u16)(1u << n);
-		if (ops[k].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
-			u.gpr_operand = true;
 		if (n == REG_RSP)
 			u.rsp = true;
 	}
@@ -229,12 +226,60 @@ static void put_prefixes(struct emit *e, const ZydisDecodedInstruction *z, bool 
 	}
 }
 
+bool narrow_ignores_w(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+{
+	switch (z->mnemonic) {
+	case ZYDIS_MNEMONIC_VCVTSI2SD:
+	case ZYDIS_MNEMONIC_VCVTSI2SS:
+	case ZYDIS_MNEMONIC_VCVTUSI2SD:
+	case ZYDIS_MNEMONIC_VCVTUSI2SS:
+	case ZYDIS_MNEMONIC_VMOVD:
+	case ZYDIS_MNEMONIC_VPCMPESTRI:
+	case ZYDIS_MNEMONIC_VPCMPESTRM:
+	case ZYDIS_MNEMONIC_VPEXTRD:
+	case ZYDIS_MNEMONIC_VPINSRD:
+		return true;
+	default:
+		break;
+	}
+	for (unsigned k = 0; k < z->operand_count; k++)
+		if (ops[k].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    ops[k].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT && gpr_number(ops[k].reg.value) >= 0)
+			return true;
+	return false;
+}
+
+bool narrow_has_is4(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+{
+	for (unsigned k = 0; k < z->operand_count; k++)
+		if (ops[k].encoding == ZYDIS_OPERAND_ENCODING_IS4)
+			return true;
+	return false;
+}
+
+unsigned narrow_zero(const ZydisDecodedInstruction *z, u8 code[NARROW_ZERO_BYTES])
+{
+	bool all = z->mnemonic == ZYDIS_MNEMONIC_VZEROALL;
+
+	if (!all && z->mnemonic != ZYDIS_MNEMONIC_VZEROUPPER)
+		return 0;
+	for (unsigned r = 0; r < 8; r++) { /* VXORPS or VMOVAPS of 128 bits clears the rest */
+		u8 *c = code + 4 * r;
+
+		c[0] = 0xc5;
+		c[1] = (u8)(0x80 | (all ? 15 - r : 15) << 3);
+		c[2] = all ? 0x57 : 0x28;
+		c[3] = (u8)(0xc0 | r << 3 | r);
+	}
+	return NARROW_ZERO_BYTES;
+}
+
 /* REX, VEX or EVEX with the bits of the old memory operand cleared. */
-static void put_extension(struct emit *e, const ZydisDecodedInstruction *z, const struct plan *p, const struct use *u,
-			  const struct dinsn *d)
+static void put_extension(struct emit *e, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops,
+			  const struct plan *p, const struct dinsn *d)
 {
 	const u8 *b = d->bytes;
-	bool narrow = d->mode != CODE_64;
+	bool narrow = d->mode != CODE_64, ignored = narrow && narrow_ignores_w(z, ops);
 	u8 vvvv_fix = p->rename_vvvv ? (u8)(((4 ^ p->rt) & 15) << 3) : 0; /* inverted fields flip alike */
 
 	if (z->attributes & ZYDIS_ATTRIB_HAS_REX) {
@@ -251,8 +296,8 @@ static void put_extension(struct emit *e, const ZydisDecodedInstruction *z, cons
 			if (narrow) {
 				b1 |= 0xe0;
 				b2 |= 0x40;
-				if (u->gpr_operand)
-					b2 &= 0x7f; /* VEX.W is ignored */
+				if (ignored)
+					b2 &= 0x7f;
 			}
 			put(e, b1);
 			put(e, b2 ^ vvvv_fix);
@@ -270,7 +315,7 @@ static void put_extension(struct emit *e, const ZydisDecodedInstruction *z, cons
 			p0 |= 0xf0;
 			p1 |= 0x40;
 			p2 |= 0x08;
-			if (u->gpr_operand)
+			if (ignored)
 				p1 &= 0x7f;
 		}
 		put(e, x[0]);
@@ -280,14 +325,20 @@ static void put_extension(struct emit *e, const ZydisDecodedInstruction *z, cons
 	}
 }
 
-static void put_instruction(struct emit *e, const ZydisDecodedInstruction *z, const struct plan *p, const struct use *u,
-			    const struct dinsn *d, bool integer)
+static void put_instruction(struct emit *e, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops,
+			    const struct plan *p, const struct dinsn *d, bool integer)
 {
-	unsigned opcode_at, tail_at;
-	u8 modrm;
+	bool narrow = d->mode != CODE_64;
+	unsigned opcode_at, tail_at, n;
+	u8 modrm, zero[NARROW_ZERO_BYTES];
 
+	n = narrow ? narrow_zero(z, zero) : 0;
+	if (n) {
+		put_bytes(e, zero, n);
+		return;
+	}
 	put_prefixes(e, z, integer, d);
-	put_extension(e, z, p, u, d);
+	put_extension(e, z, ops, p, d);
 	if (!(z->attributes & ZYDIS_ATTRIB_HAS_MODRM)) {
 		/* opcode and immediates as they are; Zydis counts REX as a prefix */
 		opcode_at = z->raw.prefix_count;
@@ -302,7 +353,10 @@ static void put_instruction(struct emit *e, const ZydisDecodedInstruction *z, co
 		opcode_at = z->raw.evex.offset + 4u;
 	else
 		opcode_at = z->raw.prefix_count;
-	put_bytes(e, d->bytes + opcode_at, z->raw.modrm.offset - opcode_at);
+	if (narrow && d->map == 0 && d->bytes[opcode_at] == 0x82)
+		put(e, 0x80); /* an alias of it, in 64-bit mode undefined */
+	else
+		put_bytes(e, d->bytes + opcode_at, z->raw.modrm.offset - opcode_at);
 	modrm = d->bytes[z->raw.modrm.offset];
 	if (p->rename_reg)
 		modrm = (u8)((modrm & 0xc7) | p->rt << 3);
@@ -315,6 +369,10 @@ static void put_instruction(struct emit *e, const ZydisDecodedInstruction *z, co
 	if (z->attributes & ZYDIS_ATTRIB_HAS_SIB)
 		tail_at++;
 	tail_at += z->raw.disp.size / 8;
+	if (narrow && narrow_has_is4(z, ops)) {
+		put(e, d->bytes[tail_at] & 0x7f);
+		return;
+	}
 	put_bytes(e, d->bytes + tail_at, d->len - tail_at);
 }
 
@@ -371,7 +429,7 @@ static bool generate(struct emit *e, const ZydisDecodedInstruction *z, const Zyd
 	for (unsigned r = 0; r < 16; r++)
 		if (regs >> r & 1)
 			put_mov_mem(e, 0x8b, r == REG_RSP ? p.rt : r, p.rv, r * 8);
-	put_instruction(e, z, &p, &u, d, integer);
+	put_instruction(e, z, ops, &p, d, integer);
 	for (unsigned r = 0; r < 16; r++)
 		if (u.written >> r & 1)
 			put_mov_mem(e, 0x89, r == REG_RSP ? p.rt : r, p.rv, r * 8);
@@ -547,8 +605,9 @@ enum fpu_need thunk_need(const ZydisDecodedInstruction *z, const ZydisDecodedOpe
 	}
 	if (z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && z->opcode >= 0xd8 && z->opcode <= 0xdf)
 		return FPU_X87;
-	/* CVTSS2SI with memory names no vector register */
-	if (vector || z->meta.category == ZYDIS_CATEGORY_CONVERT || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
+	/* CVTSS2SI with memory names no vector register; CBW and its kin are "conversions" too */
+	if (vector || (z->meta.category == ZYDIS_CATEGORY_CONVERT && z->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT) ||
+	    z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
 	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
 		return FPU_SSE;
 	if (mmx || z->mnemonic == ZYDIS_MNEMONIC_EMMS)

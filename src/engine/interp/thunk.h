@@ -55,6 +55,19 @@ int thunk_call(struct vcpu *v, void *mem, const void *code, u64 *sp_slot);
 bool select_special(struct vcpu *v, struct insn *i, const struct dinsn *d, const ZydisDecodedInstruction *z,
 		    const ZydisDecodedOperand *ops);
 
+/*
+ * What the host in 64-bit mode must be told otherwise of an instruction of 16-
+ * or 32-bit code.
+ */
+/* VEX.W or EVEX.W would choose a quadword of a general register, which there is not: ignored. */
+bool narrow_ignores_w(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
+/* Registers in an immediate (bits 7:4) are 0 to 7: bit 7 is ignored. */
+bool narrow_has_is4(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
+/* VZEROUPPER and VZEROALL leave registers 8 to 15 alone: host code that does
+ * the same to 0 to 7. Returns its length, 0 for other instructions. */
+#define NARROW_ZERO_BYTES 32
+unsigned narrow_zero(const ZydisDecodedInstruction *z, u8 code[NARROW_ZERO_BYTES]);
+
 /* Which unit the instruction needs enabled. */
 enum fpu_need thunk_need(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
 
