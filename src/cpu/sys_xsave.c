@@ -13,7 +13,7 @@
 #include "cpu/sys.h"
 #include "cpu/xstate.h"
 
-#define CHUNK 64 /* bytes a linear access */
+#define CHUNK 1024 /* bytes a linear access: the largest component */
 
 struct pieces {
 	unsigned n;

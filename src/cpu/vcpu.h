@@ -103,7 +103,7 @@ struct vcpu {
 	const struct engine_ops *engine;
 	const struct engine_options *engine_options; /* read by vcpu_attach; NULL: defaults */
 	void *engine_data;
-	_Alignas(64) u64 engine_hot[64]; /* the attached engine's most used private data */
+	_Alignas(64) u64 engine_hot[96]; /* the attached engine's most used private data */
 };
 
 static inline void vcpu_raise(struct vcpu *v, u32 events)

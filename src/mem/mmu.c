@@ -212,6 +212,16 @@ void mmu_mode_changed(struct vcpu *v)
 	m->mmu.flat_base = m->flat_base_of[m->mmu.index];
 }
 
+enum mmu_index mmu_kernel_mode(struct vcpu *v, bool ac, struct tlb_entry **table, u8 **base)
+{
+	struct mmu_impl *m = mmu_impl(v);
+	const enum mmu_index index = ac && (v->cpu.cr4 & CR4_SMAP) ? MMU_KERNEL_AC : MMU_KERNEL;
+
+	*table = m->mmu.tlb[index];
+	*base = m->flat_base_of[index];
+	return index;
+}
+
 /* ---- breakpoints ---- */
 
 static bool overlap(u64 a, u64 alen, u64 b, u64 blen)

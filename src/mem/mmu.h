@@ -86,6 +86,10 @@ int must_check mmu_translate(struct vcpu *v, gva_t lin, enum mmu_access acc, enu
 int must_check mmu_read(struct vcpu *v, gva_t lin, void *dst, unsigned len);
 int must_check mmu_write(struct vcpu *v, gva_t lin, const void *src, unsigned len);
 
+/* What mmu_mode_changed() chooses at CPL 0 with EFLAGS.AC as given: the index, its table and the set's base. Holds
+ * until CR4 changes. For code that changes AC by itself. */
+enum mmu_index mmu_kernel_mode(struct vcpu *v, bool ac, struct tlb_entry **table, u8 **base);
+
 /* Debugger's view: translate without side effects. False if not mapped. */
 bool mmu_debug_translate(struct vcpu *v, gva_t lin, gpa_t *gpa);
 

@@ -285,14 +285,16 @@ U(ud2, "ud2") U(swapgs, "swapgs") U(sysret, "sysretq") U(hlt, "hlt") U(rdmsr, "r
 	}
 }
 
-extern u8 k_syscall[], k_syscall32[], k_enter[], u_syscall_next[], u_sysenter_next[], k_sysret_bad[];
+extern u8 k_syscall[], k_syscall32[], k_enter[], u_syscall_next[], u_sysenter_next[], k_sysret_bad[], k_left[];
 /* clang-format off */
 U(syscall, "mov $0x1234,%ebx; syscall; u_syscall_next: mov %cs,%edx; mov %ss,%esi; pushf; pop %rdi")
+U(left, "syscall; ret")
 U(sysenter, "mov %rsp,%rcx; lea u_sysenter_next(%rip),%rdx; sysenter; u_sysenter_next: mov %cs,%ebx; mov %ss,%esi")
 /* clang-format on */
 asm("k_syscall: mov %rcx,%r8; mov %r11,%r9; mov %cs,%r10d; mov %ss,%r12d; pushf; pop %r13; mov %rsp,%r14; sysretq\n"
     "k_syscall32: mov %cs,%r10d; lea 1f(%rip),%rcx; sysretl\n"
     ".code32\n1: mov %cs,%ebx; mov %ss,%esi; int $0x30\n.code64\n"
+    "k_left: call 1f; cli; int $0x30; 1: sysretq\n"
     "k_sysret_bad: mov $1,%ecx; shl $63,%rcx; sysretq\n"
     "k_enter: mov %cs,%r8d; mov %ss,%r9d; mov %rsp,%r10; pushf; pop %r11; rex.w sysexit\n");
 
@@ -322,6 +324,8 @@ static void fast_calls(void)
 	RUNS_IN_USER("syscall, sysretl", user(u_syscall, 0));
 	check("  user CS is 32-bit code", last.f.bx & 0xffff, SEL(12) | 3);
 	check("  user SS", last.f.si & 0xffff, SEL(13) | 3);
+	wrmsr(0xc0000082, (ulong)k_left);
+	FAULTS("ring 3: a return that the kernel's call left is still ring 3's", GP, 0, user(u_left, 0));
 	wrmsr(0xc0000082, (ulong)k_sysret_bad);
 	/* in ring 0 on Intel's, in ring 3 on AMD's processors */
 	FAULTS("sysret to an address that is not canonical", GP, 0, user(u_syscall, 0));

@@ -51,6 +51,7 @@ static void set_code_flag(struct vcpu *v, gpa_t gpa, bool on)
 void dbt_reset_returns(struct vcpu *v)
 {
 	dhot(v)->ret_sp = dhot(v)->ret_base;
+	dbt_of(v)->user_sp = dbt_of(v)->bottom[1];
 	dbt_of(v)->stats.return_resets++;
 }
 
@@ -72,23 +73,41 @@ static void set_valid(struct dbt *x, u8 *base, u32 index, u8 valid)
 		flat_set_base(x->v->mmu->flat, n)[AUX_VALID + index] = valid;
 }
 
+/* Returns that expect code of the set at `base` (NULL: of any). */
+static void forget_returns(struct vcpu *v, const u8 *base)
+{
+	struct dbt *x = dbt_of(v);
+
+	if (!base || x->user || base == dhot(v)->ac_base[0] || base == dhot(v)->ac_base[1])
+		dbt_reset_returns(v);
+	else
+		x->user_sp = x->bottom[1];
+}
+
 void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all)
 {
 	struct vcpu *v = vcpu;
 	struct dbt *x = dbt_of(v);
 
 	if (!all) {
+		bool known = false;
+
 		lin &= PAGE_MASK;
-		for (struct tpage *p = x->by_lin[lin_hash(lin)]; p; p = p->lin_next)
-			if (p->lin == lin)
+		for (struct tpage *p = x->by_lin[lin_hash(lin)]; p; p = p->lin_next) {
+			if (p->lin == lin) {
 				set_valid(x, base, p->index, 0);
+				known = true;
+			}
+		}
+		if (!known)
+			return;
 	} else if (base) {
 		zero_words(base + AUX_VALID, (x->pages_n + 63) & ~63u);
 	} else {
 		for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++)
 			zero_words(flat_set_base(v->mmu->flat, n) + AUX_VALID, (x->pages_n + 63) & ~63u);
 	}
-	dbt_reset_returns(v);
+	forget_returns(v, base);
 }
 
 /* At the block's door: mov ecx, index ; jmp leave. */

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define RET_STACK (64 * KiB)
+#define RET_SPAN (RET_STACK + 2 * PAGE_SIZE) /* a guard below, the bottom entry above */
 
 /* Behind struct dbt: what only ordinary C needs. */
 struct dbt_host {
@@ -66,10 +67,12 @@ static int map_pools(struct dbt_host *h, struct error *e)
 	x->frames = memory_ram_size(x->v->mem) >> PAGE_SHIFT;
 	x->lines = pool(x->frames * sizeof(*x->lines));
 	x->no_store = ~0ull;
-	h->ret_map = pool(RET_STACK + 2 * PAGE_SIZE);
-	if (!x->blocks || !x->insns || !x->exits || !x->recipes || !x->sys || !x->pages || !x->lines || !x->decoded || !h->ret_map)
+	h->ret_map = pool(2 * RET_SPAN);
+	if (!x->blocks || !x->insns || !x->exits || !x->recipes || !x->sys || !x->pages ||
+	    !x->lines || !x->decoded || !h->ret_map)
 		return error_set(e, "engine dbt: out of memory");
 	mprotect(h->ret_map, PAGE_SIZE, PROT_NONE);
+	mprotect(h->ret_map + RET_SPAN, PAGE_SIZE, PROT_NONE);
 	return 0;
 }
 
@@ -90,10 +93,14 @@ static void set_up_hot(struct dbt_host *h)
 {
 	struct dbt *x = &h->dbt;
 	struct dbt_hot *hot = dhot(x->v);
-	u64 *bottom = (u64 *)(h->ret_map + PAGE_SIZE + RET_STACK);
 
-	*bottom = (u64)(uintptr_t)x->ret_miss[WIDTH_64];
-	hot->ret_base = hot->ret_sp = (u64)(uintptr_t)bottom;
+	for (unsigned n = 0; n < 2; n++) {
+		u64 *bottom = (u64 *)(h->ret_map + n * RET_SPAN + PAGE_SIZE + RET_STACK);
+
+		*bottom = (u64)(uintptr_t)x->ret_miss[WIDTH_64];
+		x->bottom[n] = (u64)(uintptr_t)bottom;
+	}
+	hot->ret_base = hot->ret_sp = x->bottom[0];
 	for (unsigned log = 0; log < ARRAY_SIZE(hot->cross_mask); log++)
 		hot->cross_mask[log] = 0xfffu & ~((1u << log) - 1);
 	hot->offset_mask = 0xfff;
@@ -104,6 +111,7 @@ static void set_up_hot(struct dbt_host *h)
 	hot->bit_mask[0] = 31;
 	hot->bit_mask[1] = 63;
 	hot->jump_mask = ((1u << JUMP_BITS) - 1) << 2;
+	dbt_sysfast_init(x->v);
 	h->signal = (struct dbt_signal){ .rx = x->rx,
 					 .size = x->size,
 					 .reason_value = LEAVE_HOST,
@@ -114,9 +122,9 @@ static void set_up_hot(struct dbt_host *h)
 					 .t0 = &hot->t0,
 					 .ret_sp = &hot->ret_sp,
 					 .host_sp = &hot->host_sp,
-					 .ret_base = hot->ret_base,
+					 .ret_base = &hot->ret_base,
 					 .resume = x->leave_host,
-					 .guard = h->ret_map,
+					 .guard = { h->ret_map, h->ret_map + RET_SPAN },
 					 .flat = x->v->mmu->flat };
 }
 
@@ -145,7 +153,7 @@ static void free_engine(struct dbt_host *h)
 	if (x->lines)
 		munmap(x->lines, x->frames * sizeof(*x->lines));
 	if (h->ret_map)
-		munmap(h->ret_map, RET_STACK + 2 * PAGE_SIZE);
+		munmap(h->ret_map, 2 * RET_SPAN);
 	dbt_observe_fini(x);
 	free(h);
 }

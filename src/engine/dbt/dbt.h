@@ -66,6 +66,13 @@ struct dbt_hot {
 	u32 unlimited[2];
 	u32 slot_mask, one; /* of the routine that lets stores to code pages through */
 	u64 page_mask, spill[3];
+	/* sysfast.c: bits that PEXT and PDEP keep */
+	u32 all_but_if, all_but_df, all_but_ac, status, high17, inner16;
+	u32 popf_fixed, popf_fixed_user; /* bits that POPF at CPL 0 and 3 may not change by itself */
+	u32 sti_ok, fsgsbase, pkru_on;	 /* zero: leave */
+	u32 ac_index[2];		 /* by EFLAGS.AC: what mmu_mode_changed() chooses at CPL 0 */
+	struct tlb_entry *ac_table[2];
+	u8 *ac_base[2];
 };
 #define HOT_INDEX 32
 #define HOT_OFF (offsetof(struct vcpu, engine_hot) + HOT_INDEX * 8)
@@ -105,6 +112,10 @@ enum dbt_width { WIDTH_64, WIDTH_32, WIDTHS };
  * 32-bit stack; KEY_SEG: data segment DS or ES is flat and writable. FS and GS
  * change too often to be in the key: code looks at hot->unlimited and seg_size.
  */
+#define KEY_COUNTED BIT(8)
+#define KEY_X87_UNMASKED BIT(9)
+#define KEY_SINGLE BIT(10)
+#define KEY_USER BIT(11)
 #define KEY_32 BIT(16)
 #define KEY_SEG(s) BIT(20 + (s))
 #define MODE_OTHER (~0u) /* not translated */
@@ -193,7 +204,7 @@ struct texit {
 struct tsys {
 	u32 insn;
 	u8 sys;
-	bool ends; /* control never falls through */
+	bool control; /* may change what settled() looks at */
 	struct dinsn d;
 };
 
@@ -217,6 +228,12 @@ struct dbt_stats {
 	u64 leaves[LEAVE_COUNT], sys_calls[ISA_SYS_COUNT];
 };
 
+/* Rarely changed state that translations or the hot data depend on. */
+struct dbt_control {
+	u64 cr0, cr4, efer, xcr0;
+	bool intr_held, x87_unmasked;
+};
+
 /* vcpu->engine_data. */
 struct dbt {
 	struct interp interp; /* first: the embedded reference engine */
@@ -231,11 +248,15 @@ struct dbt {
 	const u8 *code_store;
 	const u8 *ret_miss[WIDTHS], *ret_wrong[WIDTHS], *jump_indirect[WIDTHS];
 	const u8 *rep[REP_OPS][4]; /* by log2 of the size, see rep.c */
-	u64 *ret_stack;
-	u32 key; /* of the blocks that run */
-	u32 key_of[WIDTHS]; /* of the jump caches' entries */
-	u32 mode; /* the key's part from dbt_mode() */
-	bool counted, x87_unmasked, stale, single;
+	u32 key;	    /* of the blocks that run */
+	u32 key_of[WIDTHS]; /* of the jump caches' entries, KEY_USER apart */
+	u32 mode;	    /* dbt_mode() the key was made for */
+	struct dbt_control control; /* what the key and the hot data were made for */
+	bool user;		    /* CPL 3: translated code runs at CPL 0 and 3 only */
+	u8 *user_base;		    /* set in which user code ran last */
+	u64 user_sp;		    /* its return stack, while the kernel runs */
+	u64 bottom[2];		    /* of the return stacks of kernel and user */
+	bool counted, stale, single;
 	bool count_all; /* of the options */
 	u32 trace;	/* of the options */
 	const struct engine_options *options; /* NULL: defaults */
@@ -317,6 +338,9 @@ struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin, struct 
 void dbt_describe(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const char *text), void *opaque);
 /* entry.c */
 void dbt_make_trampolines(struct dbt *x);
+
+/* sysfast.c */
+void dbt_sysfast_init(struct vcpu *v); /* its constants among the hot data */
 
 /* run.c */
 /* For tests: blocks of one instruction, so that budgets of one run translated too. */

@@ -201,6 +201,16 @@ static inline void pext_gs(struct emit *e, unsigned dst, unsigned src, u32 disp)
 	put(e, 0xf5);
 	put_gs_operand(e, dst, disp);
 }
+/* pdep dst32, src32, dword gs:[disp] */
+static inline void pdep_gs(struct emit *e, unsigned dst, unsigned src, u32 disp)
+{
+	put(e, 0x65);
+	put(e, 0xc4);
+	put(e, (dst >> 3 ? 0 : 0x80) | 0x60 | 2);
+	put(e, (~src & 15) << 3 | 3); /* W0 L0 pp=F2 */
+	put(e, 0xf5);
+	put_gs_operand(e, dst, disp);
+}
 /* jmp or call (op E9H, E8H) to `target`, an address in the executable view */
 static inline void jump(struct emit *e, unsigned op, const u8 *target)
 {

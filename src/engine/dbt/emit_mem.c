@@ -99,6 +99,18 @@ static void leave(struct tr *t, const struct stub *s, unsigned reason)
 	jump(&t->e, 0xe9, s->saved ? t->x->leave_saved[reason] : t->x->leave[reason]);
 }
 
+void leave_unless_zero(struct tr *t, enum leave_reason reason, u32 info)
+{
+	struct emit *e = &t->e;
+
+	put(e, 0xe3); /* jrcxz over what follows */
+	put(e, 10 + t->pending_n * 5);
+	put(e, 0xb9); /* mov ecx, info */
+	put32(e, info);
+	jump(e, 0xe9, t->flags == FLAGS_HOST ? t->x->leave[reason] : t->x->leave_saved[reason]);
+	islands(t, 0, false);
+}
+
 /* test ch, 10H on (lin + size - 1) ^ lin: does the access cross a page? */
 static void put_cross_test(struct emit *e, unsigned lin, unsigned size)
 {

@@ -26,8 +26,11 @@ void emit_step(struct tr *t)
 
 void emit_safepoint(struct tr *t)
 {
-	unsigned stub = new_stub(t, STUB_LEAVE, LEAVE_SAFE, t->insn);
+	unsigned stub;
 
+	if (t->shadow) /* the STI looks at vcpu->go itself */
+		return;
+	stub = new_stub(t, STUB_LEAVE, LEAVE_SAFE, t->insn);
 	islands(t, 40, true);
 	op_gs(&t->e, false, 0x8b, H_RCX, (u32)offsetof(struct vcpu, go));
 	short_branch(t, true, stub);

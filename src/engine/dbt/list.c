@@ -390,7 +390,7 @@ void dbt_describe(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const ch
 	for (u32 k = 0; k < x->pages_n && !l.b; k++) {
 		const struct tpage *p = &x->pages[k];
 
-		if (p->lin != (lin & PAGE_MASK) || p->key != x->key)
+		if (p->lin != (lin & PAGE_MASK) || ((p->key ^ x->key) & ~(u32)KEY_USER))
 			continue;
 		b = holds(x, p, lin);
 		if (b && v->mmu->flat_base[AUX_VALID + p->index])

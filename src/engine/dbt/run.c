@@ -9,6 +9,7 @@
 /* What a leave leads to. */
 enum next {
 	NEXT_ENTER, /* hot->pc is set */
+	NEXT_JUMP,  /* v->cpu is exact: through the jump cache to rip */
 	NEXT_LOOK,  /* v->cpu is exact: find the block at rip */
 	NEXT_LOOP,  /* v->cpu is exact: back to the run loop */
 };
@@ -24,30 +25,102 @@ static bool x87_unmasked(struct vcpu *v)
 	return (fcw & 0x3f) != 0x3f;
 }
 
-/* What the translation of a block depends on beside its bytes. */
-static void update_key(struct vcpu *v)
+/* Translations and hot data are still those of the present state. */
+static bool settled(struct vcpu *v)
+{
+	const struct dbt_control *n = &dbt_of(v)->control;
+	const struct cpu *c = &v->cpu;
+
+	return likely(n->cr0 == c->cr0 && n->cr4 == c->cr4 && n->efer == c->efer && n->xcr0 == c->xcr0 &&
+		      n->intr_held == v->intr_held && n->x87_unmasked == x87_unmasked(v));
+}
+
+/* Hot data that follows from x->control. */
+static void settle_hot(struct vcpu *v)
+{
+	const struct cpu *c = &v->cpu;
+	struct dbt_hot *h = dhot(v);
+
+	h->sti_ok = !v->intr_held;
+	h->popf_fixed_user = FL_TF | FL_IF | FL_DF | FL_IOPL | FL_NT | FL_AC | FL_ID;
+	h->popf_fixed = h->popf_fixed_user & ~(u32)(v->intr_held ? 0 : FL_IF);
+	h->fsgsbase = (c->cr4 & CR4_FSGSBASE) && !(c->cr4 & CR4_LA57);
+	h->pkru_on = c->cr4 & CR4_PKE;
+	for (unsigned ac = 0; ac < 2; ac++)
+		h->ac_index[ac] = mmu_kernel_mode(v, ac, &h->ac_table[ac], &h->ac_base[ac]);
+}
+
+/* What translations depend on beside their bytes, and what translated code looks at. */
+static void settle(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
+	const struct cpu *c = &v->cpu;
 	enum dbt_width w;
 	u32 key;
 
-	x->x87_unmasked = x87_unmasked(v);
-	x->mode = dbt_mode(&v->cpu);
+	if (unlikely(!settled(v))) {
+		x->control = (struct dbt_control){ .cr0 = c->cr0,
+						   .cr4 = c->cr4,
+						   .efer = c->efer,
+						   .xcr0 = c->xcr0,
+						   .intr_held = v->intr_held,
+						   .x87_unmasked = x87_unmasked(v) };
+		settle_hot(v);
+	}
+	x->mode = dbt_mode(c);
 	if (x->mode & KEY_32)
 		dbt_note_segments(v);
-	key = interp_fpu_enabled(&v->cpu) | (u32)x->counted << 8 | (u32)x->x87_unmasked << 9 | (u32)x->single << 10 |
-	      x->mode;
-	if (likely(key == x->key))
+	key = interp_fpu_enabled(c) | (x->counted ? (u32)KEY_COUNTED : 0) |
+	      (x->control.x87_unmasked ? (u32)KEY_X87_UNMASKED : 0) | (x->single ? (u32)KEY_SINGLE : 0) | x->mode;
+	if (likely(key == (x->key & ~(u32)KEY_USER)))
 		return;
 	w = key & KEY_32 ? WIDTH_32 : WIDTH_64;
-	x->key = key;
+	x->key = key | (x->user ? (u32)KEY_USER : 0);
 	dbt_reset_returns(v);
-	*(u64 *)(uintptr_t)dhot(v)->ret_base = (u64)(uintptr_t)x->ret_miss[w];
+	for (unsigned n = 0; n < 2; n++)
+		*(u64 *)(uintptr_t)x->bottom[n] = (u64)(uintptr_t)x->ret_miss[w];
 	if (key == x->key_of[w])
 		return;
 	x->key_of[w] = key;
 	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++)
 		dbt_reset_jumps(x, flat_set_base(v->mmu->flat, n), w);
+}
+
+/*
+ * Blocks of kernel and user have different keys and meet in no set's jump
+ * cache. Each has a return stack: what the kernel expects must not be what a
+ * return of the user's finds, and the user's own stays while the kernel runs,
+ * as long as it comes back to the same set.
+ */
+static void choose_ring(struct vcpu *v, bool user)
+{
+	struct dbt *x = dbt_of(v);
+	struct dbt_hot *h = dhot(v);
+
+	if (user && (x->user || x->user_base != v->mmu->flat_base))
+		x->user_sp = x->bottom[1];
+	else if (x->user)
+		x->user_sp = h->ret_sp;
+	if (user)
+		x->user_base = v->mmu->flat_base;
+	x->user = user;
+	x->key = (x->key & ~(u32)KEY_USER) | (user ? (u32)KEY_USER : 0);
+	h->ret_base = x->bottom[user];
+	h->ret_sp = user ? x->user_sp : x->bottom[0];
+}
+
+/* False: translated code does not run at this privilege level. */
+static bool right_ring(struct vcpu *v)
+{
+	const struct dbt *x = dbt_of(v);
+	unsigned dpl = v->cpu.seg[SEG_SS].attr & SEG_DPL;
+	bool user = dpl == SEG_DPL;
+
+	if (unlikely(dpl && !user))
+		return false;
+	if (user != x->user || (user && unlikely(v->mmu->flat_base != x->user_base)))
+		choose_ring(v, user);
+	return true;
 }
 
 /* v->icount exact, `pending` charged instructions not done. */
@@ -106,27 +179,59 @@ static enum next look(struct vcpu *v)
 	return NEXT_LOOP;
 }
 
+static unsigned jump_slot(u64 lin)
+{
+	return (unsigned)(lin >> 2) & ((1u << JUMP_BITS) - 1);
+}
+
+static const u8 **jump_cache(struct vcpu *v)
+{
+	return (const u8 **)(v->mmu->flat_base + AUX_JUMP(dbt_of(v)->key & KEY_32 ? WIDTH_32 : WIDTH_64));
+}
+
+/* Into the block at rip if the set's jump cache has it, else LEAVE_INDIRECT. */
+static enum next jump(struct vcpu *v)
+{
+	struct dbt_hot *h = dhot(v);
+
+	if (unlikely(!lin_canonical(&v->cpu, v->cpu.rip)))
+		return look(v);
+	if (!charge(v, 0))
+		return NEXT_LOOP;
+	h->t0 = v->cpu.rip;
+	h->pc = (u64)(uintptr_t)jump_cache(v)[jump_slot(v->cpu.rip)];
+	return NEXT_ENTER;
+}
+
 static bool undisturbed(const struct vcpu *v)
 {
 	return !v->event && v->cpu.activity == ACT_RUNNING && !interp_careful(v);
 }
 
+/* v->cpu is exact, control went elsewhere. */
+static enum next go_elsewhere(struct vcpu *v)
+{
+	return likely(undisturbed(v)) && likely(dbt_mode(&v->cpu) == dbt_of(v)->mode) ? NEXT_JUMP : NEXT_LOOP;
+}
+
 /* An instruction was done in C: go on behind `i` in the block, if that is where it leads. */
-static enum next go_on(struct vcpu *v, const struct tinsn *i, u64 gen)
+static enum next go_on(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
 	const struct tblock *b = &x->blocks[i->block];
 	const struct tinsn *n = i + 1;
 
-	if (unlikely(!undisturbed(v)) || unlikely(dbt_mode(&v->cpu) != x->mode))
+	if (unlikely(!undisturbed(v)) || unlikely(dbt_mode(&v->cpu) != x->mode) || unlikely(!right_ring(v)))
 		return NEXT_LOOP;
 	if (x->mode & KEY_32)
 		dbt_note_segments(v);
-	flags_to_dbt(v);
-	if (b->dead || v->mmu->gen != gen || n == &x->insns[b->first] + b->n || v->cpu.rip != b->lin + n->guest)
+	if (n == &x->insns[b->first] + b->n || v->cpu.rip != b->lin + n->guest || b->dead || b->page->key != x->key)
+		return NEXT_JUMP;
+	if (!v->mmu->flat_base[AUX_VALID + b->page->index])
 		return NEXT_LOOK;
 	if (!charge(v, n->left))
 		return NEXT_LOOP;
+	flags_to_dbt(v);
 	if (b->fpu)
 		fpu_load(v);
 	dhot(v)->pc = (u64)(uintptr_t)(x->rx + b->host + n->host);
@@ -143,7 +248,6 @@ static void exact_at(struct vcpu *v, const struct tinsn *i)
 static enum next do_step(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
-	u64 gen = v->mmu->gen;
 	u32 flushes = (u32)x->stats.flushes;
 
 	x->stats.steps++;
@@ -151,32 +255,32 @@ static enum next do_step(struct vcpu *v, const struct tinsn *i)
 	if (unlikely(x->blocks[i->block].crosses))
 		dbt_crossing_left(v, &x->blocks[i->block]);
 	interp_single(v);
-	if (unlikely(x87_unmasked(v) != x->x87_unmasked))
+	if (!settled(v))
 		return NEXT_LOOP;
 	if ((u32)x->stats.flushes != flushes)
 		return NEXT_LOOP;
-	return go_on(v, i, gen);
+	return go_on(v, i);
 }
 
 static enum next do_sys(struct vcpu *v, const struct tsys *s)
 {
 	struct dbt *x = dbt_of(v);
 	const struct tinsn *i = &x->insns[s->insn];
-	u64 gen = v->mmu->gen, rip;
+	u64 rip;
 
 	x->stats.sys_calls[s->sys]++;
 	exact_at(v, i);
 	rip = v->cpu.rip;
 	if (unlikely(sys_table[s->sys](v, &s->d))) {
 		cpu_deliver_fault(v);
-		return NEXT_LOOP;
+		return go_elsewhere(v);
 	}
 	if (unlikely(v->cpu.rip == rip) && (s->sys == ISA_SYS_ins || s->sys == ISA_SYS_outs))
 		return NEXT_LOOP; /* an iteration of REP INS or OUTS: the instruction is not done */
 	v->icount++;
-	if (unlikely(interp_fpu_enabled(&v->cpu) != (u8)x->key) || unlikely(x87_unmasked(v) != x->x87_unmasked))
+	if (s->control && !settled(v))
 		return NEXT_LOOP;
-	return go_on(v, i, gen);
+	return go_on(v, i);
 }
 
 static enum next do_link(struct vcpu *v, u32 id)
@@ -233,7 +337,6 @@ static enum next do_indirect(struct vcpu *v)
 	struct dbt *x = dbt_of(v);
 	u64 lin = dhot(v)->t0;
 	struct tblock *b;
-	u32 slot;
 
 	if (unlikely(!lin_canonical(&v->cpu, lin)))
 		return undo_branch(v, &x->insns[dhot(v)->branch]);
@@ -246,9 +349,7 @@ static enum next do_indirect(struct vcpu *v)
 	b = dbt_find(v, lin);
 	if (!b)
 		return NEXT_LOOK;
-	slot = (u32)(lin >> 2) & ((1u << JUMP_BITS) - 1);
-	((const u8 **)(v->mmu->flat_base + AUX_JUMP(x->key & KEY_32 ? WIDTH_32 : WIDTH_64)))[slot] =
-	    x->rx + b->entry_indirect;
+	jump_cache(v)[jump_slot(lin)] = x->rx + b->entry_indirect;
 	return enter_block(v, b);
 }
 
@@ -378,6 +479,8 @@ static const struct tinsn *left_insn(const struct dbt *x, const struct dbt_hot *
 	case LEAVE_SAFE:
 	case LEAVE_FPU:
 		return &x->insns[h->info];
+	case LEAVE_SYS:
+		return &x->insns[x->sys[h->info].insn];
 	default:
 		return NULL;
 	}
@@ -431,25 +534,34 @@ static enum next leave(struct vcpu *v)
 	}
 }
 
+/* Translated code is about to run: make a later vcpu_raise() visible to it. */
+static void arm(struct vcpu *v)
+{
+	if (likely(v->go))
+		return;
+	__atomic_store_n((u32 *)&v->go, 1, __ATOMIC_SEQ_CST);
+	if (unlikely(v->event))
+		__atomic_store_n((u32 *)&v->go, 0, __ATOMIC_SEQ_CST);
+}
+
 /* Translated code from rip on, until something else must be looked at. */
 static void run_translated(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
-	enum next next;
+	enum next next = NEXT_JUMP;
 
-	update_key(v);
-	flags_to_dbt(v);
-	next = look(v);
+	settle(v);
 	for (;;) {
-		if (next == NEXT_LOOK) {
+		if (next == NEXT_JUMP || next == NEXT_LOOK) {
+			if (unlikely(!right_ring(v)))
+				return;
 			flags_to_dbt(v);
-			next = look(v);
+			next = next == NEXT_JUMP ? jump(v) : look(v);
 		}
 		if (next == NEXT_LOOP)
 			return;
-		__atomic_store_n((u32 *)&v->go, 1, __ATOMIC_SEQ_CST);
-		if (unlikely(v->event))
-			__atomic_store_n((u32 *)&v->go, 0, __ATOMIC_SEQ_CST);
+		arm(v);
+		v->cpu.rflags &= ~FL_STATUS; /* they are the host's */
 		x->enter(v);
 		next = leave(v);
 	}
@@ -465,7 +577,9 @@ void dbt_translate_single(struct vcpu *v, bool on)
 
 static bool translatable_mode(const struct vcpu *v)
 {
-	return dbt_mode(&v->cpu) != MODE_OTHER;
+	unsigned cpl = cpu_cpl(&v->cpu);
+
+	return dbt_mode(&v->cpu) != MODE_OTHER && (cpl == 0 || cpl == 3);
 }
 
 static bool translates(struct vcpu *v, u64 insns)

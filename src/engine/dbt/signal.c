@@ -26,6 +26,11 @@ static u16 lahf_seto(u64 flags)
 	return (u16)((flags & 0xff) << 8 | (flags >> 11 & 1));
 }
 
+static bool in_page(const u8 *addr, const u8 *page)
+{
+	return addr >= page && addr < page + 4096;
+}
+
 static bool on_fault(int sig, siginfo_t *info, void *context)
 {
 	const struct dbt_signal *s = running;
@@ -36,8 +41,8 @@ static bool on_fault(int sig, siginfo_t *info, void *context)
 		return false;
 	if (sig == SIGSEGV && flat_table_fault(s->flat, addr))
 		return true;
-	if (sig == SIGSEGV && addr >= s->guard && addr < s->guard + 4096) {
-		g[REG_RSP] = (greg_t)s->ret_base;
+	if (sig == SIGSEGV && (in_page(addr, s->guard[0]) || in_page(addr, s->guard[1]))) {
+		g[REG_RSP] = (greg_t)*s->ret_base;
 		return true;
 	}
 	s->gpr[0] = (u64)g[REG_RAX];

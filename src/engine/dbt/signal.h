@@ -17,9 +17,9 @@ struct dbt_signal {
 	u32 *reason, *info;
 	u16 *flags;
 	u64 *gpr, *t0, *ret_sp, *host_sp;
-	u64 ret_base;
+	const u64 *ret_base;
 	const u8 *resume;
-	const u8 *guard; /* page below the return stack */
+	const u8 *guard[2]; /* pages below the return stacks */
 	struct flat *flat;
 };
 

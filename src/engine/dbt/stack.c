@@ -4,8 +4,7 @@
  */
 #include "engine/dbt/translate.h"
 
-/* R14 = RSP - 8, RCX its write entry. */
-static void open_push(struct tr *t)
+void emit_open_push(struct tr *t)
 {
 	lea(&t->e, H_R14, home[4], -8);
 	emit_access(t, H_R14, 8, true);
@@ -22,7 +21,7 @@ void emit_push_const(struct tr *t, u64 value)
 {
 	struct emit *e = &t->e;
 
-	open_push(t);
+	emit_open_push(t);
 	if (fits32((s64)value)) {
 		op_operand(e, true, 0xc7, 0, H_R14);
 		put32(e, (u32)value);
@@ -38,7 +37,7 @@ void emit_push_call(struct tr *t, u64 ret)
 {
 	struct emit *e = &t->e;
 
-	open_push(t);
+	emit_open_push(t);
 	op_operand(e, true, 0x8d, H_R14, H_R14);
 	op_rm(e, true, 0x8b, H_RCX, H_R14, 0);
 	store_gs(e, H_RCX, HOT(old));
@@ -50,7 +49,7 @@ static void push_reg(struct tr *t, unsigned g)
 {
 	struct emit *e = &t->e;
 
-	open_push(t);
+	emit_open_push(t);
 	if (home[g] != HOME_MEMORY) {
 		op_operand(e, true, 0x89, home[g], H_R14); /* PUSH RSP: the old value */
 		mov_rr(e, home[4], H_R14);
@@ -69,7 +68,7 @@ static void push_mem(struct tr *t)
 	emit_access(t, lin, 8, false);
 	op_operand(e, true, 0x8b, H_RCX, lin);
 	store_gs(e, H_RCX, HOT(value));
-	open_push(t);
+	emit_open_push(t);
 	op_operand(e, true, 0x8d, H_R14, H_R14);
 	load_gs(e, H_RCX, HOT(value));
 	finish_push(t);

@@ -28,7 +28,7 @@ static bool is_odd(const struct tr *t, enum fpu_need need)
 	default:
 		break;
 	}
-	if (need == FPU_X87 && t->x->x87_unmasked)
+	if (need == FPU_X87 && (t->x->key & KEY_X87_UNMASKED))
 		return true;
 	if (t->d->map == 1 && t->d->is_mem) { /* bit strings reach beyond their operand: what odd.c leaves */
 		unsigned op = t->d->opcode;
@@ -170,21 +170,49 @@ static bool leaves_block(const struct dinsn *d)
 	}
 }
 
-static bool emit_sys(struct tr *t, unsigned sys)
+/* May it change what the run loop calls settled? */
+static bool is_control(unsigned sys)
+{
+	switch (sys) {
+	case ISA_SYS_mov_cr:
+	case ISA_SYS_clts:
+	case ISA_SYS_lmsw:
+	case ISA_SYS_wrmsr:
+	case ISA_SYS_xsetbv:
+	case ISA_SYS_xrstor:
+	case ISA_SYS_xrstors:
+	case ISA_SYS_fxrstor:
+	case ISA_SYS_fnsave:
+	case ISA_SYS_frstor:
+	case ISA_SYS_fnstenv:
+	case ISA_SYS_fldenv:
+		return true;
+	default:
+		return false;
+	}
+}
+
+u32 new_sys(struct tr *t, unsigned sys)
 {
 	struct dbt *x = t->x;
 
 	if (x->sys_n == x->sys_max) {
 		t->failed = true;
-		return false;
+		return 0;
 	}
-	x->sys[x->sys_n] = (struct tsys){ .insn = t->insn, .sys = (u8)sys, .d = *t->d };
+	x->sys[x->sys_n] =
+	    (struct tsys){ .insn = t->insn, .sys = (u8)sys, .control = is_control(sys), .d = *t->d };
+	return x->sys_n++;
+}
+
+static void emit_sys(struct tr *t, unsigned sys)
+{
+	flags_prepare(t, false);
 	put(&t->e, 0xb9);
-	put32(&t->e, x->sys_n++);
+	put32(&t->e, new_sys(t, sys));
 	note_of(t)->how = HOW_SYS;
-	jump(&t->e, 0xe9, x->leave[LEAVE_SYS]);
+	jump(&t->e, 0xe9, t->x->leave[LEAVE_SYS]);
 	islands(t, 0, false);
-	return true;
 }
 
 /* Instructions of string.c and odd.c, which expect the flags in the host. */
@@ -207,6 +235,8 @@ static void emit_kind(struct tr *t, bool *ends, bool *cut)
 
 	*ends = *cut = false;
 	if (row->method == METHOD_SYS) {
+		if (emit_sensitive(t, row->sys))
+			return;
 		emit_sys(t, row->sys);
 		*ends = leaves_block(d);
 		return;
@@ -218,6 +248,10 @@ static void emit_kind(struct tr *t, bool *ends, bool *cut)
 	}
 	if (core && is_nop(d)) {
 		note_of(t)->how = HOW_NOP;
+		return;
+	}
+	if (core && (d->mnemonic == ZYDIS_MNEMONIC_CLD || d->mnemonic == ZYDIS_MNEMONIC_STD)) {
+		emit_direction(t, d->mnemonic == ZYDIS_MNEMONIC_STD);
 		return;
 	}
 	if (t->narrow && core && emit_legacy_inc(t)) {
@@ -265,14 +299,17 @@ static void emit_kind(struct tr *t, bool *ends, bool *cut)
 
 static void emit_insn(struct tr *t, bool *ends, bool *cut)
 {
-	unsigned method = isa_row_of(t->d)->method;
+	const struct isa_row *row = isa_row_of(t->d);
+	unsigned method = row->method;
+	bool sys = method == METHOD_SYS;
 
-	t->aware = (method == METHOD_CORE || method == METHOD_HOST) && !is_special(t->d);
+	t->aware = sys ? sensitive_aware(row->sys)
+		       : (method == METHOD_CORE || method == METHOD_HOST) && !is_special(t->d);
 	t->clobber = flags_prepare(t, t->aware);
 	emit_kind(t, ends, cut);
-	if (t->aware)
+	if (t->aware && !sys)
 		flags_done(t);
-	else
+	else if (!t->aware)
 		t->recipe.kind = RECIPE_NONE;
 	t->clobber = false;
 }
@@ -313,6 +350,8 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 			if (both) {
 				code = both;
 				s = dbt_decode(t->x, code, avail, mode, &t->z, &t->ops, &d);
+				if (s == DECODE_OK && t->z->opcode == 0xc2) /* RET n: undo_branch() reads it in its page */
+					s = DECODE_INVALID;
 			}
 		}
 		if (s == DECODE_MORE && n)
@@ -332,7 +371,12 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 			ends = true;
 			cut = false;
 		} else {
+			bool shadow = t->shadow;
+
+			t->next_here = n + 1 < max && at + d.len + 15 <= avail && t->stubs_n < STUBS_MAX - 32;
 			emit_insn(t, &ends, &cut);
+			if (shadow)
+				t->shadow = false;
 			if (d.opcode == 0xe8 || d.opcode == 0xff) /* behind a call */
 				t->fpu_checked = false;
 		}

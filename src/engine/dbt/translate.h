@@ -61,6 +61,8 @@ struct tr {
 	const ZydisDecodedInstruction *z;
 	const ZydisDecodedOperand *ops;
 	bool fpu_checked, failed, steps_only;
+	bool shadow;	/* right behind an STI: no event may be looked at */
+	bool next_here; /* the next instruction will be in this block too */
 	bool aware;   /* the present instruction is emitted by code that keeps track of flags */
 	bool clobber; /* the present instruction's accesses may clobber the host's flags */
 	enum flag_state flags;
@@ -112,6 +114,9 @@ void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin)
 /* Jcc (condition cc) of 32 bits to `stub`; clobbers nothing. */
 void long_branch(struct tr *t, unsigned cc, unsigned stub);
 
+/* If RCX is not zero: leave. Clobbers nothing. */
+void leave_unless_zero(struct tr *t, enum leave_reason reason, u32 info);
+
 /* flags.c. RCX is free for all of them. */
 /* Before an instruction. `aware`: it is emitted by code that keeps track of
  * flags. True if its accesses may clobber them. */
@@ -136,7 +141,17 @@ void end_segment(struct tr *t);
 /* `next`: jump to linear address `lin` at the end of the block. */
 void emit_exit(struct tr *t, u64 lin);
 
+/* sysfast.c: a sensitive instruction done in place. False: not expressible. */
+bool emit_sensitive(struct tr *t, unsigned sys);
+/* Does that leave the flags alone, wherever they are? */
+bool sensitive_aware(unsigned sys);
+void emit_direction(struct tr *t, bool down); /* CLD, STD */
+/* Number of its record for LEAVE_SYS. */
+u32 new_sys(struct tr *t, unsigned sys);
+
 /* stack.c */
+/* R14 = RSP - 8, RCX its write entry. */
+void emit_open_push(struct tr *t);
 bool emit_stack(struct tr *t);
 void emit_push_const(struct tr *t, u64 value);
 /* Of an indirect call: keeps what it overwrites in hot->old. */
