@@ -68,7 +68,8 @@ static void unmask(struct decoded *s, unsigned offset, unsigned bits)
 
 static void set_mask(struct decoded *s)
 {
-	s->exact = s->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && s->z.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX;
+	s->exact =
+	    s->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && s->z.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX;
 
 	for (unsigned k = 0; k < s->z.operand_count; k++)
 		s->exact |= s->ops[k].encoding == ZYDIS_OPERAND_ENCODING_IS4;
@@ -106,8 +107,8 @@ static void fill_in(struct decoded *s, const u8 *code)
 
 		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->mem.disp.has_displacement)
 			o->mem.disp.value = z->raw.disp.value;
-		else if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && o->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT &&
-			 imm < 2 && z->raw.imm[imm].size)
+		else if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+			 o->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT && imm < 2 && z->raw.imm[imm].size)
 			o->imm.value.s = z->raw.imm[imm++].value.s;
 	}
 }
