@@ -364,3 +364,16 @@ enum flat_result flat_miss(struct vcpu *v, gva_t lin, enum mmu_access acc)
 		fill_neighbours(v, set, index, page, &w);
 	return FLAT_FILLED;
 }
+
+bool flat_code_target(struct vcpu *v, gva_t lin, gpa_t *gpa, u8 **host)
+{
+	const enum mmu_index index = v->mmu->index;
+	struct place p;
+	struct walk w;
+
+	if (index == MMU_USER_ALIGN || mmu_watching(v) || mmu_locate(v, lin, MMU_WRITE, index, &p, &w))
+		return false;
+	*gpa = p.x.gpa;
+	*host = p.x.host;
+	return p.x.host && !p.rom && flat_in_ram(v->mmu->flat, p.x.host) && (*p.flags & PAGE_CODE);
+}

@@ -61,6 +61,10 @@ enum flat_result { FLAT_FILLED, FLAT_SLOW, FLAT_FAULT };
  */
 enum flat_result flat_miss(struct vcpu *v, gva_t lin, enum mmu_access acc);
 
+/* After FLAT_SLOW for a write: does `lin` lead to RAM that only decoded code (PAGE_CODE) keeps from being written?
+ * True with the byte's addresses; the dirty bit is set. */
+bool flat_code_target(struct vcpu *v, gva_t lin, gpa_t *gpa, u8 **host);
+
 /* Host bases of all sets, for the engine to initialise its auxiliary areas. */
 unsigned flat_set_count(const struct flat *f);
 u8 *flat_set_base(const struct flat *f, unsigned n);

@@ -8,10 +8,12 @@
  * the bytes; the first jump into each page then looks at the page tables again,
  * and all links stay. So address spaces share translations.
  *
- * A write to translated bytes kills the blocks that hold them: the block's
- * entry is overwritten with a jump out. Memory is not reused before the whole
- * cache is flushed. Whatever returns expected a dead block or another mapping
- * is forgotten by emptying the return stack.
+ * A write to translated bytes kills the blocks that hold them: where the
+ * block's entries lead (its door) a jump out is put. The entries stay the
+ * block's: translated again they lead to the new code, so that links and jump
+ * caches stay good, and the new code takes the place of the old if it fits.
+ * Whatever returns expected a dead block or another mapping is forgotten by
+ * emptying the return stack.
  */
 #include "engine/dbt/dbt.h"
 #include "cpu/xstate.h"
@@ -28,7 +30,7 @@ static unsigned frame_hash(const u8 *host)
 }
 static unsigned bucket_of(u64 lin)
 {
-	return (unsigned)(lin ^ lin >> 5) % TPAGE_BUCKETS;
+	return (unsigned)((lin & ~PAGE_MASK) / (PAGE_SIZE / TPAGE_BUCKETS));
 }
 
 static void set_code_flag(struct vcpu *v, gpa_t gpa, bool on)
@@ -108,21 +110,19 @@ void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all)
 	forget_returns(v, base);
 }
 
-/* In place of the body: mov ecx, index ; jmp leave. */
+/* At the block's door: mov ecx, index ; jmp leave. */
 static void kill_block(struct dbt *x, struct tblock *b)
 {
-	struct tblock **at = &b->page->bucket[bucket_of(b->lin)];
-	u8 *p = x->rw + b->body;
+	u8 *p = x->rw + b->door;
 	const u8 *to = b->saved ? x->leave_saved[LEAVE_ENTRY] : x->leave[LEAVE_ENTRY];
 	u32 id = (u32)(b - x->blocks);
-	s32 rel = (s32)(to - (x->rx + b->body + 10));
+	s32 rel = (s32)(to - (x->rx + b->door + 10));
 
 	if (unlikely(x->trace & TRACE_SMC))
 		dbt_observe_kill(x->v, b);
-	while (*at != b)
-		at = &(*at)->next;
-	*at = b->next;
 	b->dead = true;
+	if (b->calls)
+		dbt_reset_returns(x->v);
 	b->page->live--;
 	p[0] = 0xb9;
 	__builtin_memcpy(p + 1, &id, 4);
@@ -138,35 +138,62 @@ static u64 line_mask(unsigned off, unsigned len)
 	return (last == 63 ? ~0ull : BIT(last + 1) - 1) & ~(BIT(first) - 1);
 }
 
+/* The lines of `lines` that hold code of live blocks. */
+static u64 lines_in_use(const struct tpage *p, u64 lines)
+{
+	unsigned first = (unsigned)__builtin_ctzll(lines) * 64, last = (63 - (unsigned)__builtin_clzll(lines)) * 64 + 63;
+	u64 used = 0;
+
+	for (unsigned k = bucket_of(first - MIN(first, p->longest)); k <= bucket_of(last); k++)
+		for (const struct tblock *b = p->bucket[k]; b; b = b->next)
+			if (!b->dead)
+				used |= line_mask(b->lin & ~PAGE_MASK, b->bytes);
+	return lines & used;
+}
+
 static void page_written(struct vcpu *v, struct tpage *p, unsigned off, unsigned len)
 {
-	struct dbt *x = dbt_of(v);
 	u64 lines = 0;
 
 	if (!(p->lines & line_mask(off, len)))
 		return;
-	for (unsigned k = 0; k < TPAGE_BUCKETS; k++) {
-		for (struct tblock *b = p->bucket[k], *next; b; b = next) {
+	for (unsigned k = bucket_of(off - MIN(off, p->longest)); k <= bucket_of(off + len - 1); k++) {
+		for (struct tblock *b = p->bucket[k]; b; b = b->next) {
 			unsigned at = b->lin & ~PAGE_MASK;
 
-			next = b->next;
-			if (at < off + len && off < at + b->bytes)
-				kill_block(x, b);
-			else
-				lines |= line_mask(at, b->bytes);
+			if (b->dead || at >= off + len || off >= at + b->bytes)
+				continue;
+			kill_block(dbt_of(v), b);
+			lines |= line_mask(at, b->bytes);
 		}
 	}
-	p->lines = lines;
-	dbt_reset_returns(v);
+	if (lines)
+		p->lines = (p->lines & ~lines) | lines_in_use(p, lines);
+}
+
+u32 dbt_frame_written(struct vcpu *v, const u8 *host, unsigned off, unsigned len)
+{
+	struct dbt *x = dbt_of(v);
+	u64 *frame_lines = dbt_lines(x, host), lines = 0;
+	u32 live = 0;
+
+	for (struct tpage *p = x->by_frame[frame_hash(host)]; p; p = p->frame_next) {
+		if (p->host != host)
+			continue;
+		page_written(v, p, off, len);
+		lines |= p->lines;
+		live += p->live;
+	}
+	if (frame_lines)
+		*frame_lines = lines;
+	return live;
 }
 
 void dbt_page_written(void *vcpu, gpa_t gpa, unsigned len)
 {
 	struct vcpu *v = vcpu;
-	struct dbt *x = dbt_of(v);
 	unsigned off = gpa & ~PAGE_MASK;
 	struct page_target t;
-	u32 live = 0;
 
 	if (!len)
 		return;
@@ -176,13 +203,7 @@ void dbt_page_written(void *vcpu, gpa_t gpa, unsigned len)
 	}
 	if (!memory_page(v->mem, gpa, &t) || !t.host || !t.flags || !(*t.flags & PAGE_CODE_DBT))
 		return;
-	for (struct tpage *p = x->by_frame[frame_hash(t.host)]; p; p = p->frame_next) {
-		if (p->host != t.host)
-			continue;
-		page_written(v, p, off, len);
-		live += p->live;
-	}
-	if (!live)
+	if (!dbt_frame_written(v, t.host, off, len))
 		set_code_flag(v, gpa, false);
 }
 
@@ -192,8 +213,14 @@ void dbt_flush(struct vcpu *v)
 
 	if (unlikely(x->trace & TRACE_SMC))
 		dbt_observe_kill(v, NULL);
-	for (u32 k = 0; k < x->pages_n; k++)
+	for (u32 k = 0; k < x->pages_n; k++) {
+		u64 *lines = dbt_lines(x, x->pages[k].host);
+
+		if (lines)
+			*lines = 0;
 		set_code_flag(v, x->pages[k].gpa, false);
+	}
+	dbt_drop_stores(v);
 	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++) {
 		u8 *base = flat_set_base(v->mmu->flat, n);
 
@@ -205,6 +232,7 @@ void dbt_flush(struct vcpu *v)
 		x->by_lin[k] = x->by_frame[k] = NULL;
 	x->blocks_n = x->insns_n = x->exits_n = x->sys_n = x->recipes_n = x->pages_n = 0;
 	x->used = x->start;
+	zero_words(x->cut, CUTS * 8);
 	x->stale = false;
 	x->stats.flushes++;
 	dbt_reset_returns(v);
@@ -231,6 +259,7 @@ static struct tpage *make_page(struct vcpu *v, gva_t lin, u8 *host, gpa_t gpa)
 	p->index = x->pages_n++;
 	p->lines = 0;
 	p->live = 0;
+	p->longest = 0;
 	for (unsigned k = 0; k < TPAGE_BUCKETS; k++)
 		p->bucket[k] = NULL;
 	p->lin_next = x->by_lin[lin_hash(lin)];
@@ -247,19 +276,43 @@ static bool room(const struct dbt *x)
 	       x->sys_n < x->sys_max - 64 && x->recipes_n < x->recipes_max - 256;
 }
 
-static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin)
+static void open_door(struct dbt *x, const struct tblock *b)
 {
-	struct dbt *x = dbt_of(v);
+	s32 rel = (s32)(b->body - (b->door + 5));
+
+	if (b->door == b->body)
+		return;
+	x->rw[b->door] = 0xe9;
+	__builtin_memcpy(x->rw + b->door + 1, &rel, 4);
+}
+
+static void put_in_bucket(struct tpage *p, struct tblock *b, struct tblock *old)
+{
+	struct tblock **at = &p->bucket[bucket_of(b->lin)];
+
+	while (old && *at != old)
+		at = &(*at)->next;
+	b->next = old ? old->next : *at;
+	*at = b;
+}
+
+static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin, struct tblock *old)
+{
+	u64 *lines = dbt_lines(dbt_of(v), p->host);
 	struct tblock *b;
 
 	fpu_park(v);
-	b = dbt_translate(v, p, lin);
-	b->next = p->bucket[bucket_of(lin)];
-	p->bucket[bucket_of(lin)] = b;
+	b = dbt_translate(v, p, lin, old);
+	if (b != old)
+		put_in_bucket(p, b, old);
+	open_door(dbt_of(v), b);
+	b->dead = false;
 	p->live++;
+	p->longest = MAX(p->longest, b->bytes);
 	p->lines |= line_mask(lin & ~PAGE_MASK, b->bytes);
+	if (lines)
+		*lines |= p->lines;
 	set_code_flag(v, p->gpa, true);
-	(void)x;
 	return b;
 }
 
@@ -317,7 +370,7 @@ struct tblock *dbt_find(struct vcpu *v, u64 lin)
 	v->mmu->flat_base[AUX_VALID + p->index] = 1;
 	for (b = p->bucket[bucket_of(lin)]; b && b->lin != lin; b = b->next)
 		;
-	return b ? b : make_block(v, p, lin);
+	return b && likely(!b->dead) ? b : make_block(v, p, lin, b);
 }
 
 const struct tblock *dbt_block_at(const struct dbt *x, u32 host)

@@ -63,8 +63,14 @@ static int map_pools(struct dbt_host *h, struct error *e)
 	x->recipes = pool(x->recipes_max * sizeof(*x->recipes));
 	x->sys = pool(x->sys_max * sizeof(*x->sys));
 	x->pages = pool(PAGES_MAX * sizeof(*x->pages));
+	x->decoded = pool(dbt_decoded_size);
+	x->ram = memory_ram(x->v->mem);
+	x->frames = memory_ram_size(x->v->mem) >> PAGE_SHIFT;
+	x->lines = pool(x->frames * sizeof(*x->lines));
+	x->no_store = ~0ull;
 	h->ret_map = pool(2 * RET_SPAN);
-	if (!x->blocks || !x->insns || !x->exits || !x->recipes || !x->sys || !x->pages || !h->ret_map)
+	if (!x->blocks || !x->insns || !x->exits || !x->recipes || !x->sys || !x->pages ||
+	    !x->lines || !x->decoded || !h->ret_map)
 		return error_set(e, "engine dbt: out of memory");
 	mprotect(h->ret_map, PAGE_SIZE, PROT_NONE);
 	mprotect(h->ret_map + RET_SPAN, PAGE_SIZE, PROT_NONE);
@@ -99,6 +105,9 @@ static void set_up_hot(struct dbt_host *h)
 	for (unsigned log = 0; log < ARRAY_SIZE(hot->cross_mask); log++)
 		hot->cross_mask[log] = 0xfffu & ~((1u << log) - 1);
 	hot->offset_mask = 0xfff;
+	hot->page_mask = PAGE_MASK;
+	hot->slot_mask = (CODE_STORES - 1) << PAGE_SHIFT;
+	hot->one = 1;
 	hot->df_mask = FL_DF;
 	hot->bit_mask[0] = 31;
 	hot->bit_mask[1] = 63;
@@ -141,6 +150,10 @@ static void free_engine(struct dbt_host *h)
 		munmap(x->sys, x->sys_max * sizeof(*x->sys));
 	if (x->pages)
 		munmap(x->pages, PAGES_MAX * sizeof(*x->pages));
+	if (x->decoded)
+		munmap(x->decoded, dbt_decoded_size);
+	if (x->lines)
+		munmap(x->lines, x->frames * sizeof(*x->lines));
 	if (h->ret_map)
 		munmap(h->ret_map, 2 * RET_SPAN);
 	dbt_observe_fini(x);

@@ -64,6 +64,8 @@ struct dbt_hot {
 	/* FS, GS in 32-bit code: how many bytes may be read and written; not 0 if there is no limit. */
 	u64 seg_size[2];
 	u32 unlimited[2];
+	u32 slot_mask, one; /* of the routine that lets stores to code pages through */
+	u64 page_mask, spill[3];
 	/* sysfast.c: bits that PEXT and PDEP keep */
 	u32 all_but_if, all_but_df, all_but_ac, status, high17, inner16;
 	u32 popf_fixed, popf_fixed_user; /* bits that POPF at CPL 0 and 3 may not change by itself */
@@ -85,7 +87,20 @@ _Static_assert(sizeof(struct interp_hot) <= HOT_INDEX * 8 &&
 #define JUMP_BITS 13
 /* Jump caches, one for each enum dbt_width: host addresses. */
 #define AUX_JUMP(width) (PAGES_MAX + ((u32)(width) << (JUMP_BITS + 3)))
-_Static_assert(AUX_JUMP(2) <= FLAT_AUX_SIZE, "auxiliary area fits");
+/*
+ * Pages that hold translated code and may be written where it is not: what a
+ * write entry would be, by bits 17:12 of the linear address (smc.c). Valid while
+ * mmu->gen is what it was.
+ */
+struct code_store {
+	u64 minus_page, minus_gen;
+	u64 entry;	  /* as in a write table */
+	const u64 *lines; /* of the frame: dbt.lines */
+	u64 unused[4];
+};
+#define CODE_STORES 64u
+#define AUX_STORES (FLAT_AUX_SIZE - CODE_STORES * (u32)sizeof(struct code_store)) /* at the end */
+_Static_assert(AUX_JUMP(2) <= AUX_STORES, "auxiliary area fits");
 
 /* Code of one width never jumps to code of the other: each has jump caches of
  * its own, and the return stack is emptied in between. */
@@ -120,7 +135,10 @@ struct tinsn {
 	u8 len;
 	u8 kind;  /* enum tinsn_kind */
 	u8 flags; /* where they are when it leaves: enum tinsn_flags */
+	u8 stores; /* bytes that translated code writes to memory, STORES_RUN */
 };
+/* As many elements as RCX says, as far as the page reaches. */
+#define STORES_RUN 0x80
 enum tinsn_flags {
 	TINSN_HOST,
 	TINSN_SAVED,
@@ -150,6 +168,11 @@ struct tblock {
 	u32 first;	       /* index of the first tinsn; n of them */
 	u16 n, bytes;
 	bool dead, fpu, saved; /* saved: the body begins with the flags in hot->flags */
+	bool calls;	       /* the return stack may lead into it */
+	u32 door;	       /* where all entries lead: the body, or a jump there */
+	/* What the block may fill when it is translated again, see translate.c. */
+	u32 host_max, exits, sys;
+	u16 insns_max, exits_max, sys_max, recipes_max;
 	/* One instruction that crosses into the next page, see cross.c. */
 	bool crosses;
 	u8 tail_len, tail[14]; /* its bytes there */
@@ -158,7 +181,7 @@ struct tblock {
 };
 
 /* A page of guest code as it appears at one linear address, for one key. */
-#define TPAGE_BUCKETS 32
+#define TPAGE_BUCKETS 32 /* by address: 128 bytes each */
 struct tpage {
 	gva_t lin;
 	u8 *host;
@@ -167,6 +190,7 @@ struct tpage {
 	struct tpage *lin_next, *frame_next; /* hash chains by `lin` and by `host` */
 	u64 lines;			     /* bit k: translated code in bytes [64k, 64k+64) */
 	u32 live;
+	u16 longest; /* block, in bytes of guest code */
 	struct tblock *bucket[TPAGE_BUCKETS];
 };
 
@@ -191,11 +215,13 @@ struct tsys {
 #define BYTES_A_RECIPE 64
 #define BYTES_A_SYS 512
 #define LIN_HASH_BITS 14
+#define CUTS 64u
 
 enum rep_op { REP_STOS, REP_MOVS, REPE_CMPS, REPNE_CMPS, REPE_SCAS, REPNE_SCAS, REP_OPS };
 
 struct dbt_stats {
 	u64 translations, insns, guest_bytes, host_bytes, translate_cycles, trace_cycles, links, kills, flushes, steps;
+	u64 code_stores; /* that came to C */
 	u64 other_modes, other_insns; /* runs and instructions of the reference engine in modes not translated */
 	u64 lost_jumps, lost_returns; /* indirect branches and returns that had to look for their block */
 	u64 return_resets;
@@ -219,6 +245,7 @@ struct dbt {
 	const u8 *leave[LEAVE_COUNT]; /* in the executable view */
 	const u8 *leave_saved[LEAVE_COUNT]; /* the same with the flags not in the host */
 	const u8 *leave_host;	      /* where the signal handler resumes */
+	const u8 *code_store;
 	const u8 *ret_miss[WIDTHS], *ret_wrong[WIDTHS], *jump_indirect[WIDTHS];
 	const u8 *rep[REP_OPS][4]; /* by log2 of the size, see rep.c */
 	u32 key;	    /* of the blocks that run */
@@ -241,7 +268,13 @@ struct dbt {
 	struct recipe *recipes;
 	struct texit *exits;
 	struct tsys *sys;
+	struct decoded *decoded; /* decode.c */
 	struct tpage *pages;
+	u64 *lines; /* by RAM frame: bit k: translated code in bytes [64k, 64k+64) */
+	u64 no_store; /* all ones: the lines of an empty struct code_store */
+	u8 *ram;
+	u64 frames;
+	u64 cut[CUTS]; /* by dbt_cut_slot() */
 	struct tpage *by_lin[1u << LIN_HASH_BITS], *by_frame[1u << LIN_HASH_BITS];
 	struct dbt_stats stats;
 	struct dbt_observe observe;
@@ -250,6 +283,12 @@ struct dbt {
 static inline struct dbt *dbt_of(struct vcpu *v)
 {
 	return v->engine_data;
+}
+/* A block ends where a store was once found to rewrite its own block: then the
+ * store need not be done by the reference engine. */
+static inline u64 *dbt_cut_slot(struct dbt *x, u64 lin)
+{
+	return &x->cut[lin % CUTS];
 }
 static inline struct dbt_hot *dhot(struct vcpu *v)
 {
@@ -260,6 +299,8 @@ static inline struct dbt_hot *dhot(struct vcpu *v)
 struct tblock *dbt_find(struct vcpu *v, u64 lin); /* NULL: fault in v->fault, or *not_code set */
 void dbt_flush(struct vcpu *v);
 void dbt_page_written(void *vcpu, gpa_t gpa, unsigned len);
+/* Kills what bytes [off, off + len) of the frame at `host` hold; returns the blocks left alive in it. */
+u32 dbt_frame_written(struct vcpu *v, const u8 *host, unsigned off, unsigned len);
 void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all);
 void dbt_reset_returns(struct vcpu *v);
 void dbt_reset_jumps(const struct dbt *x, u8 *base, enum dbt_width w); /* of the set at `base` */
@@ -271,8 +312,28 @@ struct tpage *dbt_page_at(struct vcpu *v, gva_t page);
 /* The instruction of `b`, which crosses a page, was left to the reference engine: why? */
 void dbt_crossing_left(struct vcpu *v, struct tblock *b);
 
-/* translate.c: ordinary C, vector state parked. NULL: out of room. */
-struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin);
+/* smc.c: stores to pages with translated code. */
+enum code_store_result {
+	STORE_NONE,  /* no entry can be given */
+	STORE_ONCE,  /* *entry serves this one store */
+	STORE_RETRY, /* the page holds no code any more */
+};
+/*
+ * A translated store of `size` bytes at `lin`, within one page, has no write
+ * entry. Both kill the blocks it hits, perhaps its own. The first serves pages
+ * for which a struct code_store was made (false: none was); the second makes
+ * one after flat_miss() said FLAT_SLOW.
+ */
+bool dbt_known_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry);
+enum code_store_result dbt_new_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry);
+void dbt_drop_stores(struct vcpu *v); /* empties every struct code_store */
+u64 *dbt_lines(struct dbt *x, const u8 *host); /* of the frame at `host`; NULL: not in RAM */
+
+extern const size_t dbt_decoded_size;
+
+/* translate.c: ordinary C, vector state parked. NULL: out of room. `old`: the
+ * dead block of the same page and address; its entries stay where they are. */
+struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin, struct tblock *old);
 /* list.c: see engine_ops.describe. */
 void dbt_describe(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const char *text), void *opaque);
 /* entry.c */

@@ -119,6 +119,17 @@ static void put_cross_test(struct emit *e, unsigned lin, unsigned size)
 	put_bytes(e, (const u8[]){ 0xf6, 0xc5, 0x10 }, 3);
 }
 
+/* The page may hold code elsewhere than in the store's lines. */
+static void try_code_store(struct tr *t, const struct stub *s)
+{
+	struct emit *e = &t->e;
+
+	lea(e, H_RCX, H_R14, s->size - 1);
+	jump(e, 0xe8, t->x->code_store);
+	put_bytes(e, (const u8[]){ 0x67, 0xe3, 5 }, 3);
+	jump(e, 0xe9, s->resume + e->to_rx);
+}
+
 static void emit_stub(struct tr *t, struct stub *s)
 {
 	struct emit *e = &t->e;
@@ -153,8 +164,11 @@ static void emit_stub(struct tr *t, struct stub *s)
 		jump(e, 0xe9, s->resume + e->to_rx);
 		break;
 	case STUB_MISS:
+	case STUB_STORE:
 		if (s->reg != H_R14)
 			mov_rr(e, H_R14, s->reg);
+		if (s->kind == STUB_STORE)
+			try_code_store(t, s);
 		/* fall through */
 	case STUB_LEAVE:
 		if (s->resume)
@@ -313,7 +327,7 @@ static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, e
 		op_rmx(e, true, 0x8b, H_RCX, H_R15, H_RCX, 3, write ? FLAT_W_DISP : FLAT_R_DISP);
 	}
 	if (fill)
-		stub = new_stub(t, STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
+		stub = new_stub(t, write && kind == ACCESS_ONE ? STUB_STORE : STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
 	else
 		stub = new_stub(t, STUB_LEAVE, LEAVE_STEP, t->insn);
 	if (t->clobber) {
@@ -323,6 +337,9 @@ static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, e
 		short_branch(t, true, stub);
 	}
 	t->stub[stub].reg = (u8)lin;
+	t->stub[stub].size = (u8)size;
+	if (write)
+		t->x->insns[t->insn].stores = (u8)(size | (kind == ACCESS_PAGE ? STORES_RUN : 0));
 	t->stub[stub].resume = fill ? e->p : NULL;
 }
 

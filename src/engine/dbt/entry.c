@@ -110,6 +110,63 @@ static void make_indirect(struct emit *e, struct dbt *x, enum dbt_width w)
 	jump(e, 0xe9, common);
 }
 
+/* shrx dst, src, count (64 bit) */
+static void shrx(struct emit *e, unsigned dst, unsigned src, unsigned count)
+{
+	put_bytes(e, (const u8[]){ 0xc4, 0xe2, 0x83 | (~count & 15) << 3, 0xf7, 0xc0 | dst << 3 | src }, 5);
+}
+
+/* pext dst, dst, qword gs:[disp] */
+static void pext64(struct emit *e, unsigned dst, u32 disp)
+{
+	put_bytes(e, (const u8[]){ 0x65, 0xc4, 0xe2, 0x82 | (~dst & 15) << 3, 0xf5 }, 5);
+	put_gs_operand(e, dst, disp);
+}
+
+/*
+ * R14 = first, RCX = last byte of a store inside one page that has no write
+ * entry. RCX = its entry if there is code in the page, but none in the lines
+ * the store touches; else 0. The rest and the flags are kept: four sums of what
+ * must be zero (the page, the generation, two lines) are looked at together.
+ */
+static void make_code_store(struct emit *e, struct dbt *x)
+{
+	static const u8 used[] = { H_RAX, H_RDX, H_RBX };
+	u8 *miss;
+
+	x->code_store = e->p + e->to_rx;
+	for (unsigned k = 0; k < ARRAY_SIZE(used); k++)
+		store_gs(e, used[k], HOT(spill) + 8 * k);
+	pext_gs(e, H_RDX, H_R14, HOT(slot_mask));
+	put_bytes(e, (const u8[]){ 0x48, 0x8d, 0x14, 0xd5, 0, 0, 0, 0 }, 8); /* lea rdx, [rdx * 8] */
+	op_rmx(e, true, 0x8d, H_RDX, H_R15, H_RDX, 3, (s32)AUX_STORES);
+	op_rm(e, true, 0x8b, H_RAX, H_RDX, offsetof(struct code_store, lines));
+	op_rm(e, true, 0x8b, H_RAX, H_RAX, 0);
+	rorx(e, H_RCX, H_RCX, 6);
+	shrx(e, H_RCX, H_RAX, H_RCX);
+	pext_gs(e, H_RCX, H_RCX, HOT(one));
+	rorx(e, H_RBX, H_R14, 6);
+	shrx(e, H_RAX, H_RAX, H_RBX);
+	pext_gs(e, H_RAX, H_RAX, HOT(one));
+	op_rmx(e, true, 0x8d, H_RAX, H_RAX, H_RCX, 0, 0);
+	op_rm(e, true, 0x8b, H_RBX, H_RDX, offsetof(struct code_store, minus_page));
+	op_rmx(e, true, 0x8d, H_RBX, H_RBX, H_R14, 0, 0);
+	pext64(e, H_RBX, HOT(page_mask));
+	op_rmx(e, true, 0x8d, H_RAX, H_RAX, H_RBX, 0, 0);
+	load_gs(e, H_RCX, (u32)offsetof(struct vcpu, mmu));
+	op_rm(e, true, 0x8b, H_RCX, H_RCX, offsetof(struct mmu, gen));
+	op_rm(e, true, 0x8b, H_RBX, H_RDX, offsetof(struct code_store, minus_gen));
+	op_rmx(e, true, 0x8d, H_RCX, H_RCX, H_RBX, 0, 0);
+	op_rmx(e, true, 0x8d, H_RCX, H_RCX, H_RAX, 0, 0);
+	put_bytes(e, (const u8[]){ 0xe3, 7, 0xb9, 0, 0, 0, 0, 0xeb, 0 }, 9); /* jrcxz hit ; mov ecx, 0 ; jmp out */
+	miss = e->p - 1;
+	op_rm(e, true, 0x8b, H_RCX, H_RDX, offsetof(struct code_store, entry));
+	*miss = (u8)(e->p - (miss + 1));
+	for (unsigned k = 0; k < ARRAY_SIZE(used); k++)
+		load_gs(e, used[k], HOT(spill) + 8 * k);
+	put(e, 0xc3);
+}
+
 void dbt_make_trampolines(struct dbt *x)
 {
 	struct emit e = { .p = x->rw, .end = x->rw + TRAMPOLINES_SIZE, .to_rx = x->rx - x->rw };
@@ -119,6 +176,7 @@ void dbt_make_trampolines(struct dbt *x)
 	make_leave(&e, x);
 	for (unsigned w = 0; w < WIDTHS; w++)
 		make_indirect(&e, x, w);
+	make_code_store(&e, x);
 	dbt_make_rep(x, &e);
 	if (e.overflow)
 		__builtin_trap();

@@ -86,7 +86,8 @@ static void put_link(struct tr *t, u64 lin)
 	u32 id = new_exit(t, lin);
 	unsigned stub = new_stub(t, STUB_LINK, LEAVE_LINK, id);
 
-	t->x->exits[id].patch = (u32)(t->e.p - t->x->rw);
+	if (!t->failed)
+		t->x->exits[id].patch = (u32)(t->e.p - t->x->rw);
 	t->stub[stub].refs[0] = t->e.p;
 	put32(&t->e, 0);
 }
@@ -122,8 +123,11 @@ void emit_entries(struct tr *t)
 {
 	struct emit *e = &t->e;
 	struct tblock *b = t->b;
-	u8 *skip = NULL;
+	u8 *skip = NULL, *other = e->p; /* not out of line: that changes when the block is translated again */
 
+	put(e, 0xb9);
+	put32(e, (u32)(b - t->x->blocks));
+	jump(e, 0xe9, t->x->leave_saved[LEAVE_ENTRY]);
 	t->flags = FLAGS_SAVED;
 	b->entry_indirect = (u32)(e->p - t->x->rw);
 	emit_expect(t, b->lin, t->x->leave_saved[LEAVE_INDIRECT]);
@@ -132,7 +136,8 @@ void emit_entries(struct tr *t)
 	put(e, 0x80 | 7 << 3 | (H_R15 & 7));
 	put32(e, AUX_VALID + b->page->index);
 	put(e, 0);
-	long_branch(t, 4, new_stub(t, STUB_LEAVE, LEAVE_ENTRY, (u32)(b - t->x->blocks)));
+	put(e, 0x0f);
+	jump(e, 0x84, other + e->to_rx);
 	if (b->saved) { /* entry: save */
 		put(e, 0xeb);
 		skip = e->p;
@@ -148,7 +153,7 @@ void emit_entries(struct tr *t)
 		b->entry = (u32)(e->p - t->x->rw);
 		t->flags = FLAGS_HOST;
 	}
-	b->body = (u32)(e->p - t->x->rw);
+	b->body = b->door = (u32)(e->p - t->x->rw);
 }
 
 static u64 target(const struct tr *t)
@@ -218,6 +223,7 @@ static bool emit_call(struct tr *t)
 	islands(t, 40, true);
 	put(&t->e, 0xe8);
 	put_link(t, to);
+	t->b->calls = true;
 	emit_expect(t, ret, t->x->ret_wrong[t->narrow]);
 	return true;
 }
@@ -278,6 +284,7 @@ static bool emit_indirect(struct tr *t, bool call)
 	load_gs(e, H_R14, HOT(value));
 	put_branch(t);
 	jump(e, 0xe8, t->x->jump_indirect[t->narrow]);
+	t->b->calls = true;
 	emit_expect(t, ret, t->x->ret_wrong[t->narrow]);
 	return true;
 }

@@ -332,6 +332,10 @@ static void list_entries(const struct listing *l)
 {
 	const struct tblock *b = l->b;
 
+	if (b->door != b->body) {
+		print(l, "  entered from where it was first: translated again");
+		return;
+	}
 	print(l, "  entered by an indirect jump: is it meant?");
 	list_host(l, b->entry_indirect - b->host, b->entry_page - b->host);
 	print(l, "  entered from another page: does the page still hold this code?");

@@ -353,18 +353,69 @@ static enum next do_indirect(struct vcpu *v)
 	return enter_block(v, b);
 }
 
+/* hot->t1 = the entry for the access at t0. */
+static bool read_entry(struct vcpu *v)
+{
+	struct dbt_hot *h = dhot(v);
+
+	if (flat_miss(v, h->t0, MMU_READ) != FLAT_FILLED)
+		return false;
+	h->t1 = *(const u64 *)(v->mmu->flat_base + FLAT_R_DISP + 8 * (u64)(u32)(h->t0 >> PAGE_SHIFT));
+	return true;
+}
+
+static unsigned stored_bytes(const struct vcpu *v, const struct tinsn *i, gva_t lin)
+{
+	u64 left = PAGE_SIZE - (lin & ~PAGE_MASK), size = i->stores & ~STORES_RUN;
+
+	if (i->stores & STORES_RUN)
+		size = v->cpu.gpr[REG_RCX] > PAGE_SIZE ? left : size * v->cpu.gpr[REG_RCX];
+	return (unsigned)MIN(size, left);
+}
+
+/* The store kills its own block: from here on the block ends behind it. */
+static bool into_itself(struct vcpu *v, const struct tinsn *i)
+{
+	struct dbt *x = dbt_of(v);
+	u64 lin = x->blocks[i->block].lin + i->guest + i->len;
+
+	*dbt_cut_slot(x, lin) = lin;
+	return false;
+}
+
+/* False, too, for a store into its own block. */
+static bool write_entry(struct vcpu *v, const struct tinsn *i)
+{
+	struct dbt_hot *h = dhot(v);
+	const struct tblock *b = &dbt_of(v)->blocks[i->block];
+	unsigned size = stored_bytes(v, i, h->t0);
+	enum flat_result found;
+
+	if (dbt_known_store(v, h->t0, size, &h->t1))
+		return !b->dead || into_itself(v, i);
+	found = flat_miss(v, h->t0, MMU_WRITE);
+	if (found == FLAT_SLOW) {
+		switch (dbt_new_store(v, h->t0, size, &h->t1)) {
+		case STORE_ONCE:
+			return !b->dead || into_itself(v, i);
+		case STORE_RETRY:
+			found = flat_miss(v, h->t0, MMU_WRITE);
+			break;
+		default:
+			return false;
+		}
+	}
+	h->t1 = *(const u64 *)(v->mmu->flat_base + FLAT_W_DISP - 8 * ((u64)(u32)(h->t0 >> PAGE_SHIFT) + 1));
+	return found == FLAT_FILLED && !b->dead;
+}
+
 static enum next do_miss(struct vcpu *v, const struct tinsn *i, bool write)
 {
 	struct dbt *x = dbt_of(v);
 	struct dbt_hot *h = dhot(v);
 
-	if (flat_miss(v, h->t0, write ? MMU_WRITE : MMU_READ) != FLAT_FILLED)
+	if (write ? !write_entry(v, i) : !read_entry(v))
 		return do_step(v, i);
-	u32 idx = (u32)(h->t0 >> PAGE_SHIFT);
-	const u8 *base = v->mmu->flat_base;
-
-	h->t1 = write ? *(const u64 *)(base + FLAT_W_DISP - 8 * ((u64)idx + 1))
-		      : *(const u64 *)(base + FLAT_R_DISP + 8 * (u64)idx);
 	h->pc = (u64)(uintptr_t)(x->rx + h->resume);
 	return NEXT_ENTER;
 }

@@ -94,6 +94,7 @@ unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigned max)
 		{ "code_cache_bytes", x->used },
 		{ "code_cache_flushes", s->flushes },
 		{ "killed_blocks", s->kills },
+		{ "stores_to_code_pages", s->code_stores },
 		{ "chained_jumps", s->links },
 		{ "jump_cache_misses", s->lost_jumps },
 		{ "return_misses", s->lost_returns },

@@ -361,19 +361,19 @@ static struct tinsn *new_insn(struct tr *t)
 /* Returns the number of instructions translated. */
 static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 {
-	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-	ZydisDecodedInstruction z;
 	struct dinsn d;
 	unsigned at = 0, n = 0, max = t->x->single ? 1 : BLOCK_INSNS;
 	bool ends = false, cut = true;
 	enum code_mode mode = t->narrow ? CODE_32 : CODE_64;
 
-	t->z = &z;
-	t->ops = ops;
 	t->d = &d;
 	while (!ends && n < max && at < avail && t->stubs_n < STUBS_MAX - 8) {
-		enum decode_status s = isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode);
+		enum decode_status s = dbt_decode(t->x, code + at, avail - at, mode, &t->z, &t->ops, &d);
 
+		if (t->insn == t->insn_end) {
+			t->failed = true;
+			break;
+		}
 		t->lin = t->b->lin + at;
 		if (s == DECODE_MORE && !n) {
 			const u8 *both = crossing_bytes(t, code, &avail);
@@ -381,18 +381,15 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 			max = 1;
 			if (both) {
 				code = both;
-				s = isa_decode_full(&z, ops, code, avail, mode);
-				if (s == DECODE_OK && z.opcode == 0xc2) /* RET n: undo_branch() reads it in its page */
+				s = dbt_decode(t->x, code, avail, mode, &t->z, &t->ops, &d);
+				if (s == DECODE_OK && t->z->opcode == 0xc2) /* RET n: undo_branch() reads it in its page */
 					s = DECODE_INVALID;
 			}
 		}
-		if (s == DECODE_OK) {
-			dinsn_from_zydis(&d, &z, ops, code + at, mode);
-		} else if (s == DECODE_MORE && n) {
+		if (s == DECODE_MORE && n)
 			break; /* it crosses into the next page: a block of its own */
-		} else {       /* crosses, or not an instruction: the reference engine fetches it itself */
+		if (s != DECODE_OK) /* crosses, or not an instruction: the reference engine fetches it itself */
 			d.len = 1;
-		}
 		if (t->steps_only)
 			s = DECODE_INVALID;
 		islands(t, 110, true);
@@ -420,6 +417,8 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 		n++;
 		if (cut)
 			t->segment = t->insn;
+		if (*dbt_cut_slot(t->x, t->b->lin + at) == t->b->lin + at)
+			break;
 	}
 	if (!cut)
 		end_segment(t);
@@ -430,46 +429,65 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 }
 
 /* Does the block access memory before it touches the flags? Then its body begins with the flags saved. */
-static bool begins_with_access(const u8 *code, unsigned avail, enum code_mode mode)
+static bool begins_with_access(struct dbt *x, const u8 *code, unsigned avail, enum code_mode mode)
 {
-	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-	ZydisDecodedInstruction z;
+	const ZydisDecodedOperand *ops;
+	const ZydisDecodedInstruction *z;
 	struct dinsn d;
 
-	for (unsigned at = 0, n = 0; n < 6 && at < avail; n++, at += z.length) {
+	for (unsigned at = 0, n = 0; n < 6 && at < avail; n++, at += z->length) {
 		unsigned method;
 
-		if (isa_decode_full(&z, ops, code + at, MIN(15u, avail - at), mode) != DECODE_OK)
+		if (dbt_decode(x, code + at, avail - at, mode, &z, &ops, &d) != DECODE_OK)
 			return false;
-		dinsn_from_zydis(&d, &z, ops, code + at, mode);
 		method = isa_row_of(&d)->method;
 		if ((method != METHOD_CORE && method != METHOD_HOST) || is_special(&d))
 			return false;
 		if (is_nop(&d) || (d.map == 0 && d.opcode == 0x8d))
 			continue;
-		for (unsigned k = 0; k < z.operand_count; k++)
+		for (unsigned k = 0; k < z->operand_count; k++)
 			if (ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
 				return true;
-		if (z.cpu_flags && (z.cpu_flags->tested | z.cpu_flags->modified | z.cpu_flags->set_0 | z.cpu_flags->set_1 |
-				    z.cpu_flags->undefined) & (u32)FL_STATUS)
+		if (z->cpu_flags && (z->cpu_flags->tested | z->cpu_flags->modified | z->cpu_flags->set_0 | z->cpu_flags->set_1 |
+				    z->cpu_flags->undefined) & (u32)FL_STATUS)
 			return false;
-		if (z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+		if (z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
 			return true;
 	}
 	return true;
 }
 
-static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool steps_only)
+/* The pools end where the records set apart for `b` do. */
+struct limits {
+	u32 exits, sys, recipes;
+};
+static struct limits limit_pools(struct dbt *x, const struct tblock *b)
+{
+	struct limits old = { x->exits_max, x->sys_max, x->recipes_max };
+
+	x->exits_n = b->exits;
+	x->sys_n = b->sys;
+	x->recipes_n = b->recipes;
+	x->exits_max = b->exits + b->exits_max;
+	x->sys_max = b->sys + b->sys_max;
+	x->recipes_max = b->recipes + b->recipes_max;
+	return old;
+}
+static void unlimit_pools(struct dbt *x, const struct limits *old)
+{
+	x->exits_max = old->exits;
+	x->sys_max = old->sys;
+	x->recipes_max = old->recipes;
+}
+
+/* From b->body on, with the records set apart for `b`. */
+static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps_only)
 {
 	struct dbt *x = dbt_of(v);
 	static __thread struct tr t; /* large; used up within this call */
-	struct tblock *b = &x->blocks[x->blocks_n];
-	u32 exits = x->exits_n, sys = x->sys_n, recipes = x->recipes_n;
-	const u8 *code = p->host + (lin & ~PAGE_MASK);
-	unsigned avail = (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK));
-	u64 began = __builtin_ia32_rdtsc();
+	unsigned off = b->lin & ~PAGE_MASK, avail = (unsigned)PAGE_SIZE - off;
+	const u8 *code = b->page->host + off;
 
-	*b = (struct tblock){ .lin = lin, .page = p, .first = x->insns_n, .host = x->used, .recipes = recipes };
 	memset(&t, 0, offsetof(struct tr, stub));
 	t.steps_only = steps_only;
 	t.v = v;
@@ -477,41 +495,121 @@ static struct tblock *translate(struct vcpu *v, struct tpage *p, gva_t lin, bool
 	t.b = b;
 	t.narrow = x->key & KEY_32;
 	t.word = t.narrow ? 4 : 8;
-	t.insn = x->insns_n;
-	t.start = x->rw + x->used;
-	t.e = (struct emit){ .p = t.start, .end = t.start + HOST_BYTES_MAX, .to_rx = x->rx - x->rw };
+	t.insn = b->first;
+	t.insn_end = b->first + b->insns_max;
+	t.start = x->rw + b->host;
+	t.e = (struct emit){ .p = x->rw + b->body, .end = x->rw + b->host_max, .to_rx = x->rx - x->rw };
 	t.recipe_at = -1;
-	b->saved = !steps_only && begins_with_access(code, avail, t.narrow ? CODE_32 : CODE_64);
-	emit_entries(&t);
+	b->fpu = b->calls = b->crosses = false;
+	b->tail_len = 0;
+	b->page2 = NULL;
+	if (entries) {
+		b->saved = !steps_only && begins_with_access(x, code, avail, t.narrow ? CODE_32 : CODE_64);
+		emit_entries(&t);
+	} else {
+		t.flags = b->saved ? FLAGS_SAVED : FLAGS_HOST;
+		if (b->saved && steps_only)
+			flags_to_host(&t);
+	}
 	b->n = (u16)emit_block(&t, code, avail);
 	while (t.e.p - (x->rw + b->body) < 10 && !t.e.overflow)
 		put(&t.e, 0x90); /* room for what dead blocks become */
 	b->stubs = (u16)(t.e.p - t.start);
 	emit_stubs(&t);
-	if (t.failed || t.e.overflow) {
-		x->exits_n = exits;
-		x->sys_n = sys;
-		x->recipes_n = recipes;
-		return NULL;
-	}
+	if (t.failed || t.e.overflow)
+		return false;
 	b->host_end = (u32)(t.e.p - x->rw);
-	x->used = (b->host_end + 15) & ~15u;
-	x->insns_n += b->n;
-	x->blocks_n++;
 	x->stats.translations++;
 	x->stats.insns += b->n;
 	x->stats.guest_bytes += b->bytes;
 	x->stats.host_bytes += b->host_end - b->host;
-	x->stats.translate_cycles += __builtin_ia32_rdtsc() - began;
 	if (unlikely(x->trace & TRACE_BLOCKS) || unlikely(x->observe.perf != NULL))
 		dbt_trace_block(&t);
+	return true;
+}
+
+/* In the place of its former code; false: it does not fit. */
+static bool translate_again(struct vcpu *v, struct tblock *b)
+{
+	struct dbt *x = dbt_of(v);
+	u32 exits = x->exits_n, sys = x->sys_n, recipes = x->recipes_n;
+	struct limits old = limit_pools(x, b);
+	bool done = translate(v, b, false, false);
+
+	unlimit_pools(x, &old);
+	x->exits_n = exits;
+	x->sys_n = sys;
+	x->recipes_n = recipes;
+	return done;
+}
+
+/* Code that changed once will change again: room to grow. */
+static void set_apart(struct dbt *x, struct tblock *b, bool grows)
+{
+	u32 size = b->host_end - b->host;
+
+	b->host_max = (b->host_end + (grows ? size / 4 : 0) + 15) & ~15u;
+	b->insns_max = (u16)(b->n + (grows ? b->n / 4u + 1 : 0));
+	b->exits_max = (u16)(x->exits_n - b->exits + (grows ? 2 : 0));
+	b->sys_max = (u16)(x->sys_n - b->sys);
+	b->recipes_max = (u16)(x->recipes_n - b->recipes + (grows ? 2 : 0));
+	x->used = b->host_max;
+	x->insns_n = b->first + b->insns_max;
+	x->exits_n = b->exits + b->exits_max;
+	x->recipes_n = b->recipes + b->recipes_max;
+	x->blocks_n++;
+}
+
+/* A new one, which takes over the entries of `old`. */
+static struct tblock *translate_new(struct vcpu *v, struct tpage *p, gva_t lin, const struct tblock *old)
+{
+	struct dbt *x = dbt_of(v);
+	struct tblock *b = &x->blocks[x->blocks_n], begin;
+	struct limits limits;
+	bool done;
+
+	begin = (struct tblock){ .lin = lin,
+				 .page = p,
+				 .first = x->insns_n,
+				 .exits = x->exits_n,
+				 .sys = x->sys_n,
+				 .recipes = x->recipes_n,
+				 .host = x->used,
+				 .body = x->used,
+				 .host_max = x->used + HOST_BYTES_MAX,
+				 .insns_max = BLOCK_INSNS,
+				 .exits_max = BLOCK_EXITS_MAX,
+				 .sys_max = BLOCK_INSNS,
+				 .recipes_max = BLOCK_RECIPES_MAX };
+	if (old) {
+		begin.saved = old->saved;
+		begin.door = old->door;
+		begin.entry = old->entry;
+		begin.entry_saved = old->entry_saved;
+		begin.entry_page = old->entry_page;
+		begin.entry_indirect = old->entry_indirect;
+	}
+	*b = begin;
+	limits = limit_pools(x, b);
+	done = translate(v, b, !old, false);
+	if (!done) { /* short branches can get out of reach in odd code */
+		*b = begin;
+		limit_pools(x, b);
+		done = translate(v, b, !old, true);
+	}
+	unlimit_pools(x, &limits);
+	if (!done)
+		return NULL;
+	set_apart(x, b, old);
 	return b;
 }
 
-struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin)
+struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin, struct tblock *old)
 {
-	struct tblock *b = translate(v, p, lin, false);
+	struct dbt *x = dbt_of(v);
+	u64 began = __builtin_ia32_rdtsc();
+	struct tblock *b = old && translate_again(v, old) ? old : translate_new(v, p, lin, old);
 
-	/* Short branches can get out of reach in odd code. */
-	return b ? b : translate(v, p, lin, true);
+	x->stats.translate_cycles += __builtin_ia32_rdtsc() - began;
+	return b;
 }

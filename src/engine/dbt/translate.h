@@ -10,6 +10,8 @@
 #define BLOCK_INSNS 48
 #define STUBS_MAX (BLOCK_INSNS * 6)
 #define HOST_BYTES_MAX 24576 /* room a block may take in the cache */
+#define BLOCK_EXITS_MAX 250
+#define BLOCK_RECIPES_MAX 250
 
 /* Where a guest's general register lives, or HOME_MEMORY. */
 #define HOME_MEMORY 0xff
@@ -20,7 +22,7 @@ static inline u32 gpr_off(unsigned guest)
 }
 
 /* Code out of line, made when the block is complete. */
-enum stub_kind { STUB_LEAVE, STUB_ALIGN, STUB_CROSS, STUB_MISS, STUB_LINK, STUB_JUMP, STUB_LIMIT };
+enum stub_kind { STUB_LEAVE, STUB_ALIGN, STUB_CROSS, STUB_MISS, STUB_STORE, STUB_LINK, STUB_JUMP, STUB_LIMIT };
 struct stub {
 	bool saved; /* flags are not in the host */
 	u8 kind;   /* enum stub_kind */
@@ -54,6 +56,7 @@ struct tr {
 	u8 *start;
 	u64 lin;  /* of the instruction being translated */
 	u32 insn; /* its tinsn */
+	u32 insn_end;
 	const struct dinsn *d;
 	const ZydisDecodedInstruction *z;
 	const ZydisDecodedOperand *ops;
@@ -101,8 +104,7 @@ void emit_address(struct tr *t, bool w, unsigned dst);
 /* RCX = table entry for an access of `size` bytes at register `lin`: the
  * operand is [lin + rcx + 1]. */
 void emit_access(struct tr *t, unsigned lin, unsigned size, bool write);
-/* The same, and the entry may serve for all of the page: never one that is good
- * for a single store only. */
+/* The same for the first of a run of RCX elements: the entry serves them all, up to the page's end. */
 void emit_page_access(struct tr *t, unsigned lin, unsigned size, bool write);
 /* The same for an operand of which a mask selects parts: A and D bits are not
  * set for what is masked off, so without an entry the instruction is left to
@@ -184,6 +186,10 @@ static inline u64 code_address(const struct tr *t, u64 lin)
 	return t->narrow ? (u32)lin : lin;
 }
 
+/* decode.c: isa_decode_full() and dinsn_from_zydis(), from what was decoded before. *z and *ops are valid until
+ * the next call. */
+enum decode_status dbt_decode(struct dbt *x, const u8 *code, unsigned avail, enum code_mode mode,
+			      const ZydisDecodedInstruction **z, const ZydisDecodedOperand **ops, struct dinsn *d);
 /* cross.c: an instruction that crosses into the next page */
 /* All its bytes and perhaps more, *n of them; NULL: those of the next page cannot be had. */
 const u8 *crossing_bytes(struct tr *t, const u8 *code, unsigned *n);

@@ -52,6 +52,8 @@ static void set_code_flag(struct vcpu *v, gpa_t gpa, bool on)
 	if (on) {
 		if (!(*t.flags & PAGE_CODE))
 			mmu_protect_frame(v, gpa);
+		else if (!(*t.flags & PAGE_CODE_INTERP))
+			v->mmu->gen++; /* another engine may let stores to the page through */
 		*t.flags |= PAGE_CODE_INTERP;
 	} else {
 		*t.flags &= (u8)~PAGE_CODE_INTERP;
@@ -273,6 +275,19 @@ struct block *cache_find_near(struct vcpu *v, unsigned off)
 	return lookup(from->page, off, from->mode);
 }
 
+void cache_make_room(struct vcpu *v)
+{
+	struct interp *x = interp_of(v);
+
+	if (likely(!x->stale) && x->arena_size - x->arena_used >= 256 * KiB && thunk_room(x->thunks))
+		return;
+	fpu_park(v);
+	if (!thunk_room(x->thunks))
+		thunk_flush(x->thunks);
+	x->stale = false;
+	cache_flush(v);
+}
+
 struct block *cache_find(struct vcpu *v, u64 lin)
 {
 	struct interp *x = interp_of(v);
@@ -281,13 +296,7 @@ struct block *cache_find(struct vcpu *v, u64 lin)
 	struct block *b = NULL;
 	struct xlat t;
 
-	if (unlikely(x->stale) || x->arena_size - x->arena_used < 256 * KiB || !thunk_room(x->thunks)) {
-		fpu_park(v);
-		if (!thunk_room(x->thunks))
-			thunk_flush(x->thunks);
-		x->stale = false;
-		cache_flush(v);
-	}
+	cache_make_room(v);
 	if (e->tag[MMU_EXEC] == (lin & PAGE_MASK))
 		p = find_page(x, (u8 *)((lin & PAGE_MASK) + e->addend));
 	if (!p) {

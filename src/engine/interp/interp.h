@@ -115,6 +115,16 @@ struct interp_hot {
 };
 _Static_assert(sizeof(struct interp_hot) <= sizeof(((struct vcpu *)0)->engine_hot), "hot data fits");
 
+/* What single.c decoded. */
+struct single {
+	u64 lin;
+	u64 flushes; /* interp.arena_flushes at that time: its records may lie in the arena */
+	struct insn insn;
+	u8 compared; /* bytes it depends on; 0: empty */
+	u8 bytes[15];
+};
+#define SINGLES 256u
+
 #define PAGE_HASH_BITS 14
 struct interp {
 	struct vcpu *v;
@@ -125,6 +135,7 @@ struct interp {
 	struct block *build; /* scratch: BLOCK_MAX instructions */
 	struct block *step;  /* scratch: one instruction for careful execution */
 	struct thunk_cache *thunks;
+	struct single single[SINGLES];
 	/* For an engine that has this one inside: interp_run() returns as if its budget were spent
 	 * before the next instruction after a system instruction, fault or event made this true. */
 	bool (*until)(const struct vcpu *v);
@@ -261,8 +272,12 @@ struct block *cache_find_near(struct vcpu *v, unsigned off);
 /* Listener: a write hit a page with PAGE_CODE. Drops the page's blocks if it touched decoded bytes. */
 void cache_page_written(void *vcpu, gpa_t gpa, unsigned len);
 void cache_flush(struct vcpu *v);
+/* Empties the arena if less is left of it, or of the thunks, than one block may take. Between blocks. */
+void cache_make_room(struct vcpu *v);
 /* Make x->step a copy of the first instruction of `b`, alone. */
 struct block *cache_single(struct vcpu *v, const struct block *b);
+/* single.c: x->step for the one instruction at `lin` in 64-bit mode; NULL: fault in v->fault. */
+struct block *cache_single_at(struct vcpu *v, gva_t lin);
 
 /*
  * translate.c: decode up to `max` instructions starting at `off` of `page`.

@@ -237,6 +237,14 @@ static bool debugger_stops(const struct vcpu *v, u64 lin)
 	return false;
 }
 
+static void run_single(struct vcpu *v, struct block *b, u64 lin)
+{
+	/* A budget of one: a branch leaves at its target. */
+	hot(v)->icount_end = v->icount + 1;
+	hot(v)->budget = 1;
+	run_chain(v, b, lin);
+}
+
 /* One instruction with every check before and after. */
 static void step(struct vcpu *v, u64 lin)
 {
@@ -257,18 +265,29 @@ static void step(struct vcpu *v, u64 lin)
 		return;
 	}
 	v->cpu.rflags &= ~FL_RF;
-	/* A budget of one: a branch leaves at its target. */
-	hot(v)->icount_end = v->icount + 1;
-	hot(v)->budget = 1;
-	run_chain(v, cache_single(v, b), lin);
+	run_single(v, cache_single(v, b), lin);
 	if (tf && v->icount != before)
 		cpu_single_step_done(v);
 }
 
 void interp_single(struct vcpu *v)
 {
+	u64 lin = v->cpu.rip;
+	struct block *b;
+
 	sync_in(v);
-	step(v, hot(v)->mode == BLOCK_64 ? v->cpu.rip : (u32)(v->cpu.rip + hot(v)->cs_base));
+	if (hot(v)->mode != BLOCK_64 || hot(v)->careful) {
+		step(v, hot(v)->mode == BLOCK_64 ? lin : (u32)(lin + hot(v)->cs_base));
+		return;
+	}
+	interp_of(v)->steps++;
+	b = cache_single_at(v, lin);
+	if (b) {
+		run_single(v, b, lin);
+	} else {
+		interp_of(v)->faults++;
+		cpu_deliver_fault(v);
+	}
 }
 
 bool interp_careful(const struct vcpu *v)
