@@ -85,6 +85,10 @@ _Static_assert(sizeof(struct interp_hot) <= HOT_INDEX * 8 &&
 #define PAGES_MAX 65536u
 #define AUX_VALID 0u		  /* one byte a tpage: its code is what the set maps there */
 #define JUMP_BITS 13
+static inline u32 dbt_jump_slot(u64 lin)
+{
+	return (u32)((lin ^ lin >> 13) >> 2) & ((1u << JUMP_BITS) - 1);
+}
 /* Jump caches, one for each enum dbt_width: host addresses. */
 #define AUX_JUMP(width) (PAGES_MAX + ((u32)(width) << (JUMP_BITS + 3)))
 /*

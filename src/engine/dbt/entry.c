@@ -102,7 +102,7 @@ static void make_indirect(struct emit *e, struct dbt *x, enum dbt_width w)
 	x->ret_miss[w] = e->p + e->to_rx; /* the return stack was empty: stay at its bottom */
 	lea(e, H_RSP, H_RSP, -8);
 	common = e->p + e->to_rx;
-	pext_gs(e, H_RCX, H_R14, HOT(jump_mask));
+	put_jump_slot(e);
 	put_bytes(e, (const u8[]){ 0x41, 0xff }, 2); /* jmp [r15 + rcx*8 + AUX_JUMP] */
 	put_base_index_disp(e, 4, H_R15, H_RCX, 3, (s32)AUX_JUMP(w));
 	x->jump_indirect[w] = e->p + e->to_rx;

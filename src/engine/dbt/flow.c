@@ -228,11 +228,19 @@ static bool emit_call(struct tr *t)
 	return true;
 }
 
-/* ECX = the branch, should its target turn out not to be canonical. */
-static void put_branch(struct tr *t)
+/*
+ * JMP (op 4) or CALL (2) to R14 through the set's jump cache. In place, so that
+ * the host predicts each branch by itself. The branch is noted, should its
+ * target turn out not to be canonical.
+ */
+static void put_cached_jump(struct tr *t, unsigned op)
 {
-	put(&t->e, 0xb9);
-	put32(&t->e, t->insn);
+	struct emit *e = &t->e;
+
+	mov_gs_imm32(e, HOT(branch), t->insn);
+	put_jump_slot(e);
+	put_bytes(e, (const u8[]){ 0x41, 0xff }, 2); /* [r15 + rcx*8 + AUX_JUMP] */
+	put_base_index_disp(e, op, H_R15, H_RCX, 3, (s32)AUX_JUMP(t->narrow ? WIDTH_32 : WIDTH_64));
 }
 
 /* R14 = the target of an indirect branch. */
@@ -267,8 +275,7 @@ static bool emit_indirect(struct tr *t, bool call)
 	if (!call) {
 		end_at_branch(t);
 		flags_to_memory(t);
-		put_branch(t);
-		jump(e, 0xe9, t->x->jump_indirect[t->narrow]);
+		put_cached_jump(t, 4);
 		islands(t, 0, false);
 		return true;
 	}
@@ -282,8 +289,7 @@ static bool emit_indirect(struct tr *t, bool call)
 	flags_to_memory(t);
 	islands(t, 60, true);
 	load_gs(e, H_R14, HOT(value));
-	put_branch(t);
-	jump(e, 0xe8, t->x->jump_indirect[t->narrow]);
+	put_cached_jump(t, 2);
 	t->b->calls = true;
 	emit_expect(t, ret, t->x->ret_wrong[t->narrow]);
 	return true;

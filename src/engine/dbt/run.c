@@ -179,11 +179,6 @@ static enum next look(struct vcpu *v)
 	return NEXT_LOOP;
 }
 
-static unsigned jump_slot(u64 lin)
-{
-	return (unsigned)(lin >> 2) & ((1u << JUMP_BITS) - 1);
-}
-
 static const u8 **jump_cache(struct vcpu *v)
 {
 	return (const u8 **)(v->mmu->flat_base + AUX_JUMP(dbt_of(v)->key & KEY_32 ? WIDTH_32 : WIDTH_64));
@@ -199,7 +194,7 @@ static enum next jump(struct vcpu *v)
 	if (!charge(v, 0))
 		return NEXT_LOOP;
 	h->t0 = v->cpu.rip;
-	h->pc = (u64)(uintptr_t)jump_cache(v)[jump_slot(v->cpu.rip)];
+	h->pc = (u64)(uintptr_t)jump_cache(v)[dbt_jump_slot(v->cpu.rip)];
 	return NEXT_ENTER;
 }
 
@@ -349,7 +344,7 @@ static enum next do_indirect(struct vcpu *v)
 	b = dbt_find(v, lin);
 	if (!b)
 		return NEXT_LOOK;
-	jump_cache(v)[jump_slot(lin)] = x->rx + b->entry_indirect;
+	jump_cache(v)[dbt_jump_slot(lin)] = x->rx + b->entry_indirect;
 	return enter_block(v, b);
 }
 

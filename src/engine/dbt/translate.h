@@ -119,6 +119,14 @@ void long_branch(struct tr *t, unsigned cc, unsigned stub);
 /* If RCX is not zero: leave. Clobbers nothing. */
 void leave_unless_zero(struct tr *t, enum leave_reason reason, u32 info);
 
+/* RCX = slot of the jump cache for R14, as dbt_jump_slot() has it. Clobbers the flags. */
+static inline void put_jump_slot(struct emit *e)
+{
+	rorx(e, H_RCX, H_R14, 13);
+	op_rr(e, false, 0x31, H_R14, H_RCX); /* xor ecx, r14d */
+	pext_gs(e, H_RCX, H_RCX, HOT(jump_mask));
+}
+
 /* flags.c. RCX is free for all of them. */
 /* Before an instruction. `aware`: it is emitted by code that keeps track of
  * flags. True if its accesses may clobber them. */
