@@ -417,6 +417,8 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 		n++;
 		if (cut)
 			t->segment = t->insn;
+		if (cut && n >= CUT_INSNS)
+			break;
 		if (*dbt_cut_slot(t->x, t->b->lin + at) == t->b->lin + at)
 			break;
 	}
