@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.environ.get("BUILD", "build")
 # What the payload and guest suites are run under, one after the other.
-ENGINES = ("interp",)
+ENGINES = ("interp", "dbt")
 TAP = re.compile(r"^\s*(not )?ok\b(.*)$")
 print_lock = threading.Lock()
 
