@@ -162,6 +162,14 @@ static void make_cpu(struct rig *r)
 	mmu_flush_all(r->v);
 }
 
+void rig_reset(struct rig *r)
+{
+	fpu_park(r->v);
+	memset(&r->v->cpu, 0, sizeof(r->v->cpu));
+	r->compatibility = false;
+	make_cpu(r);
+}
+
 void rig_create(struct rig *r, const struct engine_ops *engine)
 {
 	rig_create_with(r, engine, NULL);

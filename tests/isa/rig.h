@@ -27,6 +27,8 @@ void rig_create(struct rig *r, const struct engine_ops *engine);
 /* The same with options, which outlive the rig; NULL: defaults. */
 void rig_create_with(struct rig *r, const struct engine_ops *engine, const struct engine_options *options);
 void rig_destroy(struct rig *r);
+/* The processor as rig_create() leaves it, in 64-bit mode; memory and mappings stay. General registers are zero. */
+void rig_reset(struct rig *r);
 /* Go over to 32-bit code in compatibility mode, segments flat. */
 void rig_compatibility_mode(struct rig *r);
 /* Map the page of `lin` to RAM offset `off`. */
