@@ -11,6 +11,7 @@ run two at a time, those that measure time alone and last.
 """
 import argparse
 import concurrent.futures
+import glob
 import json
 import os
 import re
@@ -94,6 +95,14 @@ def sanitized(directory, which):
     return meson_jobs(directory, SANITIZER_ENV, "unit")
 
 
+def ubsan():
+    """The translator, too: AddressSanitizer leaves it no address space."""
+    jobs = sanitized("build-ubsan", "undefined")
+    jobs += [j for j in meson_jobs("build-ubsan", SANITIZER_ENV, "isa") if "oracle" not in j.name]
+    return jobs + [Job(f"build-ubsan: payloads ({e})", ["tests/payload/run.py", "--engine", e], 300,
+                       {**SANITIZER_ENV, "ECTYPE": os.path.join(ROOT, "build-ubsan/ectype")}) for e in ENGINES]
+
+
 def payload():
     build(BUILD)
     return [Job(f"payloads ({e})", ["tests/payload/run.py", "--engine", e], 300) for e in ENGINES]
@@ -153,11 +162,14 @@ def long():
 
 
 def fuzz():
+    """With AddressSanitizer what can be; the translator plain and, slower, with the other one."""
+    build(BUILD)
     build("build-asan", "-Db_sanitize=address,undefined", *SANITIZER_OPTIONS)
-    seconds = "5"
-    directory = os.path.join(ROOT, "build-asan/tests/fuzz")
-    targets = sorted(f for f in os.listdir(directory) if f.startswith("fuzz_") and "." not in f) if os.path.isdir(directory) else []
-    return [Job("fuzz: " + t, [f"build-asan/tests/fuzz/{t}", "--seconds", seconds], 60, SANITIZER_ENV) for t in targets]
+    build("build-ubsan", "-Db_sanitize=undefined", *SANITIZER_OPTIONS)
+    programs = glob.glob("build-asan/tests/fuzz/fuzz_*", root_dir=ROOT) + [
+        os.path.join(b, "tests/fuzz/fuzz_translate") for b in (BUILD, "build-ubsan")]
+    return [Job(f"fuzz: {os.path.basename(p)} in {p.split('/')[0]}", [p, "--seconds", "5"], 60, SANITIZER_ENV)
+            for p in sorted(programs) if "." not in os.path.basename(p)]
 
 
 SUITES = {
@@ -167,11 +179,11 @@ SUITES = {
     "lockstep": lockstep,
     "guest": guest,
     "asan": lambda: sanitized("build-asan", "address,undefined"),
-    "ubsan": lambda: sanitized("build-ubsan", "undefined"),
+    "ubsan": ubsan,
     "fuzz": fuzz,
     "long": long,
 }
-DEFAULT = ["checks", "unit", "payload", "asan", "fuzz", "lockstep", "guest"]
+DEFAULT = ["checks", "unit", "payload", "asan", "ubsan", "fuzz", "lockstep", "guest"]
 
 
 def run(job, tally, verbose):

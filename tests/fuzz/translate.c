@@ -202,6 +202,9 @@ static bool skip(int vector)
 	struct dinsn d;
 	unsigned len;
 
+	/* a debug trap that a shadow held back until the rig's handler of another exception began */
+	if (rig[REFERENCE].v->cpu.rip >> 47)
+		return false;
 	if (vector == EXC_DB || vector == EXC_BP)
 		return true;
 	len = decode(&rig[REFERENCE], &d);

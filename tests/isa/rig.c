@@ -253,7 +253,7 @@ int rig_run(struct rig *r, u64 insns)
 	struct run_budget b = { insns };
 	enum vcpu_exit why;
 
-	r->v->event = 0;
+	r->v->event &= EV_TRAP; /* what waits at this boundary */
 	why = r->v->engine->run(r->v, &b);
 	if (why == VCPU_EXIT_BUDGET) {
 		if (cpu_cpl(&r->v->cpu) == 3)
