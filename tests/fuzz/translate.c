@@ -210,7 +210,8 @@ static void compare(const struct stretch *want, int vector)
 	abort();
 }
 
-/* Behind the instruction at fault; a trap is there already. False: there is none to go on behind. */
+/* Behind the instruction at fault; a trap is there already. False: there is none to go on behind, or it is the HLT
+ * that code is followed by. */
 static bool skip(int vector)
 {
 	struct dinsn d;
@@ -222,9 +223,11 @@ static bool skip(int vector)
 	if (vector == EXC_DB || vector == EXC_BP)
 		return true;
 	len = decode(&rig[REFERENCE], &d);
-	for (unsigned s = 0; s < SIDES && len; s++)
+	if (!len || d.mnemonic == ZYDIS_MNEMONIC_HLT)
+		return false;
+	for (unsigned s = 0; s < SIDES; s++)
 		rig[s].v->cpu.rip += len;
-	return len;
+	return true;
 }
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
