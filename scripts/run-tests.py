@@ -214,9 +214,11 @@ def run(job, tally, verbose):
             names.append(m.group(2).strip(" -"))
         else:
             passed += 1
-    if status != 0 and failed == 0:
+    if status not in (0, 77) and failed == 0:
         failed += 1
         names.append("time limit" if status is None else f"signal {-status}" if status < 0 else f"exit status {status}")
+    elif status == 77 and passed + failed == 0:
+        skipped += 1
     elif status == 0 and passed + failed + skipped == 0:
         passed = 1
 

@@ -138,7 +138,7 @@ static void step_reference(struct rig *r, struct stretch *s)
 {
 	struct dinsn d;
 	u8 was[15];
-	const u8 *bytes;
+	const u8 *bytes = was;
 	unsigned len = decode(r, &d);
 
 	if (len && leaves_undefined(&d)) {

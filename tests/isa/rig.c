@@ -178,7 +178,13 @@ void rig_create(struct rig *r, const struct engine_ops *engine)
 void rig_create_with(struct rig *r, const struct engine_ops *engine, const struct engine_options *options)
 {
 	struct error e = { "" };
+	struct engine_verdict why = { 0 };
 
+	engine->probe(&why);
+	if (!why.usable) {
+		printf("skipped: engine %s: %s\n", engine->name, why.reason);
+		exit(77); /* as meson has it */
+	}
 	memset(r, 0, sizeof(*r));
 	r->mem = memory_create(RIG_RAM, &e);
 	r->v = aligned_alloc(64, (sizeof(*r->v) + 63) & ~63ull);

@@ -20,7 +20,7 @@ struct rig {
 
 #define RIG_RAM (64 * MiB)
 
-/* Exits with a message if anything fails. The processor is in 64-bit mode at
+/* Exits with a message if anything fails, with status 77 (skipped) if the engine cannot run on this host. The processor is in 64-bit mode at
  * CPL 3 with every extension enabled; no page is mapped but those rig_map()
  * adds. Exceptions end rig_run(). */
 void rig_create(struct rig *r, const struct engine_ops *engine);
