@@ -56,4 +56,4 @@ check-format:
 	@clang-format --dry-run -Werror $$(git ls-files '*.c' '*.h')
 
 clean:
-	rm -rf $(BUILD) build-asan build-ubsan build-fuzz
+	rm -rf $(BUILD) build-asan build-ubsan build-fuzz build-fuzz-ubsan

@@ -160,7 +160,7 @@ static int run(struct run *r)
 	int status;
 
 	signals_install(stop, r);
-	if (!strcmp(r->o.machine.engine, "auto") && isatty(STDERR_FILENO))
+	if (!strcmp(r->o.machine.engine, "auto") && (isatty(STDERR_FILENO) || machine_verdict(r->machine)->passed_over))
 		fprintf(stderr, "ectype: engine %s: %s\n", machine_vcpu(r->machine, 0)->engine->name,
 			machine_verdict(r->machine)->reason);
 	machine_run(r->machine, &res);

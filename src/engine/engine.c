@@ -11,12 +11,17 @@ static const struct engine_ops *choose_auto(struct engine_verdict *why, struct e
 	char reasons[256] = "";
 
 	for (const struct engine_ops *const *p = engines; *p; p++) {
-		(*p)->probe(why);
-		if (why->usable && why->advisable)
-			return *p;
-		size_t used = strlen(reasons);
+		size_t used = strlen(reasons), said;
 
-		snprintf(reasons + used, sizeof(reasons) - used, "; %s: %s", (*p)->name, why->reason);
+		*why = (struct engine_verdict){ 0 };
+		(*p)->probe(why);
+		if (why->usable && why->advisable) {
+			said = strlen(why->reason);
+			snprintf(why->reason + said, sizeof(why->reason) - said, "%s", reasons);
+			why->passed_over = used;
+			return *p;
+		}
+		snprintf(reasons + used, sizeof(reasons) - used, "; not %s: %s", (*p)->name, why->reason);
 	}
 	error_set(e, "no engine runs on this host%s", reasons);
 	return NULL;
@@ -35,6 +40,7 @@ const struct engine_ops *engine_choose(const char *name, struct engine_verdict *
 		size_t used = strlen(known);
 
 		if (!strcmp(name, (*p)->name)) {
+			*why = (struct engine_verdict){ 0 };
 			(*p)->probe(why);
 			if (why->usable)
 				return *p;

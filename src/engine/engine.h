@@ -34,7 +34,8 @@ enum engine_caps {
 /* Why an engine is or is not chosen by --engine auto. */
 struct engine_verdict {
 	bool usable, advisable;
-	char reason[160];
+	bool passed_over; /* --engine auto: one that it would rather take cannot run here; the reason says why */
+	char reason[320];
 };
 
 /* A named counter of an engine, for --stats. */

@@ -47,14 +47,26 @@ static bool map_tables(struct flat *f)
 	return true;
 }
 
+bool flat_possible(void)
+{
+	struct flat *f = calloc(1, sizeof(*f));
+	bool found;
+
+	if (!f)
+		return false;
+	f->ram_size = PAGE_SIZE;
+	found = memory_place_possible() && map_tables(f);
+	release(f);
+	return found;
+}
+
 int flat_create(struct vcpu *v, const struct flat_listener *l, struct error *e)
 {
 	const struct memory *m = v->mem;
 	struct flat *f;
 
 	if (!m->place_len)
-		return error_set(e, "the host's address space has no room for guest RAM as translated code needs it; "
-				    "lift the address-space limit (ulimit -v), or use --engine interp");
+		return error_set(e, FLAT_NO_ROOM "; use --engine interp");
 	f = calloc(1, sizeof(*f));
 	if (!f)
 		return error_set(e, "translation tables: out of memory");
@@ -64,10 +76,7 @@ int flat_create(struct vcpu *v, const struct flat_listener *l, struct error *e)
 	f->listener = *l;
 	if (!map_tables(f)) {
 		release(f);
-		return error_set(e,
-				 "the host's address space has no room for translation tables (%llu GiB); "
-				 "lift the address-space limit (ulimit -v), or use --engine interp",
-				 (unsigned long long)(FLAT_TABLES_MAP_SIZE / GiB));
+		return error_set(e, FLAT_NO_ROOM "; use --engine interp");
 	}
 	v->mmu->flat = f;
 	flat_choose_sets(v);

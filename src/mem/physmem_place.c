@@ -57,17 +57,38 @@ static bool limited(void)
 	return getrlimit(RLIMIT_AS, &rl) == 0 && rl.rlim_cur != RLIM_INFINITY;
 }
 
+/* Reserves blocks of `len` bytes; their offset in the windows, 0 if there is no room. */
+static u64 find_room(u64 len)
+{
+	u64 off = OFF_FIRST;
+
+	if (limited())
+		return 0;
+	while (off + len <= OFF_LAST && !reserve(off, len))
+		off += OFF_STEP;
+	return off + len <= OFF_LAST ? off : 0;
+}
+
+bool memory_place_possible(void)
+{
+	const u64 len = RAM_IN_BLOCK + PAGE_SIZE + PLACE_GUARD;
+	u64 off = find_room(len);
+
+	if (off)
+		release(off, len, PLACE_WINDOWS);
+	return off;
+}
+
 bool memory_place(struct memory *m)
 {
 	const u64 len = RAM_IN_BLOCK + m->ram_size + PLACE_GUARD;
-	u64 off = OFF_FIRST;
+	u64 off;
 	u8 *ram;
 
-	if (m->ram_size > OFF_LAST || limited())
+	if (m->ram_size > OFF_LAST)
 		return false;
-	while (off + len <= OFF_LAST && !reserve(off, len))
-		off += OFF_STEP;
-	if (off + len > OFF_LAST)
+	off = find_room(len);
+	if (!off)
 		return false;
 	ram = block_at(0, off) + RAM_IN_BLOCK;
 	if (mmap(ram, m->ram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, m->fd, 0) != ram) {

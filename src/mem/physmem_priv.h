@@ -97,6 +97,8 @@ extern const struct io_ops memory_mixed_ops;
 #define PLACE_GUARD (64 * KiB) /* the longest access */
 /* Map m->fd (m->ram_size bytes) so, and set m->ram. False, with nothing mapped, if the address space has no room. */
 bool memory_place(struct memory *m);
+/* Is there room for the smallest RAM? Reserves nothing for good. */
+bool memory_place_possible(void);
 void memory_unplace(struct memory *m);
 
 /*

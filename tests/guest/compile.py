@@ -76,7 +76,8 @@ def main():
         ok("the script ends with status 0", re.search(r"^toolbox: exit status 0\r?$", text, re.M), text[-500:])
         if os.path.exists(stats):
             s = read_json(stats)
-            print(f"# engine {s['engine']}: {s['instructions'] / 1e9:.2f} billion instructions in {s['seconds']:.1f} s")
+            count = f"{s['instructions'] / 1e9:.2f} billion instructions" if s["instructions"] else "instructions not counted"
+            print(f"# engine {s['engine']}: {count} in {s['seconds']:.1f} s")
         else:
             ok("statistics", IS_QEMU)
     finish()

@@ -24,7 +24,7 @@
 static const u8 code[] = {
 	0x48, 0x8b, 0x03,	      /* 00 mov rax, [rbx] */
 	0x48, 0x01, 0x03,	      /* 03 add [rbx], rax */
-	0x4c, 0x03, 0x23,	      /* 06 add r12, [rbx] */
+	0x4c, 0x03, 0x1b,	      /* 06 add r11, [rbx] */
 	0x50,			      /* 09 push rax */
 	0x58,			      /* 0a pop rax */
 	0x66, 0x0f, 0xfe, 0x03,	      /* 0b paddd xmm0, [rbx] */
@@ -82,7 +82,7 @@ static void run(const struct engine_options *o)
 	rig.v->cpu.gpr[REG_RBX] = DATA;
 	rig.v->cpu.gpr[REG_RCX] = ROUNDS;
 	rig.v->cpu.gpr[REG_RSP] = DATA + 256;
-	rig.v->cpu.gpr[12] = 0;
+	rig.v->cpu.gpr[11] = 0;
 	assert_int_equal(rig_run(&rig, 1000000), EXC_GP);
 	assert_int_equal(rig.v->cpu.rip, CODE + 0x16);
 }
@@ -93,16 +93,16 @@ static void check_trace(void)
 
 	run(&o);
 	assert_true(said("block 10000 (10000): "));
-	assert_true(said("  10006  add r12, qword ptr [rbx]") || said("  10006  add r12, [rbx]"));
+	assert_true(said("  10006  add r11, qword ptr [rbx]") || said("  10006  add r11, [rbx]"));
 	/* analysis */
-	assert_true(said("= innocuous, method core: host code, operands replaced; reads 8; operand [r14]; r12 in rcx"));
+	assert_true(said("= innocuous, method core: host code, operands replaced; reads 8; operand [r14]; r11 in rcx"));
 	assert_true(said("stack; writes 8"));
 	assert_true(said("shared semantics (sys_cpuid)"));
 	assert_true(said("; segment of 8, charged"));
 	/* host code, with names */
 	assert_true(said("mov rcx, [r15+rcx*8+read_table]"));
 	assert_true(said("mov rcx, [r15+rcx*8+write_table]"));
-	assert_true(said("mov rcx, gs:[guest_r12]"));
+	assert_true(said("mov rcx, gs:[guest_r11]"));
 	assert_true(said("movzx ecx, byte ptr gs:[fpu_live]"));
 	assert_true(said("mov rcx, gs:[charge]"));
 	assert_true(said("mov ecx, gs:[go]"));
@@ -197,7 +197,7 @@ static void check_harmless(void)
 	assert_memory_equal(plain.gpr, rig.v->cpu.gpr, sizeof(plain.gpr));
 	assert_memory_equal(plain.fpu, rig.v->cpu.fpu, 512);
 	assert_int_equal(plain.rflags, rig.v->cpu.rflags);
-	assert_int_not_equal(plain.gpr[12], 0);
+	assert_int_not_equal(plain.gpr[11], 0);
 	rig_destroy(&rig);
 }
 

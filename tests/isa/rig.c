@@ -162,6 +162,14 @@ static void make_cpu(struct rig *r)
 	mmu_flush_all(r->v);
 }
 
+void rig_reset(struct rig *r)
+{
+	fpu_park(r->v);
+	memset(&r->v->cpu, 0, sizeof(r->v->cpu));
+	r->compatibility = false;
+	make_cpu(r);
+}
+
 void rig_create(struct rig *r, const struct engine_ops *engine)
 {
 	rig_create_with(r, engine, NULL);
@@ -170,7 +178,13 @@ void rig_create(struct rig *r, const struct engine_ops *engine)
 void rig_create_with(struct rig *r, const struct engine_ops *engine, const struct engine_options *options)
 {
 	struct error e = { "" };
+	struct engine_verdict why = { 0 };
 
+	engine->probe(&why);
+	if (!why.usable) {
+		printf("skipped: engine %s: %s\n", engine->name, why.reason);
+		exit(77); /* as meson has it */
+	}
 	memset(r, 0, sizeof(*r));
 	r->mem = memory_create(RIG_RAM, &e);
 	r->v = aligned_alloc(64, (sizeof(*r->v) + 63) & ~63ull);
@@ -245,7 +259,7 @@ int rig_run(struct rig *r, u64 insns)
 	struct run_budget b = { insns };
 	enum vcpu_exit why;
 
-	r->v->event = 0;
+	r->v->event &= EV_TRAP; /* what waits at this boundary */
 	why = r->v->engine->run(r->v, &b);
 	if (why == VCPU_EXIT_BUDGET) {
 		if (cpu_cpl(&r->v->cpu) == 3)

@@ -20,13 +20,15 @@ struct rig {
 
 #define RIG_RAM (64 * MiB)
 
-/* Exits with a message if anything fails. The processor is in 64-bit mode at
+/* Exits with a message if anything fails, with status 77 (skipped) if the engine cannot run on this host. The processor is in 64-bit mode at
  * CPL 3 with every extension enabled; no page is mapped but those rig_map()
  * adds. Exceptions end rig_run(). */
 void rig_create(struct rig *r, const struct engine_ops *engine);
 /* The same with options, which outlive the rig; NULL: defaults. */
 void rig_create_with(struct rig *r, const struct engine_ops *engine, const struct engine_options *options);
 void rig_destroy(struct rig *r);
+/* The processor as rig_create() leaves it, in 64-bit mode; memory and mappings stay. General registers are zero. */
+void rig_reset(struct rig *r);
 /* Go over to 32-bit code in compatibility mode, segments flat. */
 void rig_compatibility_mode(struct rig *r);
 /* Map the page of `lin` to RAM offset `off`. */

@@ -9,7 +9,7 @@ BUILD = os.path.join(ROOT, os.environ.get("BUILD", "build"))
 ECTYPE = os.environ.get("ECTYPE", os.path.join(BUILD, "ectype"))
 SLOW = float(os.environ.get("ECTYPE_SLOW", "1"))
 # The engines that are compared: the reference first.
-ENGINES = os.environ.get("ECTYPE_ENGINES", "interp,interp")
+ENGINES = os.environ.get("ECTYPE_ENGINES", "interp,dbt")
 _failed = 0
 
 

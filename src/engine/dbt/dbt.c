@@ -242,8 +242,11 @@ static void dbt_probe(struct engine_verdict *out)
 
 	__get_cpuid_count(7, 0, &a, &b, &c, &d);
 	if (!(b & (1u << 8))) {
-		out->usable = out->advisable = false;
 		snprintf(out->reason, sizeof(out->reason), "this processor has no BMI2");
+		return;
+	}
+	if (!flat_possible()) {
+		snprintf(out->reason, sizeof(out->reason), "%s", FLAT_NO_ROOM);
 		return;
 	}
 	out->usable = out->advisable = true;

@@ -203,7 +203,8 @@ static int movdir64b(struct vcpu *v, const struct insn *i)
 
 	sync_icount(v, i);
 	to = i->addrsize == 8 ? to : i->addrsize == 4 ? (u32)to : (u16)to;
-	if (interp_ea(v, i, 64, false) || mmu_read(v, hot(v)->tmp[7], buf, 64))
+	if (interp_ea(v, i, 64, false) || interp_stack_canonical(v, i, hot(v)->tmp[7], 64) ||
+	    mmu_read(v, hot(v)->tmp[7], buf, 64))
 		return FAULT;
 	if (hot(v)->mode == BLOCK_64)
 		lin = to;
