@@ -232,7 +232,6 @@ void dbt_flush(struct vcpu *v)
 		x->by_lin[k] = x->by_frame[k] = NULL;
 	x->blocks_n = x->insns_n = x->exits_n = x->sys_n = x->recipes_n = x->pages_n = 0;
 	x->used = x->start;
-	x->cold_used = x->split;
 	zero_words(x->cut, CUTS * 8);
 	x->stale = false;
 	x->stats.flushes++;
@@ -272,7 +271,7 @@ static struct tpage *make_page(struct vcpu *v, gva_t lin, u8 *host, gpa_t gpa)
 
 static bool room(const struct dbt *x)
 {
-	return !x->stale && x->split - x->used > 2 * 32768 && x->size - x->cold_used > 2 * 32768 && x->pages_n < PAGES_MAX - 1 &&
+	return !x->stale && x->size - x->used > 2 * 32768 && x->pages_n < PAGES_MAX - 1 &&
 	       x->blocks_n < x->blocks_max - 1 && x->insns_n < x->insns_max - 64 && x->exits_n < x->exits_max - 256 &&
 	       x->sys_n < x->sys_max - 64 && x->recipes_n < x->recipes_max - 256;
 }

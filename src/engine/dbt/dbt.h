@@ -163,8 +163,7 @@ struct tblock {
 	u64 lin;
 	struct tpage *page;
 	struct tblock *next;   /* in the page's bucket */
-	u32 host, host_end; /* offsets in the cache */
-	u32 cold, cold_end, cold_max; /* what is out of line; room set apart for it */
+	u32 host, host_end;    /* offsets in the cache; out-of-line parts included */
 	/* Where it is entered: `body` from C; `entry` from the same page with the flags in the host, `entry_saved`
 	 * with the flags in hot->flags, as do the next: from another page (looks at AUX_VALID), by a jump to t0
 	 * (looks whether that is `lin`). */
@@ -182,6 +181,7 @@ struct tblock {
 	bool crosses;
 	u8 tail_len, tail[14]; /* its bytes there */
 	struct tpage *page2;   /* NULL: could not be found when it was translated */
+	u16 stubs; /* offset of the code out of line from the block's start */
 };
 
 /* A page of guest code as it appears at one linear address, for one key. */
@@ -243,7 +243,7 @@ struct dbt {
 	struct interp interp; /* first: the embedded reference engine */
 	struct vcpu *v;
 	u8 *rw, *rx;	       /* two views of the code cache */
-	u32 size, used, start, split, cold_used; /* start: behind the trampolines */
+	u32 size, used, start; /* start: behind the trampolines */
 	void (*enter_code)(struct vcpu *v);
 	void (*enter)(struct vcpu *v); /* the same, or dbt_enter_observed */
 	const u8 *leave[LEAVE_COUNT]; /* in the executable view */

@@ -181,5 +181,4 @@ void dbt_make_trampolines(struct dbt *x)
 	if (e.overflow)
 		__builtin_trap();
 	x->start = x->used = TRAMPOLINES_SIZE;
-	x->split = x->cold_used = x->size / 2;
 }

@@ -178,7 +178,7 @@ static void target_name(const struct listing *l, u64 to, char *out, size_t size)
 	off = (u32)(at - x->rx);
 	if (trampoline_name(x, at, out, size))
 		return;
-	if ((off >= l->b->host && off < l->b->host_end) || (off >= l->b->cold && off < l->b->cold_end)) {
+	if (off >= l->b->host && off < l->b->host_end) {
 		snprintf(out, size, "+%03x", off - l->b->host);
 		return;
 	}
@@ -326,7 +326,7 @@ static u32 body_end(const struct listing *l, u32 k)
 {
 	const struct tblock *b = l->b;
 
-	return k + 1 < b->n ? l->x->insns[b->first + k + 1].host : b->host_end - b->host;
+	return k + 1 < b->n ? l->x->insns[b->first + k + 1].host : b->stubs;
 }
 
 static void list_insn(const struct listing *l, u32 k)
@@ -382,7 +382,7 @@ void dbt_list(const struct listing *l)
 	if (!(l->what & TRACE_HOST))
 		return;
 	print(l, "  out of line");
-	list_host(l, b->cold - b->host, b->cold_end - b->host);
+	list_host(l, b->stubs, b->host_end - b->host);
 }
 
 /* ---- engine_ops.describe ---- */

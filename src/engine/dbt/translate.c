@@ -516,19 +516,15 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 	b->n = (u16)emit_block(&t, code, avail);
 	while (t.e.p - (x->rw + b->body) < 10 && !t.e.overflow)
 		put(&t.e, 0x90); /* room for what dead blocks become */
-	islands(&t, 0, false);
-	b->host_end = (u32)(t.e.p - x->rw);
-	/* Apart, so that what runs lies close together: gcc and python, which run much code once, gain. */
-	t.e.p = x->rw + b->cold;
-	t.e.end = x->rw + b->cold_max;
+	b->stubs = (u16)(t.e.p - t.start);
 	emit_stubs(&t);
 	if (t.failed || t.e.overflow)
 		return false;
-	b->cold_end = (u32)(t.e.p - x->rw);
+	b->host_end = (u32)(t.e.p - x->rw);
 	x->stats.translations++;
 	x->stats.insns += b->n;
 	x->stats.guest_bytes += b->bytes;
-	x->stats.host_bytes += b->host_end - b->host + b->cold_end - b->cold;
+	x->stats.host_bytes += b->host_end - b->host;
 	if (unlikely(x->trace & TRACE_BLOCKS) || unlikely(x->observe.perf != NULL))
 		dbt_trace_block(&t);
 	return true;
@@ -552,16 +548,14 @@ static bool translate_again(struct vcpu *v, struct tblock *b)
 /* Code that changed once will change again: room to grow. */
 static void set_apart(struct dbt *x, struct tblock *b, bool grows)
 {
-	u32 size = b->host_end - b->host, cold = b->cold_end - b->cold;
+	u32 size = b->host_end - b->host;
 
 	b->host_max = (b->host_end + (grows ? size / 4 : 0) + 15) & ~15u;
 	b->insns_max = (u16)(b->n + (grows ? b->n / 4u + 1 : 0));
 	b->exits_max = (u16)(x->exits_n - b->exits + (grows ? 2 : 0));
 	b->sys_max = (u16)(x->sys_n - b->sys);
 	b->recipes_max = (u16)(x->recipes_n - b->recipes + (grows ? 2 : 0));
-	b->cold_max = b->cold_end + (grows ? cold / 4 : 0);
 	x->used = b->host_max;
-	x->cold_used = b->cold_max;
 	x->insns_n = b->first + b->insns_max;
 	x->exits_n = b->exits + b->exits_max;
 	x->recipes_n = b->recipes + b->recipes_max;
@@ -585,8 +579,6 @@ static struct tblock *translate_new(struct vcpu *v, struct tpage *p, gva_t lin, 
 				 .host = x->used,
 				 .body = x->used,
 				 .host_max = x->used + HOST_BYTES_MAX,
-				 .cold = x->cold_used,
-				 .cold_max = x->cold_used + HOST_BYTES_MAX,
 				 .insns_max = BLOCK_INSNS,
 				 .exits_max = BLOCK_EXITS_MAX,
 				 .sys_max = BLOCK_INSNS,
