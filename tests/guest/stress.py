@@ -281,7 +281,11 @@ def follow(g, minutes, limit):
     try:
         turn = 0
         while True:
-            found = g.expect(r"(?m)^(begin \d+|== end of \d+|== all done|toolbox: exit status \d+)\r?$", limit)
+            found = g.expect(r"(?m)^(begin \d+|== end of \d+|== all done|toolbox: exit status \d+|said .*)\r?$", limit)
+            said = re.search(r"(?m)^said .*\Z", found)
+            if said:
+                print("# " + said.group().rstrip(), flush=True)
+                continue
             if re.search(r"toolbox: exit status", found):
                 break
             usage.append(Usage(g.process.pid))
