@@ -172,11 +172,13 @@ cache 200
 cacheline 8
 l1cache 16
 """.split("\n")
+# prime-incdec is not among them: on the bare host, too, it ends at no count, after a minute.
 # each alone: with "all" one turn would not come to every method
 VM_METHODS = """cache-lines cache-stripe checkerboard flip fwdrev galpat-0 galpat-1 gray grayflip rowhammer incdec inc-nybble lfsr32
-rand-set rand-sum read64 ror swap move-inv modulo-x mscan wrrd128nt prime-0 prime-1 prime-gray-0 prime-gray-1 prime-incdec walk-0d
+rand-set rand-sum read64 ror swap move-inv modulo-x mscan wrrd128nt prime-0 prime-1 prime-gray-0 prime-gray-1 walk-0d
 walk-1d walk-0a walk-1a write64 write64nt write1024v zero-one""".split()
 STRESSOR_LIMIT = 200  # seconds of the guest's time
+TABLE_MAPS = 2 * 8192  # the translator's tables: as many pages, each may divide an area (src/mem/flat_priv.h)
 LONG = 4  # factor on the counts of a long run's turns
 CHECKS = [["-O2"], ["-O3", "-march=x86-64-v3"], ["-O2", "-mfpmath=387"], ["-O0"]]
 
@@ -344,7 +346,7 @@ def main():
             ok(f"the monitor's private memory grows by less than {room} MiB", after.anonymous - before.anonymous < room,
                f"{before}; {after}")
             ok("no map, file or thread more", after.files <= before.files and after.threads <= before.threads
-               and after.maps <= before.maps + 16, f"{before}; {after}")
+               and after.maps <= before.maps + 16 + TABLE_MAPS, f"{before}; {after}")
         else:
             ok("the monitor's memory was looked at", False, f"{len(usage)} times")
     finish()
