@@ -59,6 +59,7 @@ static int map_pools(struct dbt_host *h, struct error *e)
 
 	x->blocks = pool(x->blocks_max * sizeof(*x->blocks));
 	x->insns = pool(x->insns_max * sizeof(*x->insns));
+	x->insn_block = pool(x->insns_max / INSNS_A_MARK * sizeof(*x->insn_block));
 	x->exits = pool(x->exits_max * sizeof(*x->exits));
 	x->recipes = pool(x->recipes_max * sizeof(*x->recipes));
 	x->sys = pool(x->sys_max * sizeof(*x->sys));
@@ -69,7 +70,7 @@ static int map_pools(struct dbt_host *h, struct error *e)
 	x->lines = pool(x->frames * sizeof(*x->lines));
 	x->no_store = ~0ull;
 	h->ret_map = pool(2 * RET_SPAN);
-	if (!x->blocks || !x->insns || !x->exits || !x->recipes || !x->sys || !x->pages ||
+	if (!x->blocks || !x->insns || !x->insn_block || !x->exits || !x->recipes || !x->sys || !x->pages ||
 	    !x->lines || !x->decoded || !h->ret_map)
 		return error_set(e, "engine dbt: out of memory");
 	mprotect(h->ret_map, PAGE_SIZE, PROT_NONE);
@@ -142,6 +143,8 @@ static void free_engine(struct dbt_host *h)
 		munmap(x->blocks, x->blocks_max * sizeof(*x->blocks));
 	if (x->insns)
 		munmap(x->insns, x->insns_max * sizeof(*x->insns));
+	if (x->insn_block)
+		munmap(x->insn_block, x->insns_max / INSNS_A_MARK * sizeof(*x->insn_block));
 	if (x->exits)
 		munmap(x->exits, x->exits_max * sizeof(*x->exits));
 	if (x->recipes)

@@ -126,17 +126,16 @@ static inline u32 dbt_mode(const struct cpu *c)
 	return likely(cpu_64bit(c)) ? 0 : dbt_legacy_mode(c);
 }
 
-/* One guest instruction of a block. */
+/* One guest instruction of a block, which dbt_insn_block() finds. There are very many: 8 bytes. */
 struct tinsn {
-	u32 block; /* index of its tblock */
 	u16 host;  /* offset from the block's start in the cache */
 	u16 guest; /* offset from the block's linear address */
 	u8 left;   /* instructions of the segment from this one on */
-	u8 len;
-	u8 kind;  /* enum tinsn_kind */
-	u8 flags; /* where they are when it leaves: enum tinsn_flags */
+	u8 flags;  /* where they are when it leaves: enum tinsn_flags */
 	u8 stores; /* bytes that translated code writes to memory, STORES_RUN */
+	u8 len : 4, kind : 4; /* kind: enum tinsn_kind */
 };
+_Static_assert(sizeof(struct tinsn) == 8, "many");
 /* As many elements as RCX says, as far as the page reaches. */
 #define STORES_RUN 0x80
 enum tinsn_flags {
@@ -211,6 +210,7 @@ struct tsys {
 /* What the pools hold, by the size of the code cache. */
 #define BYTES_A_BLOCK 128
 #define BYTES_AN_INSN 16
+#define INSNS_A_MARK 16
 #define BYTES_AN_EXIT 64
 #define BYTES_A_RECIPE 64
 #define BYTES_A_SYS 512
@@ -265,6 +265,7 @@ struct dbt {
 	u32 blocks_max, insns_max, exits_max, sys_max, recipes_n, recipes_max;
 	struct tblock *blocks;
 	struct tinsn *insns;
+	u32 *insn_block; /* by tinsn / INSNS_A_MARK: the block that has it */
 	struct recipe *recipes;
 	struct texit *exits;
 	struct tsys *sys;
@@ -289,6 +290,14 @@ static inline struct dbt *dbt_of(struct vcpu *v)
 static inline u64 *dbt_cut_slot(struct dbt *x, u64 lin)
 {
 	return &x->cut[lin % CUTS];
+}
+static inline struct tblock *dbt_insn_block(const struct dbt *x, const struct tinsn *i)
+{
+	u32 at = (u32)(i - x->insns), b = x->insn_block[at / INSNS_A_MARK];
+
+	while (b + 1 < x->blocks_n && x->blocks[b + 1].first <= at)
+		b++;
+	return &x->blocks[b];
 }
 static inline struct dbt_hot *dhot(struct vcpu *v)
 {

@@ -218,7 +218,7 @@ static enum next go_elsewhere(struct vcpu *v)
 static enum next go_on(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
-	const struct tblock *b = &x->blocks[i->block];
+	const struct tblock *b = dbt_insn_block(x, i);
 	const struct tinsn *n = i + 1;
 
 	if (unlikely(!undisturbed(v)) || unlikely(dbt_mode(&v->cpu) != x->mode) || unlikely(!right_ring(v)))
@@ -242,18 +242,20 @@ static enum next go_on(struct vcpu *v, const struct tinsn *i)
 static void exact_at(struct vcpu *v, const struct tinsn *i)
 {
 	count(v, i->left);
-	v->cpu.rip = dbt_of(v)->blocks[i->block].lin + i->guest;
+	v->cpu.rip = dbt_insn_block(dbt_of(v), i)->lin + i->guest;
 }
 
 static enum next do_step(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
 	u32 flushes = (u32)x->stats.flushes;
+	struct tblock *b;
 
 	x->stats.steps++;
 	exact_at(v, i);
-	if (unlikely(x->blocks[i->block].crosses))
-		dbt_crossing_left(v, &x->blocks[i->block]);
+	b = dbt_insn_block(x, i);
+	if (unlikely(b->crosses))
+		dbt_crossing_left(v, b);
 	interp_single(v);
 	if (!settled(v))
 		return NEXT_LOOP;
@@ -312,12 +314,12 @@ static enum next do_link(struct vcpu *v, u32 id)
 /* The target is not canonical: that is a fault of the branch. Undo it. */
 static enum next undo_branch(struct vcpu *v, const struct tinsn *i)
 {
-	const u8 *code = i->len + dbt_of(v)->blocks[i->block].page->host +
-			 ((dbt_of(v)->blocks[i->block].lin + i->guest) & ~PAGE_MASK);
+	const u8 *code = i->len + dbt_insn_block(dbt_of(v), i)->page->host +
+			 ((dbt_insn_block(dbt_of(v), i)->lin + i->guest) & ~PAGE_MASK);
 	u64 sp = v->cpu.gpr[REG_RSP];
 
 	count(v, 1);
-	v->cpu.rip = dbt_of(v)->blocks[i->block].lin + i->guest;
+	v->cpu.rip = dbt_insn_block(dbt_of(v), i)->lin + i->guest;
 	if (i->kind == KIND_RET) {
 		v->cpu.gpr[REG_RSP] = sp - 8;
 	} else if (i->kind == KIND_RET_IMM) {
@@ -377,7 +379,7 @@ static unsigned stored_bytes(const struct vcpu *v, const struct tinsn *i, gva_t 
 static bool into_itself(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
-	u64 lin = x->blocks[i->block].lin + i->guest + i->len;
+	u64 lin = dbt_insn_block(x, i)->lin + i->guest + i->len;
 
 	*dbt_cut_slot(x, lin) = lin;
 	return false;
@@ -387,7 +389,7 @@ static bool into_itself(struct vcpu *v, const struct tinsn *i)
 static bool write_entry(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt_hot *h = dhot(v);
-	const struct tblock *b = &dbt_of(v)->blocks[i->block];
+	const struct tblock *b = dbt_insn_block(dbt_of(v), i);
 	unsigned size = stored_bytes(v, i, h->t0);
 	enum flat_result found;
 
@@ -465,7 +467,7 @@ static void find_flags(struct vcpu *v, const struct tinsn *i)
 
 	if (i->flags < TINSN_RECIPE)
 		return;
-	f = recipe_flags(v, &x->recipes[x->blocks[i->block].recipes + i->flags - TINSN_RECIPE]);
+	f = recipe_flags(v, &x->recipes[dbt_insn_block(x, i)->recipes + i->flags - TINSN_RECIPE]);
 	dhot(v)->flags = (u16)(((f & 0xff) << 8) | ((f >> 11) & 1));
 }
 

@@ -128,7 +128,7 @@ void dbt_trace_enter(struct vcpu *v)
 static void leave_at(const struct dbt *x, u32 insn, const char *why)
 {
 	const struct tinsn *i = &x->insns[insn];
-	const struct tblock *b = &x->blocks[i->block];
+	const struct tblock *b = dbt_insn_block(x, i);
 	u64 lin = b->lin + i->guest;
 	char name[128], text[160];
 

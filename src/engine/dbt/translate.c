@@ -350,10 +350,9 @@ static struct tinsn *new_insn(struct tr *t)
 {
 	struct tinsn *i = &t->x->insns[t->insn];
 
-	*i = (struct tinsn){ .block = (u32)(t->b - t->x->blocks),
-			     .host = (u16)(t->e.p - t->start),
+	*i = (struct tinsn){ .host = (u16)(t->e.p - t->start),
 			     .guest = (u16)(t->lin - t->b->lin),
-			     .len = t->d->len };
+			     .len = t->d->len & 15 };
 	*note_of(t) = (struct note){ .how = HOW_HOST };
 	return i;
 }
@@ -557,6 +556,8 @@ static void set_apart(struct dbt *x, struct tblock *b, bool grows)
 	x->insns_n = b->first + b->insns_max;
 	x->exits_n = b->exits + b->exits_max;
 	x->recipes_n = b->recipes + b->recipes_max;
+	for (u32 k = (b->first + INSNS_A_MARK - 1) / INSNS_A_MARK; k * INSNS_A_MARK < x->insns_n; k++)
+		x->insn_block[k] = x->blocks_n;
 	x->blocks_n++;
 }
 
