@@ -289,7 +289,7 @@ static enum next do_link(struct vcpu *v, u32 id)
 {
 	struct dbt *x = dbt_of(v);
 	const struct texit *exit = &x->exits[id];
-	const struct tpage *from = x->blocks[exit->block].page;
+	const struct tpage *from = dbt_block_at(x, exit->patch)->page;
 	u64 flushes = x->stats.flushes;
 	u32 patch = exit->patch;
 	struct tblock *b;
@@ -301,7 +301,7 @@ static enum next do_link(struct vcpu *v, u32 id)
 	if (!b || x->stats.flushes != flushes)
 		return NEXT_LOOK;
 	if (b->page != from) {
-		patch = exit->far ? exit->far : patch;
+		patch = patch + exit->far;
 		rel = (s32)(b->entry_page - (patch + 4));
 	} else {
 		rel = (s32)((exit->far ? b->entry : b->entry_saved) - (patch + 4));

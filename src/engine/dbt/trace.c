@@ -191,10 +191,10 @@ void dbt_trace_kill(struct vcpu *v, const struct tblock *b)
 	const struct dbt *x = dbt_of(v);
 	char name[128];
 
-	if (!b && !x->blocks_n)
+	if (!b && !dbt_in_use(x).blocks)
 		return;
 	if (!b) {
-		print(x, "flush of %u blocks, %u bytes of code", x->blocks_n, x->used - x->start);
+		print(x, "flush of %u blocks, %u bytes of code", dbt_in_use(x).blocks, dbt_in_use(x).used);
 		return;
 	}
 	if (!wanted(x, b->lin, b->bytes))
