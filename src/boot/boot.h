@@ -80,6 +80,14 @@ bool boot_is_firmware(const struct boot_image *b);
  */
 void boot_place(struct boot_image *b, struct memory *m, const struct boot_layout *l, struct vcpu *v);
 
+/*
+ * Files are dropped from memory once they are placed: boot_drop() after
+ * boot_place(), boot_fetch() before the next one. -1 with *e if a file cannot be
+ * read again or has changed. Nothing for firmware, which the guest reads.
+ */
+void boot_drop(struct boot_image *b);
+int boot_fetch(struct boot_image *b, struct error *e);
+
 /* One line: "Linux 6.1.0-13-cloud-amd64, bzImage, 64-bit entry". */
 const char *boot_describe(const struct boot_image *b);
 

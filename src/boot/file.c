@@ -1,25 +1,31 @@
-/* Host files into memory: regular files only, with a size limit, read once. */
+/*
+ * Host files into memory: regular files only, with a size limit. The content is
+ * dropped while nobody needs it and read again for a reset; it must be the same
+ * then, for what was checked of it and for determinism.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "boot/image.h"
 
 static int blob_alloc(struct boot_blob *f, const char *name, size_t len, struct error *e)
 {
-	/* whole pages, so that a ROM can be mapped straight from here */
-	size_t size = (len + PAGE_SIZE - 1) & PAGE_MASK;
+	/* whole pages, so that a ROM can be mapped straight from here, and dropped */
+	u8 *data = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
+	f->fd = -1;
 	f->name = strdup(name);
-	f->data = aligned_alloc(PAGE_SIZE, size ? size : PAGE_SIZE);
+	f->data = data == MAP_FAILED ? NULL : data;
 	f->len = len;
 	if (!f->name || !f->data) {
 		blob_free(f);
 		return error_set(e, "not enough host memory to read %s (%zu bytes)", name, len);
 	}
-	memset(f->data + len, 0, (size ? size : PAGE_SIZE) - len);
 	return 0;
 }
 
@@ -28,7 +34,7 @@ static int blob_fill(struct boot_blob *f, int fd, const char *what, struct error
 	size_t pos = 0;
 
 	while (pos < f->len) {
-		ssize_t n = read(fd, f->data + pos, f->len - pos);
+		ssize_t n = pread(fd, f->data + pos, f->len - pos, (off_t)pos);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
@@ -74,11 +80,34 @@ int blob_read(struct boot_blob *f, const char *path, const char *what, u64 max, 
 	if (blob_alloc(f, path, size, e) < 0)
 		goto out;
 	ret = blob_fill(f, fd, what, e);
-	if (ret < 0)
+	if (ret < 0) {
 		blob_free(f);
+		goto out;
+	}
+	f->hash = XXH3_64bits(f->data, f->len);
+	f->fd = fd;
+	return 0;
 out:
 	close(fd);
 	return ret;
+}
+
+void blob_drop(struct boot_blob *f)
+{
+	if (f->data && f->fd >= 0 && madvise(f->data, f->len, MADV_DONTNEED) == 0)
+		f->dropped = true;
+}
+
+int blob_fetch(struct boot_blob *f, struct error *e)
+{
+	if (!f->dropped)
+		return 0;
+	if (blob_fill(f, f->fd, "file", e) < 0)
+		return -1;
+	if (XXH3_64bits(f->data, f->len) != f->hash)
+		return error_set(e, "file %s has changed since the machine was started: start it anew", f->name);
+	f->dropped = false;
+	return 0;
 }
 
 int blob_copy(struct boot_blob *f, const char *name, const void *data, size_t len, struct error *e)
@@ -94,6 +123,10 @@ int blob_copy(struct boot_blob *f, const char *name, const void *data, size_t le
 void blob_free(struct boot_blob *f)
 {
 	free(f->name);
-	free(f->data);
+	if (f->data) {
+		munmap(f->data, f->len);
+		if (f->fd >= 0)
+			close(f->fd);
+	}
 	*f = (struct boot_blob){ 0 };
 }

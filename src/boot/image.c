@@ -53,6 +53,24 @@ void boot_free(struct boot_image *b)
 	free(b);
 }
 
+void boot_drop(struct boot_image *b)
+{
+	if (boot_is_firmware(b))
+		return;
+	blob_drop(&b->kernel);
+	for (unsigned i = 0; i < b->modules; i++)
+		blob_drop(&b->module[i].file);
+}
+
+int boot_fetch(struct boot_image *b, struct error *e)
+{
+	int ret = blob_fetch(&b->kernel, e);
+
+	for (unsigned i = 0; i < b->modules && !ret; i++)
+		ret = blob_fetch(&b->module[i].file, e);
+	return ret;
+}
+
 /* b->kernel is there: recognise and parse it. */
 static int image_parse(struct boot_image *b, const char *append, struct error *e)
 {

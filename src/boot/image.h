@@ -18,8 +18,11 @@ enum boot_kind { BOOT_BZIMAGE, BOOT_PVH, BOOT_MULTIBOOT, BOOT_FIRMWARE };
 /* A file in memory, owned. */
 struct boot_blob {
 	char *name; /* as the user wrote it, for messages */
-	u8 *data;   /* page-aligned */
+	u8 *data;   /* page-aligned; NULL: no blob */
 	size_t len;
+	int fd; /* of the file, to read it again; -1: none */
+	bool dropped; /* `data` is mapped, but the content is not there */
+	u64 hash;
 };
 
 /* Something that has its place in guest RAM. */
@@ -99,6 +102,10 @@ static inline void put64(u8 *p, u64 v)
 int blob_read(struct boot_blob *f, const char *path, const char *what, u64 max, const char *limit, struct error *e);
 int blob_copy(struct boot_blob *f, const char *name, const void *data, size_t len, struct error *e);
 void blob_free(struct boot_blob *f);
+/* Gives the memory of a file's content back until blob_fetch(); the address stays. Nothing for other blobs. */
+void blob_drop(struct boot_blob *f);
+/* Reads a dropped file again; -1 with *e if it cannot be read or is not what it was. */
+int blob_fetch(struct boot_blob *f, struct error *e);
 
 /* diagnose.c: the error for a file that is no kernel we can boot: what it
  * seems to be and what to do. Always -1. */

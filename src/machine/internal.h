@@ -90,6 +90,9 @@ int machine_tables_to_firmware(struct machine *m, struct device *fw_cfg);
 void machine_tables_place(struct machine *m);
 void machine_tables_destroy(struct machine *m);
 
+/* machine.c: the reset itself. -1 with *e: a file cannot be read again; nothing has changed. */
+int machine_start_anew(struct machine *m, struct error *e);
+
 /* loop.c */
 void machine_loop(struct machine *m);
 void machine_request(struct machine *m, u32 request);

@@ -25,6 +25,14 @@ static void end(struct machine *m, enum machine_end how, int exit_code, const ch
 	snprintf(m->result.text, sizeof(m->result.text), "%s", text);
 }
 
+void machine_reset(struct machine *m)
+{
+	struct error e = { .text = "" };
+
+	if (machine_start_anew(m, &e))
+		end(m, MACHINE_END_FAILED, 0, e.text);
+}
+
 void machine_request(struct machine *m, u32 request)
 {
 	m->requests |= request;

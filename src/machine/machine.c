@@ -139,8 +139,7 @@ struct machine *machine_create(const struct machine_config *cfg, struct error *e
 	pthread_cond_init(&m->call_done, NULL);
 	if (check_config(m, e) || load_files(m, e) || machine_tables_create(m, e) || create_parts(m, e))
 		goto fail;
-	machine_reset(m);
-	if (m->engine->vcpu_attach(m->vcpu, e))
+	if (machine_start_anew(m, e) || m->engine->vcpu_attach(m->vcpu, e))
 		goto fail;
 	m->attached = true;
 	cpu_recheck_events(m->vcpu);
@@ -195,10 +194,12 @@ void machine_destroy(struct machine *m)
 }
 
 /* Memory keeps its contents, as on hardware, but for what is loaded into it. */
-void machine_reset(struct machine *m)
+int machine_start_anew(struct machine *m, struct error *e)
 {
 	struct vcpu *v = m->vcpu;
 
+	if (boot_fetch(m->image, e))
+		return -1;
 	for (struct device *d = m->board.first; d; d = d->next)
 		d->ops->reset(d);
 	cpu_reset(v, false);
@@ -210,9 +211,11 @@ void machine_reset(struct machine *m)
 	if (!boot_is_firmware(m->image))
 		xstate_fninit(&v->cpu); /* as firmware leaves it: reset itself unmasks every x87 exception */
 	boot_place(m->image, m->mem, &m->layout, v);
+	boot_drop(m->image);
 	mmu_flush_all(v);
 	mmu_mode_changed(v);
 	cpu_recheck_events(v);
+	return 0;
 }
 
 /* ---- running ---- */

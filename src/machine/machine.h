@@ -95,7 +95,7 @@ const struct machine_config *machine_config(const struct machine *m);
 /* Why the engine was chosen; one line about what is booted. */
 const struct engine_verdict *machine_verdict(const struct machine *m);
 const char *machine_guest(const struct machine *m);
-/* Full reset, as the reset button. */
+/* Full reset, as the reset button. Ends the machine (MACHINE_END_FAILED) if its files cannot be read again. */
 void machine_reset(struct machine *m);
 
 /*

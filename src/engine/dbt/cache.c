@@ -110,24 +110,29 @@ void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all)
 	forget_returns(v, base);
 }
 
-/* At the block's door: mov ecx, index ; jmp leave. */
-static void kill_block(struct dbt *x, struct tblock *b)
+/* At the door: mov ecx, index ; jmp leave. */
+void dbt_shut_door(struct dbt *x, const struct tblock *b)
 {
 	u8 *p = x->rw + b->door;
 	const u8 *to = b->saved ? x->leave_saved[LEAVE_ENTRY] : x->leave[LEAVE_ENTRY];
 	u32 id = (u32)(b - x->blocks);
 	s32 rel = (s32)(to - (x->rx + b->door + 10));
 
+	p[0] = 0xb9;
+	__builtin_memcpy(p + 1, &id, 4);
+	p[5] = 0xe9;
+	__builtin_memcpy(p + 6, &rel, 4);
+}
+
+static void kill_block(struct dbt *x, struct tblock *b)
+{
 	if (unlikely(x->trace & TRACE_SMC))
 		dbt_observe_kill(x->v, b);
 	b->dead = true;
 	if (b->calls)
 		dbt_reset_returns(x->v);
 	b->page->live--;
-	p[0] = 0xb9;
-	__builtin_memcpy(p + 1, &id, 4);
-	p[5] = 0xe9;
-	__builtin_memcpy(p + 6, &rel, 4);
+	dbt_shut_door(x, b);
 	x->stats.kills++;
 }
 
@@ -149,6 +154,38 @@ static u64 lines_in_use(const struct tpage *p, u64 lines)
 			if (!b->dead)
 				used |= line_mask(b->lin & ~PAGE_MASK, b->bytes);
 	return lines & used;
+}
+
+void dbt_find_lines(struct tpage *p)
+{
+	p->lines = 0;
+	for (unsigned k = 0; k < TPAGE_BUCKETS; k++)
+		for (const struct tblock *b = p->bucket[k]; b; b = b->next)
+			if (!b->dead)
+				p->lines |= line_mask(b->lin & ~PAGE_MASK, b->bytes);
+}
+
+void dbt_frame_changed(struct vcpu *v, const struct tpage *p)
+{
+	struct dbt *x = dbt_of(v);
+	u64 *frame_lines = dbt_lines(x, p->host), lines = 0;
+	u32 live = 0;
+
+	for (const struct tpage *q = x->by_frame[frame_hash(p->host)]; q; q = q->frame_next) {
+		if (q->host != p->host)
+			continue;
+		lines |= q->lines;
+		live += q->live;
+	}
+	if (frame_lines)
+		*frame_lines = lines;
+	if (!live)
+		set_code_flag(v, p->gpa, false);
+}
+
+struct tblock **dbt_bucket(struct tpage *p, u64 lin)
+{
+	return &p->bucket[bucket_of(lin)];
 }
 
 static void page_written(struct vcpu *v, struct tpage *p, unsigned off, unsigned len)
@@ -230,8 +267,8 @@ void dbt_flush(struct vcpu *v)
 	}
 	for (unsigned k = 0; k < 1u << LIN_HASH_BITS; k++)
 		x->by_lin[k] = x->by_frame[k] = NULL;
-	x->blocks_n = x->insns_n = x->exits_n = x->sys_n = x->recipes_n = x->pages_n = 0;
-	x->used = x->start;
+	x->pages_n = 0;
+	dbt_empty_regions(x);
 	zero_words(x->cut, CUTS * 8);
 	x->stale = false;
 	x->stats.flushes++;
@@ -260,6 +297,7 @@ static struct tpage *make_page(struct vcpu *v, gva_t lin, u8 *host, gpa_t gpa)
 	p->lines = 0;
 	p->live = 0;
 	p->longest = 0;
+	p->touched = false;
 	for (unsigned k = 0; k < TPAGE_BUCKETS; k++)
 		p->bucket[k] = NULL;
 	p->lin_next = x->by_lin[lin_hash(lin)];
@@ -269,11 +307,27 @@ static struct tpage *make_page(struct vcpu *v, gva_t lin, u8 *host, gpa_t gpa)
 	return p;
 }
 
+/* In the region that is being filled. */
 static bool room(const struct dbt *x)
 {
-	return !x->stale && x->size - x->used > 2 * 32768 && x->pages_n < PAGES_MAX - 1 &&
-	       x->blocks_n < x->blocks_max - 1 && x->insns_n < x->insns_max - 64 && x->exits_n < x->exits_max - 256 &&
-	       x->sys_n < x->sys_max - 64 && x->recipes_n < x->recipes_max - 256;
+	return x->region_end - x->used > 32768 && x->blocks_n < x->blocks_max - 1 && x->insns_n < x->insns_max - 64 &&
+	       x->exits_n < x->exits_max - 256 && x->sys_n < x->sys_max - 64 && x->recipes_n < x->recipes_max - 256;
+}
+
+/* Room for a block of the present mode. Blocks found before may be gone. */
+static void make_room(struct vcpu *v)
+{
+	struct dbt *x = dbt_of(v);
+	bool user = x->key & KEY_USER;
+
+	if (unlikely(x->stale) || unlikely(x->pages_n >= PAGES_MAX - 1))
+		dbt_flush(v);
+	if (unlikely(x->filling[user] != x->current))
+		dbt_open_region(v, user);
+	if (unlikely(!room(x))) {
+		x->region[x->current].full = true;
+		dbt_open_region(v, user);
+	}
 }
 
 static void open_door(struct dbt *x, const struct tblock *b)
@@ -359,8 +413,7 @@ struct tblock *dbt_find(struct vcpu *v, u64 lin)
 	struct tpage *p;
 	struct tblock *b;
 
-	if (unlikely(!room(dbt_of(v))))
-		dbt_flush(v);
+	make_room(v);
 	v->fault.vector = 0xff;
 	p = dbt_page_at(v, lin & PAGE_MASK);
 	if (!p) {
@@ -375,8 +428,12 @@ struct tblock *dbt_find(struct vcpu *v, u64 lin)
 
 const struct tblock *dbt_block_at(const struct dbt *x, u32 host)
 {
-	u32 lo = 0, hi = x->blocks_n;
+	u32 r = (host - x->start) / x->per.used, lo, hi;
 
+	if (host < x->start || r >= x->regions)
+		return NULL;
+	lo = r * x->per.blocks;
+	hi = x->region[r].at.blocks;
 	while (lo < hi) {
 		u32 mid = (lo + hi) / 2;
 
@@ -385,7 +442,7 @@ const struct tblock *dbt_block_at(const struct dbt *x, u32 host)
 		else
 			hi = mid;
 	}
-	return lo == x->blocks_n || host < x->blocks[lo].host ? NULL : &x->blocks[lo];
+	return lo == x->region[r].at.blocks || host < x->blocks[lo].host ? NULL : &x->blocks[lo];
 }
 
 const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host)

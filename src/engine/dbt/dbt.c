@@ -57,11 +57,12 @@ static int map_pools(struct dbt_host *h, struct error *e)
 {
 	struct dbt *x = &h->dbt;
 
-	x->blocks = pool(x->blocks_max * sizeof(*x->blocks));
-	x->insns = pool(x->insns_max * sizeof(*x->insns));
-	x->exits = pool(x->exits_max * sizeof(*x->exits));
-	x->recipes = pool(x->recipes_max * sizeof(*x->recipes));
-	x->sys = pool(x->sys_max * sizeof(*x->sys));
+	x->blocks = pool(x->regions * x->per.blocks * sizeof(*x->blocks));
+	x->insns = pool(x->regions * x->per.insns * sizeof(*x->insns));
+	x->insn_block = pool(x->regions * x->per.insns / INSNS_A_MARK * sizeof(*x->insn_block));
+	x->exits = pool(x->regions * x->per.exits * sizeof(*x->exits));
+	x->recipes = pool(x->regions * x->per.recipes * sizeof(*x->recipes));
+	x->sys = pool(x->regions * x->per.sys * sizeof(*x->sys));
 	x->pages = pool(PAGES_MAX * sizeof(*x->pages));
 	x->decoded = pool(dbt_decoded_size);
 	x->ram = memory_ram(x->v->mem);
@@ -69,7 +70,7 @@ static int map_pools(struct dbt_host *h, struct error *e)
 	x->lines = pool(x->frames * sizeof(*x->lines));
 	x->no_store = ~0ull;
 	h->ret_map = pool(2 * RET_SPAN);
-	if (!x->blocks || !x->insns || !x->exits || !x->recipes || !x->sys || !x->pages ||
+	if (!x->blocks || !x->insns || !x->insn_block || !x->exits || !x->recipes || !x->sys || !x->pages ||
 	    !x->lines || !x->decoded || !h->ret_map)
 		return error_set(e, "engine dbt: out of memory");
 	mprotect(h->ret_map, PAGE_SIZE, PROT_NONE);
@@ -139,15 +140,17 @@ static void free_engine(struct dbt_host *h)
 	if (x->rx && x->rx != MAP_FAILED)
 		munmap(x->rx, x->size);
 	if (x->blocks)
-		munmap(x->blocks, x->blocks_max * sizeof(*x->blocks));
+		munmap(x->blocks, x->regions * x->per.blocks * sizeof(*x->blocks));
 	if (x->insns)
-		munmap(x->insns, x->insns_max * sizeof(*x->insns));
+		munmap(x->insns, x->regions * x->per.insns * sizeof(*x->insns));
+	if (x->insn_block)
+		munmap(x->insn_block, x->regions * x->per.insns / INSNS_A_MARK * sizeof(*x->insn_block));
 	if (x->exits)
-		munmap(x->exits, x->exits_max * sizeof(*x->exits));
+		munmap(x->exits, x->regions * x->per.exits * sizeof(*x->exits));
 	if (x->recipes)
-		munmap(x->recipes, x->recipes_max * sizeof(*x->recipes));
+		munmap(x->recipes, x->regions * x->per.recipes * sizeof(*x->recipes));
 	if (x->sys)
-		munmap(x->sys, x->sys_max * sizeof(*x->sys));
+		munmap(x->sys, x->regions * x->per.sys * sizeof(*x->sys));
 	if (x->pages)
 		munmap(x->pages, PAGES_MAX * sizeof(*x->pages));
 	if (x->decoded)
@@ -165,11 +168,14 @@ static void set_sizes(struct dbt *x, const struct engine_options *o)
 	u64 size = o && o->code_cache ? o->code_cache : CODE_CACHE_DEFAULT;
 
 	x->size = (u32)((size + ~PAGE_MASK) & PAGE_MASK);
-	x->blocks_max = x->size / BYTES_A_BLOCK;
-	x->insns_max = x->size / BYTES_AN_INSN;
-	x->exits_max = x->size / BYTES_AN_EXIT;
-	x->recipes_max = x->size / BYTES_A_RECIPE;
-	x->sys_max = x->size / BYTES_A_SYS;
+	x->regions = x->size >= 8 * MiB ? REGIONS_MAX : REGIONS_MAX / 2;
+	size = x->size / x->regions;
+	x->per = (struct cursors){ .used = (u32)((size - TRAMPOLINES_SIZE) & ~63ull),
+				   .blocks = (u32)size / BYTES_A_BLOCK,
+				   .insns = (u32)(size / BYTES_AN_INSN) & ~(INSNS_A_MARK - 1u),
+				   .exits = (u32)size / BYTES_AN_EXIT,
+				   .recipes = (u32)size / BYTES_A_RECIPE,
+				   .sys = (u32)size / BYTES_A_SYS };
 }
 
 static int dbt_attach(struct vcpu *v, struct error *e)

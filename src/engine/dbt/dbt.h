@@ -130,17 +130,16 @@ static inline u32 dbt_mode(const struct cpu *c)
 	return likely(cpu_64bit(c)) ? 0 : dbt_legacy_mode(c);
 }
 
-/* One guest instruction of a block. */
+/* One guest instruction of a block, which dbt_insn_block() finds. There are very many: 8 bytes. */
 struct tinsn {
-	u32 block; /* index of its tblock */
 	u16 host;  /* offset from the block's start in the cache */
 	u16 guest; /* offset from the block's linear address */
 	u8 left;   /* instructions of the segment from this one on */
-	u8 len;
-	u8 kind;  /* enum tinsn_kind */
-	u8 flags; /* where they are when it leaves: enum tinsn_flags */
+	u8 flags;  /* where they are when it leaves: enum tinsn_flags */
 	u8 stores; /* bytes that translated code writes to memory, STORES_RUN */
+	u8 len : 4, kind : 4; /* kind: enum tinsn_kind */
 };
+_Static_assert(sizeof(struct tinsn) == 8, "many");
 /* As many elements as RCX says, as far as the page reaches. */
 #define STORES_RUN 0x80
 enum tinsn_flags {
@@ -194,15 +193,16 @@ struct tpage {
 	struct tpage *lin_next, *frame_next; /* hash chains by `lin` and by `host` */
 	u64 lines;			     /* bit k: translated code in bytes [64k, 64k+64) */
 	u32 live;
+	bool touched; /* evict.c */
 	u16 longest; /* block, in bytes of guest code */
 	struct tblock *bucket[TPAGE_BUCKETS];
 };
 
 struct texit {
 	u64 lin;
-	u32 patch; /* offset of the rel32 */
-	u32 far;   /* of the one to patch for another page, if not the same; 0 */
-	u32 block;
+	u32 patch; /* offset of the rel32; 0: none */
+	/* From there to the rel32 to patch for another page, if not the same (or 0); and to where it leads unlinked. */
+	u16 far, stub;
 };
 
 struct tsys {
@@ -215,6 +215,7 @@ struct tsys {
 /* What the pools hold, by the size of the code cache. */
 #define BYTES_A_BLOCK 128
 #define BYTES_AN_INSN 16
+#define INSNS_A_MARK 16
 #define BYTES_AN_EXIT 64
 #define BYTES_A_RECIPE 64
 #define BYTES_A_SYS 512
@@ -223,7 +224,21 @@ struct tsys {
 
 enum rep_op { REP_STOS, REP_MOVS, REPE_CMPS, REPNE_CMPS, REPE_SCAS, REPNE_SCAS, REP_OPS };
 
+/* How far the pools are used, as indices; `used`: the code cache, as an offset. */
+struct cursors {
+	u32 used, blocks, insns, exits, sys, recipes;
+};
+#define TRAMPOLINES_SIZE 8192 /* at the beginning of the cache */
+#define REGIONS_MAX 8u
+#define NO_REGION (~0u)
+struct region {
+	struct cursors at;
+	u64 born; /* by order of being opened; 0: free */
+	bool user, full;
+};
+
 struct dbt_stats {
+	u64 evictions;
 	u64 translations, insns, guest_bytes, host_bytes, translate_cycles, trace_cycles, links, kills, flushes, steps;
 	u64 code_stores; /* that came to C */
 	u64 other_modes, other_insns; /* runs and instructions of the reference engine in modes not translated */
@@ -265,10 +280,16 @@ struct dbt {
 	u32 trace;	/* of the options */
 	const struct engine_options *options; /* NULL: defaults */
 	u64 end; /* icount at which the budget ends, if counted */
-	u32 blocks_n, insns_n, exits_n, sys_n, pages_n;
+	/* Of the region that is being filled; `region_end`: where it ends in the cache. */
+	u32 blocks_n, insns_n, exits_n, sys_n, pages_n, region_end;
 	u32 blocks_max, insns_max, exits_max, sys_max, recipes_n, recipes_max;
+	u32 regions, current, filling[2]; /* filling: by user mode */
+	u64 births;
+	struct cursors per; /* a region's shares */
+	struct region region[REGIONS_MAX];
 	struct tblock *blocks;
 	struct tinsn *insns;
+	u32 *insn_block; /* by tinsn / INSNS_A_MARK: the block that has it */
 	struct recipe *recipes;
 	struct texit *exits;
 	struct tsys *sys;
@@ -294,6 +315,15 @@ static inline u64 *dbt_cut_slot(struct dbt *x, u64 lin)
 {
 	return &x->cut[lin % CUTS];
 }
+static inline struct tblock *dbt_insn_block(const struct dbt *x, const struct tinsn *i)
+{
+	u32 at = (u32)(i - x->insns), b = x->insn_block[at / INSNS_A_MARK];
+	u32 end = x->region[at / x->per.insns].at.blocks;
+
+	while (b + 1 < end && x->blocks[b + 1].first <= at)
+		b++;
+	return &x->blocks[b];
+}
 static inline struct dbt_hot *dhot(struct vcpu *v)
 {
 	return (struct dbt_hot *)&v->engine_hot[HOT_INDEX];
@@ -315,6 +345,17 @@ const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host); /* by offset in 
 struct tpage *dbt_page_at(struct vcpu *v, gva_t page);
 /* The instruction of `b`, which crosses a page, was left to the reference engine: why? */
 void dbt_crossing_left(struct vcpu *v, struct tblock *b);
+
+/* evict.c: regions of the cache and the pools */
+void dbt_empty_regions(struct dbt *x);
+void dbt_open_region(struct vcpu *v, bool user); /* there is room in it but for one marked `full` */
+void dbt_note_cursors(struct dbt *x);
+struct cursors dbt_in_use(const struct dbt *x); /* counts, of all regions together */
+/* cache.c, for that */
+struct tblock **dbt_bucket(struct tpage *p, u64 lin);
+void dbt_shut_door(struct dbt *x, const struct tblock *b); /* its entries lead out of translated code */
+void dbt_find_lines(struct tpage *p);
+void dbt_frame_changed(struct vcpu *v, const struct tpage *p); /* lines of pages with its frame did */
 
 /* smc.c: stores to pages with translated code. */
 enum code_store_result {

@@ -175,9 +175,11 @@ static void emit_stub(struct tr *t, struct stub *s)
 			mov_gs_imm32(e, HOT(resume), (u32)(s->resume - t->x->rw));
 		/* fall through */
 	case STUB_LINK:
+		if (s->kind == STUB_LINK)
+			t->x->exits[s->info].stub = (u16)(e->p - t->x->rw - t->x->exits[s->info].patch);
 		if (s->kind == STUB_LINK && !s->saved) { /* to another page: with the flags saved */
 			emit_save_flags(t);
-			t->x->exits[s->info].far = (u32)(e->p + 1 - t->x->rw);
+			t->x->exits[s->info].far = (u16)(e->p + 1 - t->x->rw - t->x->exits[s->info].patch);
 			put_bytes(e, (const u8[]){ 0xe9, 0, 0, 0, 0 }, 5);
 			s->saved = true;
 		}

@@ -7,7 +7,6 @@
 #include "engine/dbt/rep.h"
 #include "engine/dbt/translate.h"
 
-#define TRAMPOLINES_SIZE 8192
 static const u8 callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
 
 static void push_pop(struct emit *e, unsigned op, unsigned reg)

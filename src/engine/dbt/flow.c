@@ -76,7 +76,7 @@ static u32 new_exit(struct tr *t, u64 lin)
 		t->failed = true;
 		return 0;
 	}
-	x->exits[x->exits_n] = (struct texit){ .lin = lin, .block = (u32)(t->b - x->blocks) };
+	x->exits[x->exits_n] = (struct texit){ .lin = lin };
 	return x->exits_n++;
 }
 

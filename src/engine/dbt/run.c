@@ -213,7 +213,7 @@ static enum next go_elsewhere(struct vcpu *v)
 static enum next go_on(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
-	const struct tblock *b = &x->blocks[i->block];
+	const struct tblock *b = dbt_insn_block(x, i);
 	const struct tinsn *n = i + 1;
 
 	if (unlikely(!undisturbed(v)) || unlikely(dbt_mode(&v->cpu) != x->mode) || unlikely(!right_ring(v)))
@@ -237,18 +237,20 @@ static enum next go_on(struct vcpu *v, const struct tinsn *i)
 static void exact_at(struct vcpu *v, const struct tinsn *i)
 {
 	count(v, i->left);
-	v->cpu.rip = dbt_of(v)->blocks[i->block].lin + i->guest;
+	v->cpu.rip = dbt_insn_block(dbt_of(v), i)->lin + i->guest;
 }
 
 static enum next do_step(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
 	u32 flushes = (u32)x->stats.flushes;
+	struct tblock *b;
 
 	x->stats.steps++;
 	exact_at(v, i);
-	if (unlikely(x->blocks[i->block].crosses))
-		dbt_crossing_left(v, &x->blocks[i->block]);
+	b = dbt_insn_block(x, i);
+	if (unlikely(b->crosses))
+		dbt_crossing_left(v, b);
 	interp_single(v);
 	if (!settled(v))
 		return NEXT_LOOP;
@@ -282,7 +284,7 @@ static enum next do_link(struct vcpu *v, u32 id)
 {
 	struct dbt *x = dbt_of(v);
 	const struct texit *exit = &x->exits[id];
-	const struct tpage *from = x->blocks[exit->block].page;
+	const struct tpage *from = dbt_block_at(x, exit->patch)->page;
 	u64 flushes = x->stats.flushes;
 	u32 patch = exit->patch;
 	struct tblock *b;
@@ -294,7 +296,7 @@ static enum next do_link(struct vcpu *v, u32 id)
 	if (!b || x->stats.flushes != flushes)
 		return NEXT_LOOK;
 	if (b->page != from) {
-		patch = exit->far ? exit->far : patch;
+		patch = patch + exit->far;
 		rel = (s32)(b->entry_page - (patch + 4));
 	} else {
 		rel = (s32)((exit->far ? b->entry : b->entry_saved) - (patch + 4));
@@ -307,12 +309,12 @@ static enum next do_link(struct vcpu *v, u32 id)
 /* The target is not canonical: that is a fault of the branch. Undo it. */
 static enum next undo_branch(struct vcpu *v, const struct tinsn *i)
 {
-	const u8 *code = i->len + dbt_of(v)->blocks[i->block].page->host +
-			 ((dbt_of(v)->blocks[i->block].lin + i->guest) & ~PAGE_MASK);
+	const u8 *code = i->len + dbt_insn_block(dbt_of(v), i)->page->host +
+			 ((dbt_insn_block(dbt_of(v), i)->lin + i->guest) & ~PAGE_MASK);
 	u64 sp = v->cpu.gpr[REG_RSP];
 
 	count(v, 1);
-	v->cpu.rip = dbt_of(v)->blocks[i->block].lin + i->guest;
+	v->cpu.rip = dbt_insn_block(dbt_of(v), i)->lin + i->guest;
 	if (i->kind == KIND_RET) {
 		v->cpu.gpr[REG_RSP] = sp - 8;
 	} else if (i->kind == KIND_RET_IMM) {
@@ -372,7 +374,7 @@ static unsigned stored_bytes(const struct vcpu *v, const struct tinsn *i, gva_t 
 static bool into_itself(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
-	u64 lin = x->blocks[i->block].lin + i->guest + i->len;
+	u64 lin = dbt_insn_block(x, i)->lin + i->guest + i->len;
 
 	*dbt_cut_slot(x, lin) = lin;
 	return false;
@@ -382,7 +384,7 @@ static bool into_itself(struct vcpu *v, const struct tinsn *i)
 static bool write_entry(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt_hot *h = dhot(v);
-	const struct tblock *b = &dbt_of(v)->blocks[i->block];
+	const struct tblock *b = dbt_insn_block(dbt_of(v), i);
 	unsigned size = stored_bytes(v, i, h->t0);
 	enum flat_result found;
 
@@ -460,7 +462,7 @@ static void find_flags(struct vcpu *v, const struct tinsn *i)
 
 	if (i->flags < TINSN_RECIPE)
 		return;
-	f = recipe_flags(v, &x->recipes[x->blocks[i->block].recipes + i->flags - TINSN_RECIPE]);
+	f = recipe_flags(v, &x->recipes[dbt_insn_block(x, i)->recipes + i->flags - TINSN_RECIPE]);
 	dhot(v)->flags = (u16)(((f & 0xff) << 8) | ((f >> 11) & 1));
 }
 

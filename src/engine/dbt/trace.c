@@ -128,7 +128,7 @@ void dbt_trace_enter(struct vcpu *v)
 static void leave_at(const struct dbt *x, u32 insn, const char *why)
 {
 	const struct tinsn *i = &x->insns[insn];
-	const struct tblock *b = &x->blocks[i->block];
+	const struct tblock *b = dbt_insn_block(x, i);
 	u64 lin = b->lin + i->guest;
 	char name[128], text[160];
 
@@ -191,10 +191,10 @@ void dbt_trace_kill(struct vcpu *v, const struct tblock *b)
 	const struct dbt *x = dbt_of(v);
 	char name[128];
 
-	if (!b && !x->blocks_n)
+	if (!b && !dbt_in_use(x).blocks)
 		return;
 	if (!b) {
-		print(x, "flush of %u blocks, %u bytes of code", x->blocks_n, x->used - x->start);
+		print(x, "flush of %u blocks, %u bytes of code", dbt_in_use(x).blocks, dbt_in_use(x).used);
 		return;
 	}
 	if (!wanted(x, b->lin, b->bytes))

@@ -350,10 +350,9 @@ static struct tinsn *new_insn(struct tr *t)
 {
 	struct tinsn *i = &t->x->insns[t->insn];
 
-	*i = (struct tinsn){ .block = (u32)(t->b - t->x->blocks),
-			     .host = (u16)(t->e.p - t->start),
+	*i = (struct tinsn){ .host = (u16)(t->e.p - t->start),
 			     .guest = (u16)(t->lin - t->b->lin),
-			     .len = t->d->len };
+			     .len = t->d->len & 15 };
 	*note_of(t) = (struct note){ .how = HOW_HOST };
 	return i;
 }
@@ -536,7 +535,11 @@ static bool translate_again(struct vcpu *v, struct tblock *b)
 	struct dbt *x = dbt_of(v);
 	u32 exits = x->exits_n, sys = x->sys_n, recipes = x->recipes_n;
 	struct limits old = limit_pools(x, b);
-	bool done = translate(v, b, false, false);
+	bool done;
+
+	for (u32 k = 0; k < b->exits_max; k++)
+		x->exits[b->exits + k].patch = 0;
+	done = translate(v, b, false, false);
 
 	unlimit_pools(x, &old);
 	x->exits_n = exits;
@@ -557,9 +560,13 @@ static void set_apart(struct dbt *x, struct tblock *b, bool grows)
 	b->recipes_max = (u16)(x->recipes_n - b->recipes + (grows ? 2 : 0));
 	x->used = b->host_max;
 	x->insns_n = b->first + b->insns_max;
-	x->exits_n = b->exits + b->exits_max;
+	while (x->exits_n < b->exits + b->exits_max)
+		x->exits[x->exits_n++].patch = 0;
 	x->recipes_n = b->recipes + b->recipes_max;
+	for (u32 k = (b->first + INSNS_A_MARK - 1) / INSNS_A_MARK; k * INSNS_A_MARK < x->insns_n; k++)
+		x->insn_block[k] = x->blocks_n;
 	x->blocks_n++;
+	dbt_note_cursors(x);
 }
 
 /* A new one, which takes over the entries of `old`. */

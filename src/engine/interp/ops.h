@@ -19,6 +19,9 @@ extern const op_fn unary_r[UN_OPS][4], unary_m[UN_OPS][4][EA_KINDS];
 
 /* Rotates and shifts in the order of ModRM.reg; by immediate and by CL. */
 extern const op_fn shift_ri[8][4], shift_rc[8][4];
+extern const op_fn rotate_rk[2][4]; /* ROL, ROR of a register; OF stays */
+/* Does this host keep OF when it rotates a register by an immediate other than 1? */
+bool rotate_keeps_of(void);
 extern const op_fn shift_mi[8][4][EA_KINDS], shift_mc[8][4][EA_KINDS];
 
 extern const op_fn mov_rr[4], mov_ri[4], mov_rm[4][EA_KINDS], mov_mr[4][EA_KINDS], mov_mi[4][EA_KINDS];

@@ -199,6 +199,48 @@ SHIFT(rcr)
 SHIFT(shl)
 SHIFT(shr)
 SHIFT(sar)
+
+/*
+ * ROL and ROR of a register by an immediate other than 1 leave OF undefined.
+ * Many processors keep it then, but not in the form by CL, which the handlers
+ * above use: here OF stays what it was.
+ */
+#define ROTATE_TYPE(name, T, ins)                                                                                         \
+	static OP(name##_rk_##T)                                                                                       \
+	{                                                                                                              \
+		u8 of = (u8)hot(v)->flags;                                                                             \
+		T a = RD_##T(i->dst);                                                                                  \
+		SHIFT_DO(ins, a, i->imm);                                                                              \
+		hot(v)->flags = (u16)((hot(v)->flags & 0xff00) | of);                                                  \
+		WR_##T(i->dst, a);                                                                                     \
+		NEXT;                                                                                                  \
+	}
+#define ROTATE(name)                                                                                                   \
+	ROTATE_TYPE(name, u8, #name "b")                                                                               \
+	ROTATE_TYPE(name, u16, #name "w")                                                                              \
+	ROTATE_TYPE(name, u32, #name "l")                                                                              \
+	ROTATE_TYPE(name, u64, #name "q")
+ROTATE(rol)
+ROTATE(ror)
+const op_fn rotate_rk[2][4] = { BY_SIZE(rol_rk), BY_SIZE(ror_rk) };
+
+bool rotate_keeps_of(void)
+{
+	u32 a = 0x55555555, clear = 0, set = 0x7fffffff;
+	bool of0, of1, of2, of3;
+
+	/* with OF clear, then set; from this pattern a rotation that computes OF would set it */
+	__asm__("add $0, %[clear]\n\trol $3, %[a]\n\tseto %[of0]\n\t"
+		"add $0, %[clear]\n\tror $4, %[a]\n\tseto %[of1]\n\t"
+		"add $1, %[set]\n\trol $3, %[a]\n\tseto %[of2]\n\t"
+		"sub $1, %[set]\n\tror $4, %[a]\n\tseto %[of3]"
+		: [a] "+r"(a), [clear] "+r"(clear), [set] "+r"(set), [of0] "=&q"(of0), [of1] "=&q"(of1), [of2] "=&q"(of2),
+		  [of3] "=&q"(of3)
+		:
+		: "cc");
+	return !of0 && !of1 && of2 && of3;
+}
+
 /* ModRM.reg 6 is SAL, the same as SHL. */
 #define ALL_SHIFT(BY, f)                                                                                               \
 	{                                                                                                              \

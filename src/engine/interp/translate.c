@@ -125,10 +125,23 @@ static bool unary(struct select *s, unsigned op)
 	return set(s, unary_r[op][s->sz]);
 }
 
+/* ROL, ROR of a register by an immediate other than 1: OF is undefined, so it is to be what the host makes of it. */
+static bool rotate(struct select *s)
+{
+	if (!rotate_keeps_of())
+		return false; /* by thunk */
+	s->i->dst = reg_off(s->d, s->d->rm, s->sz);
+	return set(s, rotate_rk[s->d->reg & 7][s->sz]);
+}
+
 static bool shift(struct select *s)
 {
 	const struct dinsn *d = s->d;
 	bool by_cl = d->opcode == 0xd2 || d->opcode == 0xd3;
+	bool by_imm = d->opcode == 0xc0 || d->opcode == 0xc1;
+
+	if (by_imm && !d->is_mem && (d->reg & 7) < 2 && (s->i->imm & (s->sz == 3 ? 63 : 31)) != 1)
+		return rotate(s);
 
 	if (d->opcode == 0xd0 || d->opcode == 0xd1)
 		s->i->imm = 1;
