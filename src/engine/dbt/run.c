@@ -245,12 +245,20 @@ static void exact_at(struct vcpu *v, const struct tinsn *i)
 	v->cpu.rip = dbt_of(v)->blocks[i->block].lin + i->guest;
 }
 
+/* Translated code will go on in the middle of a block. */
+static void drop_windows(struct vcpu *v)
+{
+	for (unsigned k = 0; k < WINDOW_SLOTS; k++)
+		dhot(v)->window[k] = 0;
+}
+
 static enum next do_step(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
 	u32 flushes = (u32)x->stats.flushes;
 
 	x->stats.steps++;
+	drop_windows(v);
 	exact_at(v, i);
 	if (unlikely(x->blocks[i->block].crosses))
 		dbt_crossing_left(v, &x->blocks[i->block]);
@@ -414,6 +422,7 @@ static enum next do_miss(struct vcpu *v, const struct tinsn *i, bool write)
 	struct dbt *x = dbt_of(v);
 	struct dbt_hot *h = dhot(v);
 
+	drop_windows(v);
 	if (write ? !write_entry(v, i) : !read_entry(v))
 		return do_step(v, i);
 	h->pc = (u64)(uintptr_t)(x->rx + h->resume);
