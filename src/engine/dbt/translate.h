@@ -53,17 +53,18 @@ enum note_operand { OPERAND_NONE, OPERAND_PLAIN, OPERAND_R14, OPERAND_RCX };
 #define WINDOW_NONE 0xff
 enum window_use { WINDOW_OPERAND, WINDOW_STACK }; /* an instruction's own operand; what it does to the stack */
 struct window {
-	u32 origin;
-	s32 low, high; /* the bytes, from `origin` on */
+	u32 origin, index; /* of the registers; index 0: none */
+	s32 low, high;	   /* the bytes, from there on */
 	u8 segment;    /* of its first access */
+	u8 scale;
 	u8 last;       /* instruction of the block that uses it */
 	u8 slot;
 	bool write, open; /* open: the slot is written */
 };
 struct window_ref {
 	u8 window, base, size; /* WINDOW_NONE; guest register; bytes */
-	bool write;
-	s32 disp, at; /* from the register, from the window's origin */
+	bool write, indexed;
+	s32 disp, at; /* from the registers, from the window's origin */
 };
 
 /* Where the guest's flags are, see flags.c. */

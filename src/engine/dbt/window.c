@@ -36,6 +36,12 @@ struct planner {
 	unsigned segment; /* branches before it */
 };
 
+/* gpr[base] + gpr[index] * scale + disp */
+struct place {
+	u8 base, index, scale; /* index: REG_NONE */
+	s64 disp;
+};
+
 static void forget(struct planner *p, unsigned g)
 {
 	p->origin[g] = ++p->origins;
@@ -48,12 +54,17 @@ static void forget_all(struct planner *p)
 		forget(p, g);
 }
 
+static bool is_far(s64 offset)
+{
+	return offset >= FAR_AWAY || offset <= -FAR_AWAY;
+}
+
 /* gpr[dst] = gpr[src] + distance */
 static void derive(struct planner *p, unsigned dst, unsigned src, s64 distance)
 {
 	s64 offset = p->offset[src] + distance;
 
-	if (distance >= FAR_AWAY || distance <= -FAR_AWAY || offset >= FAR_AWAY || offset <= -FAR_AWAY) {
+	if (is_far(distance) || is_far(offset)) {
 		forget(p, dst);
 		return;
 	}
@@ -61,57 +72,70 @@ static void derive(struct planner *p, unsigned dst, unsigned src, s64 distance)
 	p->offset[dst] = offset;
 }
 
-/* May the access join? A write entry is asked for a read only if a write follows for certain. */
-static bool joins(const struct planner *p, const struct window *w, u32 origin, s64 at, unsigned size, bool write)
+/* What a new window of the access would be. */
+static struct window window_of(const struct planner *p, const struct place *at)
 {
-	s64 low = MIN(w->low, at), high = MAX(w->high, at + (s64)size);
+	struct window w = { .origin = p->origin[at->base], .segment = (u8)p->segment };
+	s64 low = p->offset[at->base] + at->disp;
 
-	return w->origin == origin && high - low <= SPAN_MAX && (!write || w->write || w->segment == p->segment);
+	if (at->index != REG_NONE) {
+		w.index = p->origin[at->index];
+		w.scale = at->scale;
+		low += p->offset[at->index] * at->scale;
+	}
+	w.high = w.low = is_far(low) || is_far(at->disp) ? FAR_AWAY : (s32)low;
+	return w;
 }
 
-static void plan_access(struct planner *p, enum window_use use, unsigned base, s64 disp, unsigned size, bool write)
+/* May the access join? A write entry is asked for a read only if a write follows for certain. */
+static bool joins(const struct window *w, const struct window *own, unsigned size, bool write)
+{
+	s32 low = MIN(w->low, own->low), high = MAX(w->high, own->low + (s32)size);
+
+	return w->origin == own->origin && w->index == own->index && w->scale == own->scale && high - low <= SPAN_MAX &&
+	       (!write || w->write || w->segment == own->segment);
+}
+
+static void plan_access(struct planner *p, enum window_use use, struct place at, unsigned size, bool write)
 {
 	struct tr *t = p->t;
-	struct window_ref *r = &t->window_ref[p->n][use];
-	s64 at = p->offset[base] + disp;
-	struct window *found = NULL;
+	struct window own = window_of(p, &at), *found = NULL;
 
-	if (disp >= FAR_AWAY || disp <= -FAR_AWAY)
+	if (own.low == FAR_AWAY)
 		return;
 	for (unsigned k = 0; k < t->windows_n; k++) {
 		struct window *w = &t->window[k];
 
-		if (joins(p, w, p->origin[base], at, size, write) && (!found || w->write))
+		if (joins(w, &own, size, write) && (!found || w->write))
 			found = w;
 	}
 	if (!found) {
 		if (t->windows_n == WINDOWS_MAX)
 			return;
 		found = &t->window[t->windows_n++];
-		*found = (struct window){
-			.origin = p->origin[base], .segment = (u8)p->segment, .low = (s32)at, .high = (s32)at
-		};
+		*found = own;
 	}
-	found->low = (s32)MIN(found->low, at);
-	found->high = (s32)MAX(found->high, at + (s64)size);
+	found->low = MIN(found->low, own.low);
+	found->high = MAX(found->high, own.low + (s32)size);
 	found->write |= write;
 	found->last = (u8)p->n;
-	*r = (struct window_ref){ .window = (u8)(found - t->window),
-				  .base = (u8)base,
-				  .size = (u8)size,
-				  .write = write,
-				  .disp = (s32)disp,
-				  .at = (s32)at };
+	t->window_ref[p->n][use] = (struct window_ref){ .window = (u8)(found - t->window),
+							.base = at.base,
+							.indexed = at.index != REG_NONE,
+							.size = (u8)size,
+							.write = write,
+							.disp = (s32)at.disp,
+							.at = own.low };
 }
 
-/* The operand that ModRM names, if it is [register + displacement]. */
+/* The operand that ModRM names, if its address has a base register. */
 static void plan_operand(struct planner *p)
 {
 	const struct tr *t = p->t;
 	const struct dinsn *d = t->d;
 	const ZydisDecodedOperand *m = NULL;
 
-	if (!d->is_mem || !d->has_modrm || d->addrsize != 8 || d->seg >= SEG_FS || d->base >= 16 || d->index != REG_NONE)
+	if (!d->is_mem || !d->has_modrm || d->addrsize != 8 || d->seg >= SEG_FS || d->base >= 16)
 		return;
 	for (unsigned k = 0; k < t->z->operand_count; k++) {
 		const ZydisDecodedOperand *o = &t->ops[k];
@@ -123,7 +147,7 @@ static void plan_operand(struct planner *p)
 		m = o;
 	}
 	if (m && m->size && m->size <= 512)
-		plan_access(p, WINDOW_OPERAND, d->base, d->disp, m->size / 8u,
+		plan_access(p, WINDOW_OPERAND, (struct place){ d->base, d->index, d->scale, d->disp }, m->size / 8u,
 			    m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
 }
 
@@ -155,7 +179,7 @@ static bool plan_stack(struct planner *p)
 	if ((op >= 0x50 && op <= 0x57) || op == 0x68 || op == 0x6a || call || (op == 0xff && sub == 6)) {
 		if (op == 0xff)
 			plan_operand(p);
-		plan_access(p, WINDOW_STACK, REG_RSP, -8, 8, true);
+		plan_access(p, WINDOW_STACK, (struct place){ REG_RSP, REG_NONE, 0, -8 }, 8, true);
 		derive(p, REG_RSP, REG_RSP, -8);
 		return true;
 	}
@@ -163,7 +187,7 @@ static bool plan_stack(struct planner *p)
 		s64 offset = p->offset[REG_RSP];
 		u32 origin = p->origin[REG_RSP];
 
-		plan_access(p, WINDOW_STACK, REG_RSP, 0, 8, false);
+		plan_access(p, WINDOW_STACK, (struct place){ REG_RSP, REG_NONE, 0, 0 }, 8, false);
 		forget_written(p); /* RSP as well, hidden or not */
 		if (op != 0x5c || (d->prefixes & DI_REX && d->bytes[d->len - 2] & 1)) {
 			p->origin[REG_RSP] = origin;
@@ -173,7 +197,7 @@ static bool plan_stack(struct planner *p)
 		return true;
 	}
 	if (op == 0xc2 || op == 0xc3 || op == 0xc9) {
-		plan_access(p, WINDOW_STACK, op == 0xc9 ? REG_RBP : REG_RSP, 0, 8, false);
+		plan_access(p, WINDOW_STACK, (struct place){ op == 0xc9 ? REG_RBP : REG_RSP, REG_NONE, 0, 0 }, 8, false);
 		forget_written(p);
 		return true;
 	}
@@ -280,27 +304,41 @@ static unsigned window_stub(struct tr *t, const struct window_ref *r, unsigned l
 	return stub;
 }
 
+/* R14 = the operand's address less `back`. */
+static void window_address(struct tr *t, const struct window_ref *r, s32 back)
+{
+	const struct dinsn *d = t->d;
+	struct dinsn moved = *d;
+
+	if (!r->indexed) {
+		lea(&t->e, H_R14, read_reg(t, r->base, H_R14), r->disp - back);
+		return;
+	}
+	moved.disp -= back;
+	t->d = &moved;
+	emit_address(t, true, H_R14);
+	t->d = d;
+}
+
 /* The first access of the group: RCX = the entry for all of them. */
 static void open_window(struct tr *t, struct window *w, const struct window_ref *r, unsigned *lin, s32 *disp)
 {
 	struct emit *e = &t->e;
-	unsigned base = read_reg(t, r->base, H_R14), stub;
-	s32 low = w->low - r->at + r->disp;
+	unsigned stub;
 
 	flags_clobber(t);
-	if (low || base == H_R14) {
-		lea(e, H_R14, base, low);
-		base = H_R14;
-		*disp = r->at - w->low;
+	*disp = r->at - w->low;
+	if (!r->indexed && *disp == r->disp && home[r->base] != HOME_MEMORY) {
+		*lin = home[r->base];
 	} else {
-		*disp = r->disp;
+		window_address(t, r, *disp);
+		*lin = H_R14;
 	}
-	*lin = base;
-	stub = window_stub(t, r, base, *disp);
+	stub = window_stub(t, r, *lin, *disp);
 	t->stub[stub].slot = w->slot;
-	put_cross_test(e, base, (unsigned)(w->high - w->low));
+	put_cross_test(e, *lin, (unsigned)(w->high - w->low));
 	long_branch(t, 5, stub);
-	put_lookup(e, base, w->write);
+	put_lookup(e, *lin, w->write);
 	store_gs(e, H_RCX, slot_off(w));
 	op_rr(e, false, 0x85, H_RCX, H_RCX);
 	long_branch(t, 4, stub);
@@ -314,8 +352,14 @@ static void use_window(struct tr *t, const struct window *w, const struct window
 	bool clobber = t->clobber && (t->flags != FLAGS_HOST || t->recipe.kind != RECIPE_NONE);
 	unsigned stub;
 
-	*lin = read_reg(t, r->base, H_R14);
-	*disp = r->disp;
+	*lin = H_R14;
+	*disp = 0;
+	if (r->indexed) {
+		window_address(t, r, 0);
+	} else {
+		*lin = read_reg(t, r->base, H_R14);
+		*disp = r->disp;
+	}
 	if (clobber)
 		flags_clobber(t);
 	stub = window_stub(t, r, *lin, *disp);
