@@ -119,6 +119,14 @@ void put_cross_test(struct emit *e, unsigned lin, unsigned size)
 	put_bytes(e, (const u8[]){ 0xf6, 0xc5, 0x10 }, 3);
 }
 
+void put_align_test(struct emit *e, unsigned lin, unsigned size)
+{
+	put(e, 0x40 | lin >> 3); /* test lin, size - 1 */
+	put(e, 0xf6);
+	put(e, 0xc0 | (lin & 7));
+	put(e, size - 1);
+}
+
 /* The page may hold code elsewhere than in the store's lines. */
 static void try_code_store(struct tr *t, const struct stub *s)
 {
@@ -280,16 +288,13 @@ static void emit_clobbering_check(struct tr *t, unsigned lin, unsigned size)
 	struct emit *e = &t->e;
 	unsigned stub;
 
-	if (size > 8 || (size & (size - 1))) { /* often not aligned */
+	if (size > 16 || ((size & (size - 1)) && size != 10)) { /* often not aligned */
 		put_cross_test(e, lin, size);
 		long_branch(t, 5, new_stub(t, STUB_LEAVE, LEAVE_STEP, t->insn));
 		return;
 	}
 	stub = new_stub(t, STUB_ALIGN, LEAVE_STEP, t->insn);
-	put(e, 0x40 | lin >> 3); /* test lin, size - 1 */
-	put(e, 0xf6);
-	put(e, 0xc0 | (lin & 7));
-	put(e, size - 1);
+	put_align_test(e, lin, size == 10 ? 16 : size);
 	long_branch(t, 5, stub);
 	t->stub[stub].reg = (u8)lin;
 	t->stub[stub].size = (u8)size;

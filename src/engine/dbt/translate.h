@@ -139,6 +139,8 @@ void emit_masked_access(struct tr *t, unsigned lin, unsigned size, bool write);
 void put_lookup(struct emit *e, unsigned lin, bool write);
 /* The Z flag: does an access cross no page? */
 void put_cross_test(struct emit *e, unsigned lin, unsigned size);
+/* The Z flag: is it aligned? */
+void put_align_test(struct emit *e, unsigned lin, unsigned size);
 void emit_leave(struct tr *t, const struct stub *s, unsigned reason);
 
 /* window.c */

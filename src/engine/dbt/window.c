@@ -197,7 +197,8 @@ static bool plan_stack(struct planner *p)
 		return true;
 	}
 	if (op == 0xc2 || op == 0xc3 || op == 0xc9) {
-		plan_access(p, WINDOW_STACK, (struct place){ op == 0xc9 ? REG_RBP : REG_RSP, REG_NONE, 0, 0 }, 8, false);
+		plan_access(p, WINDOW_STACK, (struct place){ op == 0xc9 ? REG_RBP : REG_RSP, REG_NONE, 0, 0 }, 8,
+			    false);
 		forget_written(p);
 		return true;
 	}
@@ -247,6 +248,8 @@ static void plan_insn(struct planner *p)
 	}
 	if (is_jcc(t->d)) {
 		p->segment++;
+		if ((s64)t->d->imm < 0) /* what follows a loop does not run as often as the loop */
+			forget_all(p);
 		return;
 	}
 	if (!plan_stack(p) && !plan_sum(p)) {
@@ -320,6 +323,15 @@ static void window_address(struct tr *t, const struct window_ref *r, s32 back)
 	t->d = d;
 }
 
+/* The Z flag, if all of the group lies in one page; of an aligned one it is certain. */
+static void emit_page_test(struct emit *e, unsigned lin, unsigned span)
+{
+	if (span > 16 || (span & (span - 1)))
+		put_cross_test(e, lin, span);
+	else
+		put_align_test(e, lin, span);
+}
+
 /* The first access of the group: RCX = the entry for all of them. */
 static void open_window(struct tr *t, struct window *w, const struct window_ref *r, unsigned *lin, s32 *disp)
 {
@@ -336,8 +348,10 @@ static void open_window(struct tr *t, struct window *w, const struct window_ref 
 	}
 	stub = window_stub(t, r, *lin, *disp);
 	t->stub[stub].slot = w->slot;
-	put_cross_test(e, *lin, (unsigned)(w->high - w->low));
-	long_branch(t, 5, stub);
+	if (w->high - w->low > 1) {
+		emit_page_test(e, *lin, (unsigned)(w->high - w->low));
+		long_branch(t, 5, stub);
+	}
 	put_lookup(e, *lin, w->write);
 	store_gs(e, H_RCX, slot_off(w));
 	op_rr(e, false, 0x85, H_RCX, H_RCX);
