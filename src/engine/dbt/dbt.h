@@ -70,6 +70,8 @@ struct dbt_hot {
 	u32 all_but_if, all_but_df, all_but_ac, status, high17, inner16;
 	u32 popf_fixed, popf_fixed_user; /* bits that POPF at CPL 0 and 3 may not change by itself */
 	u32 sti_ok, fsgsbase, pkru_on;	 /* zero: leave */
+#define WINDOW_SLOTS 8
+	u64 window[WINDOW_SLOTS]; /* entries that several accesses share, see window.c */
 	u32 ac_index[2];		 /* by EFLAGS.AC: what mmu_mode_changed() chooses at CPL 0 */
 	struct tlb_entry *ac_table[2];
 	u8 *ac_base[2];

@@ -92,7 +92,7 @@ void long_branch(struct tr *t, unsigned cc, unsigned stub)
 	put32(&t->e, 0);
 }
 
-static void leave(struct tr *t, const struct stub *s, unsigned reason)
+void emit_leave(struct tr *t, const struct stub *s, unsigned reason)
 {
 	put(&t->e, 0xb9); /* mov ecx, info */
 	put32(&t->e, s->info);
@@ -112,11 +112,19 @@ void leave_unless_zero(struct tr *t, enum leave_reason reason, u32 info)
 }
 
 /* test ch, 10H on (lin + size - 1) ^ lin: does the access cross a page? */
-static void put_cross_test(struct emit *e, unsigned lin, unsigned size)
+void put_cross_test(struct emit *e, unsigned lin, unsigned size)
 {
 	op_rm(e, false, 0x8d, H_RCX, lin, (s32)size - 1);
 	op_rr(e, false, 0x31, lin, H_RCX);
 	put_bytes(e, (const u8[]){ 0xf6, 0xc5, 0x10 }, 3);
+}
+
+void put_align_test(struct emit *e, unsigned lin, unsigned size)
+{
+	put(e, 0x40 | lin >> 3); /* test lin, size - 1 */
+	put(e, 0xf6);
+	put(e, 0xc0 | (lin & 7));
+	put(e, size - 1);
 }
 
 /* The page may hold code elsewhere than in the store's lines. */
@@ -147,13 +155,13 @@ static void emit_stub(struct tr *t, struct stub *s)
 	case STUB_ALIGN: /* not aligned, but does it cross a page? */
 		put_cross_test(e, s->reg, s->size);
 		put_bytes(e, (const u8[]){ 0x74, 10 }, 2);
-		leave(t, s, LEAVE_STEP);
+		emit_leave(t, s, LEAVE_STEP);
 		jump(e, 0xe9, s->resume + e->to_rx);
 		break;
 	case STUB_CROSS: /* zero offset: not a crossing */
 		pext_gs(e, H_RCX, s->reg, HOT(offset_mask));
 		put_bytes(e, (const u8[]){ 0x67, 0xe3, 10 }, 3);
-		leave(t, s, LEAVE_STEP);
+		emit_leave(t, s, LEAVE_STEP);
 		jump(e, 0xe9, s->resume + e->to_rx);
 		break;
 	case STUB_JUMP:
@@ -162,6 +170,9 @@ static void emit_stub(struct tr *t, struct stub *s)
 	case STUB_LIMIT:
 		emit_limit_check(t, s);
 		jump(e, 0xe9, s->resume + e->to_rx);
+		break;
+	case STUB_WINDOW:
+		emit_window_stub(t, s);
 		break;
 	case STUB_MISS:
 	case STUB_STORE:
@@ -183,7 +194,7 @@ static void emit_stub(struct tr *t, struct stub *s)
 			put_bytes(e, (const u8[]){ 0xe9, 0, 0, 0, 0 }, 5);
 			s->saved = true;
 		}
-		leave(t, s, s->reason);
+		emit_leave(t, s, s->reason);
 		break;
 	}
 }
@@ -279,20 +290,26 @@ static void emit_clobbering_check(struct tr *t, unsigned lin, unsigned size)
 	struct emit *e = &t->e;
 	unsigned stub;
 
-	if (size > 8 || (size & (size - 1))) { /* often not aligned */
+	if (size > 16 || ((size & (size - 1)) && size != 10)) { /* often not aligned */
 		put_cross_test(e, lin, size);
 		long_branch(t, 5, new_stub(t, STUB_LEAVE, LEAVE_STEP, t->insn));
 		return;
 	}
 	stub = new_stub(t, STUB_ALIGN, LEAVE_STEP, t->insn);
-	put(e, 0x40 | lin >> 3); /* test lin, size - 1 */
-	put(e, 0xf6);
-	put(e, 0xc0 | (lin & 7));
-	put(e, size - 1);
+	put_align_test(e, lin, size == 10 ? 16 : size);
 	long_branch(t, 5, stub);
 	t->stub[stub].reg = (u8)lin;
 	t->stub[stub].size = (u8)size;
 	t->stub[stub].resume = e->p;
+}
+
+void put_lookup(struct emit *e, unsigned lin, bool write)
+{
+	rorx(e, H_RCX, lin, 12);
+	op_rr(e, false, 0x89, H_RCX, H_RCX);
+	if (write)
+		put_bytes(e, (const u8[]){ 0x48, 0xf7, 0xd1 }, 3); /* not rcx */
+	op_rmx(e, true, 0x8b, H_RCX, H_R15, H_RCX, 3, write ? FLAT_W_DISP : FLAT_R_DISP);
 }
 
 enum access { ACCESS_ONE, ACCESS_PAGE, ACCESS_MASKED };
@@ -322,11 +339,7 @@ static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, e
 
 		op_rm(e, true, 0x8b, H_RCX, H_R15, write ? FLAT_W_DISP - 8 * (index + 1) : FLAT_R_DISP + 8 * index);
 	} else {
-		rorx(e, H_RCX, lin, 12);
-		op_rr(e, false, 0x89, H_RCX, H_RCX);
-		if (write)
-			put_bytes(e, (const u8[]){ 0x48, 0xf7, 0xd1 }, 3); /* not rcx */
-		op_rmx(e, true, 0x8b, H_RCX, H_R15, H_RCX, 3, write ? FLAT_W_DISP : FLAT_R_DISP);
+		put_lookup(e, lin, write);
 	}
 	if (fill)
 		stub = new_stub(t, write && kind == ACCESS_ONE ? STUB_STORE : STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);

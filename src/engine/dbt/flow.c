@@ -248,6 +248,7 @@ static bool emit_target(struct tr *t)
 {
 	const struct dinsn *d = t->d;
 	unsigned lin;
+	s32 disp = 0;
 
 	if (!d->is_mem) {
 		unsigned r = read_reg(t, d->rm, H_R14);
@@ -257,9 +258,11 @@ static bool emit_target(struct tr *t)
 		return true;
 	}
 	t->ea_size = t->word;
-	lin = emit_ea(t);
-	emit_access(t, lin, t->word, false);
-	op_operand(&t->e, !t->narrow, 0x8b, H_R14, lin);
+	if (!emit_window(t, WINDOW_OPERAND, &lin, &disp)) {
+		lin = emit_ea(t);
+		emit_access(t, lin, t->word, false);
+	}
+	op_rmx(&t->e, !t->narrow, 0x8b, H_R14, lin, H_RCX, 0, disp + 1);
 	return true;
 }
 
@@ -298,7 +301,8 @@ static bool emit_indirect(struct tr *t, bool call)
 static bool emit_ret(struct tr *t)
 {
 	struct emit *e = &t->e;
-	s32 pop = t->word + (t->d->opcode == 0xc2 ? (u16)t->d->imm : 0);
+	unsigned lin;
+	s32 disp, pop = t->word + (t->d->opcode == 0xc2 ? (u16)t->d->imm : 0);
 
 	/* do_indirect() may want to read the immediate again */
 	if (t->d->opsize != t->word || (t->d->opcode == 0xc2 && t->b->crosses))
@@ -309,8 +313,8 @@ static bool emit_ret(struct tr *t)
 		op_operand(e, false, 0x8b, H_R14, H_R14);
 		op_rm(e, false, 0x8d, home[4], home[4], pop);
 	} else {
-		emit_access(t, home[4], 8, false);
-		op_operand(e, true, 0x8b, H_R14, home[4]);
+		emit_pop_access(t, home[4], &lin, &disp);
+		op_rmx(e, true, 0x8b, H_R14, lin, H_RCX, 0, disp + 1);
 		lea(e, home[4], home[4], pop);
 	}
 	end_at_branch(t);

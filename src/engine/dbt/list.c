@@ -70,6 +70,7 @@ static const struct {
 	FIELD(branch),
 	FIELD(cross_mask),
 	FIELD(offset_mask),
+	FIELD(window),
 	FIELD(jump_mask),
 	FIELD(df_mask),
 	FIELD(bit_mask),

@@ -18,6 +18,7 @@ struct plan {
 	u8 reg, rm, vvvv, opcode; /* host register of the field, NOT_GPR: as it is */
 	enum { MEM_NONE, MEM_PLAIN, MEM_R14, MEM_RCX } mem;
 	u8 lin;
+	s32 disp; /* MEM_PLAIN: [lin + rcx + disp + 1] */
 	u8 size; /* of the memory operand */
 	bool read, write;
 	bool high;     /* AH, CH, DH or BH: no REX */
@@ -305,7 +306,7 @@ static void put_modrm(struct tr *t, const struct plan *p)
 
 	switch (p->mem) {
 	case MEM_PLAIN:
-		put_base_index_disp(&t->e, reg, p->lin, H_RCX, 0, 1);
+		put_base_index_disp(&t->e, reg, p->lin, H_RCX, 0, p->disp + 1);
 		break;
 	case MEM_R14:
 		put(&t->e, reg << 3 | (H_R14 & 7));
@@ -378,16 +379,22 @@ static void emit_memory(struct tr *t, struct plan *p)
 {
 	struct emit *e = &t->e;
 
+	bool masked = is_masked_access(t);
+	unsigned lin;
+
 	t->ea_size = p->size;
-	p->lin = (u8)emit_ea(t);
-	if (is_masked_access(t))
-		emit_masked_access(t, p->lin, p->size, p->write);
-	else
-		emit_access(t, p->lin, p->size, p->write);
+	if (masked || !emit_window(t, WINDOW_OPERAND, &lin, &p->disp)) {
+		lin = emit_ea(t);
+		if (masked)
+			emit_masked_access(t, lin, p->size, p->write);
+		else
+			emit_access(t, lin, p->size, p->write);
+	}
+	p->lin = (u8)lin;
 	if (p->mem == MEM_R14)
-		op_operand(e, true, 0x8d, H_R14, p->lin);
+		op_rmx(e, true, 0x8d, H_R14, lin, H_RCX, 0, p->disp + 1);
 	else if (p->mem == MEM_RCX)
-		op_operand(e, true, 0x8d, H_RCX, p->lin);
+		op_rmx(e, true, 0x8d, H_RCX, lin, H_RCX, 0, p->disp + 1);
 }
 
 bool emit_general(struct tr *t)

@@ -240,6 +240,13 @@ static void exact_at(struct vcpu *v, const struct tinsn *i)
 	v->cpu.rip = dbt_insn_block(dbt_of(v), i)->lin + i->guest;
 }
 
+/* Translated code will go on in the middle of a block. */
+static void drop_windows(struct vcpu *v)
+{
+	for (unsigned k = 0; k < WINDOW_SLOTS; k++)
+		dhot(v)->window[k] = 0;
+}
+
 static enum next do_step(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
@@ -247,6 +254,7 @@ static enum next do_step(struct vcpu *v, const struct tinsn *i)
 	struct tblock *b;
 
 	x->stats.steps++;
+	drop_windows(v);
 	exact_at(v, i);
 	b = dbt_insn_block(x, i);
 	if (unlikely(b->crosses))
@@ -411,6 +419,7 @@ static enum next do_miss(struct vcpu *v, const struct tinsn *i, bool write)
 	struct dbt *x = dbt_of(v);
 	struct dbt_hot *h = dhot(v);
 
+	drop_windows(v);
 	if (write ? !write_entry(v, i) : !read_entry(v))
 		return do_step(v, i);
 	h->pc = (u64)(uintptr_t)(x->rx + h->resume);

@@ -10,6 +10,36 @@ void emit_open_push(struct tr *t)
 	emit_access(t, H_R14, 8, true);
 }
 
+/* The same by a window, if there is one: RCX is the entry for [*lin + *disp] = RSP - 8. */
+static void open_push(struct tr *t, unsigned *lin, s32 *disp)
+{
+	if (emit_window(t, WINDOW_STACK, lin, disp))
+		return;
+	emit_open_push(t);
+	*lin = H_R14;
+	*disp = 0;
+}
+
+/* RCX = the entry for an access of 8 bytes at register `lin0`, which is at [*lin + *disp]. */
+void emit_pop_access(struct tr *t, unsigned lin0, unsigned *lin, s32 *disp)
+{
+	if (emit_window(t, WINDOW_STACK, lin, disp))
+		return;
+	emit_access(t, lin0, 8, false);
+	*lin = lin0;
+	*disp = 0;
+}
+
+/* R14 = host address of what a push writes. */
+static void open_push_folded(struct tr *t)
+{
+	unsigned lin;
+	s32 disp;
+
+	open_push(t, &lin, &disp);
+	op_rmx(&t->e, true, 0x8d, H_R14, lin, H_RCX, 0, disp + 1);
+}
+
 /* [R14] = RCX. An address that the entry is not for faults here: RSP still has its old value. */
 static void finish_push(struct tr *t)
 {
@@ -20,14 +50,16 @@ static void finish_push(struct tr *t)
 void emit_push_const(struct tr *t, u64 value)
 {
 	struct emit *e = &t->e;
+	unsigned lin;
+	s32 disp;
 
-	emit_open_push(t);
 	if (fits32((s64)value)) {
-		op_operand(e, true, 0xc7, 0, H_R14);
+		open_push(t, &lin, &disp);
+		op_rmx(e, true, 0xc7, 0, lin, H_RCX, 0, disp + 1);
 		put32(e, (u32)value);
-		mov_rr(e, home[4], H_R14);
+		lea(e, home[4], home[4], -8);
 	} else {
-		op_operand(e, true, 0x8d, H_R14, H_R14);
+		open_push_folded(t);
 		mov_imm(e, H_RCX, value);
 		finish_push(t);
 	}
@@ -37,8 +69,7 @@ void emit_push_call(struct tr *t, u64 ret)
 {
 	struct emit *e = &t->e;
 
-	emit_open_push(t);
-	op_operand(e, true, 0x8d, H_R14, H_R14);
+	open_push_folded(t);
 	op_rm(e, true, 0x8b, H_RCX, H_R14, 0);
 	store_gs(e, H_RCX, HOT(old));
 	mov_imm(e, H_RCX, ret);
@@ -48,14 +79,16 @@ void emit_push_call(struct tr *t, u64 ret)
 static void push_reg(struct tr *t, unsigned g)
 {
 	struct emit *e = &t->e;
+	unsigned lin;
+	s32 disp;
 
-	emit_open_push(t);
 	if (home[g] != HOME_MEMORY) {
-		op_operand(e, true, 0x89, home[g], H_R14); /* PUSH RSP: the old value */
-		mov_rr(e, home[4], H_R14);
+		open_push(t, &lin, &disp);
+		op_rmx(e, true, 0x89, home[g], lin, H_RCX, 0, disp + 1); /* PUSH RSP: the old value */
+		lea(e, home[4], home[4], -8);
 		return;
 	}
-	op_operand(e, true, 0x8d, H_R14, H_R14);
+	open_push_folded(t);
 	load_gs(e, H_RCX, gpr_off(g));
 	finish_push(t);
 }
@@ -63,13 +96,16 @@ static void push_reg(struct tr *t, unsigned g)
 static void push_mem(struct tr *t)
 {
 	struct emit *e = &t->e;
-	unsigned lin = emit_ea(t);
+	unsigned lin;
+	s32 disp = 0;
 
-	emit_access(t, lin, 8, false);
-	op_operand(e, true, 0x8b, H_RCX, lin);
+	if (!emit_window(t, WINDOW_OPERAND, &lin, &disp)) {
+		lin = emit_ea(t);
+		emit_access(t, lin, 8, false);
+	}
+	op_rmx(e, true, 0x8b, H_RCX, lin, H_RCX, 0, disp + 1);
 	store_gs(e, H_RCX, HOT(value));
-	emit_open_push(t);
-	op_operand(e, true, 0x8d, H_R14, H_R14);
+	open_push_folded(t);
 	load_gs(e, H_RCX, HOT(value));
 	finish_push(t);
 }
@@ -77,16 +113,18 @@ static void push_mem(struct tr *t)
 static void pop_reg(struct tr *t, unsigned g)
 {
 	struct emit *e = &t->e;
+	unsigned lin;
+	s32 disp;
 
-	emit_access(t, home[4], 8, false);
+	emit_pop_access(t, home[4], &lin, &disp);
 	if (g == 4) {
-		op_operand(e, true, 0x8b, home[4], home[4]);
+		op_rmx(e, true, 0x8b, home[4], lin, H_RCX, 0, disp + 1);
 		return;
 	}
 	if (home[g] != HOME_MEMORY) {
-		op_operand(e, true, 0x8b, home[g], home[4]);
+		op_rmx(e, true, 0x8b, home[g], lin, H_RCX, 0, disp + 1);
 	} else {
-		op_operand(e, true, 0x8b, H_RCX, home[4]);
+		op_rmx(e, true, 0x8b, H_RCX, lin, H_RCX, 0, disp + 1);
 		store_gs(e, H_RCX, gpr_off(g));
 	}
 	lea(e, home[4], home[4], 8);
@@ -95,9 +133,11 @@ static void pop_reg(struct tr *t, unsigned g)
 static void leave(struct tr *t)
 {
 	struct emit *e = &t->e;
+	unsigned lin;
+	s32 disp;
 
-	emit_access(t, H_RBP, 8, false);
-	op_operand(e, true, 0x8b, H_R14, H_RBP);
+	emit_pop_access(t, H_RBP, &lin, &disp);
+	op_rmx(e, true, 0x8b, H_R14, lin, H_RCX, 0, disp + 1);
 	lea(e, home[4], H_RBP, 8);
 	mov_rr(e, H_RBP, H_R14);
 }

@@ -366,6 +366,7 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 	enum code_mode mode = t->narrow ? CODE_32 : CODE_64;
 
 	t->d = &d;
+	plan_windows(t, code, avail);
 	while (!ends && n < max && at < avail && t->stubs_n < STUBS_MAX - 8) {
 		enum decode_status s = dbt_decode(t->x, code + at, avail - at, mode, &t->z, &t->ops, &d);
 

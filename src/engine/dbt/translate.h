@@ -25,13 +25,16 @@ static inline u32 gpr_off(unsigned guest)
 }
 
 /* Code out of line, made when the block is complete. */
-enum stub_kind { STUB_LEAVE, STUB_ALIGN, STUB_CROSS, STUB_MISS, STUB_STORE, STUB_LINK, STUB_JUMP, STUB_LIMIT };
+enum stub_kind { STUB_LEAVE, STUB_ALIGN, STUB_CROSS, STUB_MISS, STUB_STORE, STUB_LINK, STUB_JUMP, STUB_LIMIT, STUB_WINDOW };
 struct stub {
 	bool saved; /* flags are not in the host */
 	u8 kind;   /* enum stub_kind */
 	u8 reason; /* enum leave_reason */
 	u8 reg;	   /* register that holds the linear address; STUB_LIMIT: 0 FS, 1 GS */
 	u8 size;   /* bytes of the access */
+	bool write; /* STUB_WINDOW: of the access at reg + disp; `slot` is made absent */
+	u8 slot;
+	s32 disp;
 	u32 info;
 	u8 *resume;  /* where it goes on, in the writable view */
 	u8 *refs[2]; /* rel32 fields to set to its address */
@@ -47,6 +50,25 @@ struct note {
 };
 #define NOTE_WRITE 0x80
 enum note_operand { OPERAND_NONE, OPERAND_PLAIN, OPERAND_R14, OPERAND_RCX };
+
+/* A group of accesses that share a lookup, see window.c. */
+#define WINDOWS_MAX 32
+#define WINDOW_NONE 0xff
+enum window_use { WINDOW_OPERAND, WINDOW_STACK }; /* an instruction's own operand; what it does to the stack */
+struct window {
+	u32 origin, index; /* of the registers; index 0: none */
+	s32 low, high;	   /* the bytes, from there on */
+	u8 segment;    /* of its first access */
+	u8 scale;
+	u8 last;       /* instruction of the block that uses it */
+	u8 slot;
+	bool write, open; /* open: the slot is written */
+};
+struct window_ref {
+	u8 window, base, size; /* WINDOW_NONE; guest register; bytes */
+	bool write, indexed;
+	s32 disp, at; /* from the registers, from the window's origin */
+};
 
 /* Where the guest's flags are, see flags.c. */
 enum flag_state { FLAGS_HOST, FLAGS_SAVED, FLAGS_LOST };
@@ -86,6 +108,9 @@ struct tr {
 		u16 stub;
 	} pending[16];
 	struct note note[BLOCK_INSNS];
+	unsigned windows_n;
+	struct window window[WINDOWS_MAX];
+	struct window_ref window_ref[BLOCK_INSNS][2];
 };
 static inline struct note *note_of(struct tr *t)
 {
@@ -113,6 +138,20 @@ void emit_page_access(struct tr *t, unsigned lin, unsigned size, bool write);
  * set for what is masked off, so without an entry the instruction is left to
  * the reference engine. */
 void emit_masked_access(struct tr *t, unsigned lin, unsigned size, bool write);
+/* RCX = the entry for register `lin`, nothing checked. */
+void put_lookup(struct emit *e, unsigned lin, bool write);
+/* The Z flag: does an access cross no page? */
+void put_cross_test(struct emit *e, unsigned lin, unsigned size);
+/* The Z flag: is it aligned? */
+void put_align_test(struct emit *e, unsigned lin, unsigned size);
+void emit_leave(struct tr *t, const struct stub *s, unsigned reason);
+
+/* window.c */
+void plan_windows(struct tr *t, const u8 *code, unsigned avail);
+/* The access by a lookup shared with others: it is at [*lin + rcx + *disp + 1]. False: it shares none. */
+bool emit_window(struct tr *t, enum window_use use, unsigned *lin, s32 *disp);
+void emit_window_stub(struct tr *t, const struct stub *s);
+
 /* [lin + rcx + 1] with opcode `op`, register field `reg`. */
 void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin);
 
@@ -165,6 +204,8 @@ u32 new_sys(struct tr *t, unsigned sys);
 /* stack.c */
 /* R14 = RSP - 8, RCX its write entry. */
 void emit_open_push(struct tr *t);
+/* Of POP, LEAVE, RET: RCX = the entry for 8 bytes at register `lin0`; they are at [*lin + rcx + *disp + 1]. */
+void emit_pop_access(struct tr *t, unsigned lin0, unsigned *lin, s32 *disp);
 bool emit_stack(struct tr *t);
 void emit_push_const(struct tr *t, u64 value);
 /* Of an indirect call: keeps what it overwrites in hot->old. */

@@ -1,0 +1,473 @@
+/*
+ * Windows: accesses that share one table lookup.
+ *
+ * Within a straight stretch of a block, accesses at constant distances from one
+ * another are a group: fields of a structure, a frame, a run of pushes. The
+ * first that is translated asks whether all their bytes lie in one page, looks
+ * up the entry and keeps it in a slot of hot->window. The others find it there:
+ *
+ *     mov rcx, gs:[window + 8 * slot]
+ *     test ecx, ecx ; jz               or jecxz, where the flags are wanted
+ *     op [base + rcx + displacement + 1]
+ *
+ * A slot is written by the group's first access in the same pass through the
+ * block, before the others look at it. It holds an absent entry if the lookup
+ * found none or the bytes lie in two pages; then each access does its own
+ * lookup out of line. Whoever does an instruction in C or fills an entry
+ * makes all slots absent (run.c), for translated code goes on in the middle of
+ * the block after that: slots never outlive a change of mappings or of write
+ * permission, which only C makes. The entry of a group with a write is the
+ * write entry, which serves reads as well.
+ */
+#include "engine/dbt/translate.h"
+#include "isa/isa.h"
+
+#include <string.h>
+
+#define SPAN_MAX 256	     /* bytes of a group: wide ones lie in two pages too often */
+#define FAR_AWAY (1ll << 30) /* offsets that are not looked at */
+
+/* What is known of the registers: gpr[n] = (value `origin[n]`, whatever it is) + offset[n]. */
+struct planner {
+	struct tr *t;
+	u32 origin[16], origins;
+	s64 offset[16];
+	unsigned n;	  /* the instruction */
+	unsigned segment; /* branches before it */
+};
+
+/* gpr[base] + gpr[index] * scale + disp */
+struct place {
+	u8 base, index, scale; /* index: REG_NONE */
+	s64 disp;
+};
+
+static void forget(struct planner *p, unsigned g)
+{
+	p->origin[g] = ++p->origins;
+	p->offset[g] = 0;
+}
+
+static void forget_all(struct planner *p)
+{
+	for (unsigned g = 0; g < 16; g++)
+		forget(p, g);
+}
+
+static bool is_far(s64 offset)
+{
+	return offset >= FAR_AWAY || offset <= -FAR_AWAY;
+}
+
+/* gpr[dst] = gpr[src] + distance */
+static void derive(struct planner *p, unsigned dst, unsigned src, s64 distance)
+{
+	s64 offset = p->offset[src] + distance;
+
+	if (is_far(distance) || is_far(offset)) {
+		forget(p, dst);
+		return;
+	}
+	p->origin[dst] = p->origin[src];
+	p->offset[dst] = offset;
+}
+
+/* What a new window of the access would be. */
+static struct window window_of(const struct planner *p, const struct place *at)
+{
+	struct window w = { .origin = p->origin[at->base], .segment = (u8)p->segment };
+	s64 low = p->offset[at->base] + at->disp;
+
+	if (at->index != REG_NONE) {
+		w.index = p->origin[at->index];
+		w.scale = at->scale;
+		low += p->offset[at->index] * at->scale;
+	}
+	w.high = w.low = is_far(low) || is_far(at->disp) ? FAR_AWAY : (s32)low;
+	return w;
+}
+
+/* May the access join? A write entry is asked for a read only if a write follows for certain. */
+static bool joins(const struct window *w, const struct window *own, unsigned size, bool write)
+{
+	s32 low = MIN(w->low, own->low), high = MAX(w->high, own->low + (s32)size);
+
+	return w->origin == own->origin && w->index == own->index && w->scale == own->scale && high - low <= SPAN_MAX &&
+	       (!write || w->write || w->segment == own->segment);
+}
+
+static void plan_access(struct planner *p, enum window_use use, struct place at, unsigned size, bool write)
+{
+	struct tr *t = p->t;
+	struct window own = window_of(p, &at), *found = NULL;
+
+	if (own.low == FAR_AWAY)
+		return;
+	for (unsigned k = 0; k < t->windows_n; k++) {
+		struct window *w = &t->window[k];
+
+		if (joins(w, &own, size, write) && (!found || w->write))
+			found = w;
+	}
+	if (!found) {
+		if (t->windows_n == WINDOWS_MAX)
+			return;
+		found = &t->window[t->windows_n++];
+		*found = own;
+	}
+	found->low = MIN(found->low, own.low);
+	found->high = MAX(found->high, own.low + (s32)size);
+	found->write |= write;
+	found->last = (u8)p->n;
+	t->window_ref[p->n][use] = (struct window_ref){ .window = (u8)(found - t->window),
+							.base = at.base,
+							.indexed = at.index != REG_NONE,
+							.size = (u8)size,
+							.write = write,
+							.disp = (s32)at.disp,
+							.at = own.low };
+}
+
+/* The operand that ModRM names, if its address has a base register. */
+static void plan_operand(struct planner *p)
+{
+	const struct tr *t = p->t;
+	const struct dinsn *d = t->d;
+	const ZydisDecodedOperand *m = NULL;
+
+	if (!d->is_mem || !d->has_modrm || d->addrsize != 8 || d->seg >= SEG_FS || d->base >= 16)
+		return;
+	for (unsigned k = 0; k < t->z->operand_count; k++) {
+		const ZydisDecodedOperand *o = &t->ops[k];
+
+		if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM)
+			continue;
+		if (m || o->mem.type != ZYDIS_MEMOP_TYPE_MEM)
+			return;
+		m = o;
+	}
+	if (m && m->size && m->size <= 512)
+		plan_access(p, WINDOW_OPERAND, (struct place){ d->base, d->index, d->scale, d->disp }, m->size / 8u,
+			    m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+}
+
+static void forget_written(struct planner *p)
+{
+	const struct tr *t = p->t;
+
+	for (unsigned k = 0; k < t->z->operand_count; k++) {
+		const ZydisDecodedOperand *o = &t->ops[k];
+		ZydisRegister large;
+
+		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER || !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			continue;
+		large = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, o->reg.value);
+		if (ZydisRegisterGetClass(large) == ZYDIS_REGCLASS_GPR64)
+			forget(p, (unsigned)ZydisRegisterGetId(large));
+	}
+}
+
+/* Instructions that access the stack by themselves. False: it is none. */
+static bool plan_stack(struct planner *p)
+{
+	const struct dinsn *d = p->t->d;
+	unsigned op = d->opcode, sub = d->reg & 7;
+	bool call = op == 0xe8 || (op == 0xff && sub == 2);
+
+	if (d->map != 0 || d->opsize != 8)
+		return false;
+	if ((op >= 0x50 && op <= 0x57) || op == 0x68 || op == 0x6a || call || (op == 0xff && sub == 6)) {
+		if (op == 0xff)
+			plan_operand(p);
+		plan_access(p, WINDOW_STACK, (struct place){ REG_RSP, REG_NONE, 0, -8 }, 8, true);
+		derive(p, REG_RSP, REG_RSP, -8);
+		return true;
+	}
+	if (op >= 0x58 && op <= 0x5f) {
+		s64 offset = p->offset[REG_RSP];
+		u32 origin = p->origin[REG_RSP];
+
+		plan_access(p, WINDOW_STACK, (struct place){ REG_RSP, REG_NONE, 0, 0 }, 8, false);
+		forget_written(p); /* RSP as well, hidden or not */
+		if (op != 0x5c || (d->prefixes & DI_REX && d->bytes[d->len - 2] & 1)) {
+			p->origin[REG_RSP] = origin;
+			p->offset[REG_RSP] = offset;
+			derive(p, REG_RSP, REG_RSP, 8);
+		}
+		return true;
+	}
+	if (op == 0xc2 || op == 0xc3 || op == 0xc9) {
+		plan_access(p, WINDOW_STACK, (struct place){ op == 0xc9 ? REG_RBP : REG_RSP, REG_NONE, 0, 0 }, 8,
+			    false);
+		forget_written(p);
+		return true;
+	}
+	return false;
+}
+
+/* What makes a register from another by adding a constant. */
+static bool plan_sum(struct planner *p)
+{
+	const struct dinsn *d = p->t->d;
+	unsigned op = d->opcode, sub = d->reg & 7;
+
+	if (d->map != 0 || d->opsize != 8)
+		return false;
+	if (op == 0x8d && d->is_mem && d->addrsize == 8 && d->base < 16 && d->index == REG_NONE)
+		derive(p, d->reg, d->base, d->disp);
+	else if (d->is_mem)
+		return false;
+	else if (op == 0x89)
+		derive(p, d->rm, d->reg, 0);
+	else if (op == 0x8b)
+		derive(p, d->reg, d->rm, 0);
+	else if ((op == 0x81 || op == 0x83) && (sub == 0 || sub == 5))
+		derive(p, d->rm, d->rm, sub ? 0 - (s64)d->imm : (s64)d->imm);
+	else if (op == 0xff && sub < 2)
+		derive(p, d->rm, d->rm, sub ? -1 : 1);
+	else
+		return false;
+	return true;
+}
+
+static bool is_jcc(const struct dinsn *d)
+{
+	return (d->map == 0 && d->opcode >= 0x70 && d->opcode <= 0x7f) ||
+	       (d->map == 1 && d->opcode >= 0x80 && d->opcode <= 0x8f);
+}
+
+static void plan_insn(struct planner *p)
+{
+	const struct tr *t = p->t;
+	unsigned method = isa_row_of(t->d)->method;
+	bool branches = t->z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
+
+	if ((method != METHOD_CORE && method != METHOD_HOST) || (branches && t->d->map != 0 && !is_jcc(t->d))) {
+		forget_all(p);
+		return;
+	}
+	if (is_jcc(t->d)) {
+		p->segment++;
+		if ((s64)t->d->imm < 0) /* what follows a loop does not run as often as the loop */
+			forget_all(p);
+		return;
+	}
+	if (!plan_stack(p) && !plan_sum(p)) {
+		plan_operand(p);
+		forget_written(p);
+	}
+	if (branches)
+		forget_all(p);
+}
+
+void plan_windows(struct tr *t, const u8 *code, unsigned avail)
+{
+	const struct dinsn *kept = t->d;
+	struct dinsn d;
+	struct planner p = { .t = t };
+
+	t->windows_n = 0;
+	memset(t->window_ref, 0xff, sizeof(t->window_ref)); /* .window: none */
+	if (t->narrow || t->steps_only || t->x->single)
+		return;
+	forget_all(&p);
+	t->d = &d;
+	for (unsigned at = 0; p.n < BLOCK_INSNS && at < avail; p.n++, at += d.len) {
+		if (dbt_decode(t->x, code + at, avail - at, CODE_64, &t->z, &t->ops, &d) != DECODE_OK)
+			break;
+		plan_insn(&p);
+	}
+	t->d = kept;
+}
+
+static unsigned free_slot(const struct tr *t, unsigned n)
+{
+	unsigned busy = 0;
+
+	for (unsigned k = 0; k < t->windows_n; k++)
+		if (t->window[k].open && t->window[k].last >= n)
+			busy |= 1u << t->window[k].slot;
+	return (unsigned)__builtin_ctz(~busy);
+}
+
+static u32 slot_off(const struct window *w)
+{
+	return HOT(window) + 8u * w->slot;
+}
+
+static unsigned window_stub(struct tr *t, const struct window_ref *r, unsigned lin, s32 disp)
+{
+	unsigned stub = new_stub(t, STUB_WINDOW, r->write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
+
+	t->stub[stub].reg = (u8)lin;
+	t->stub[stub].disp = disp;
+	t->stub[stub].size = r->size;
+	t->stub[stub].write = r->write;
+	t->stub[stub].slot = WINDOW_NONE;
+	return stub;
+}
+
+/* R14 = the operand's address less `back`. */
+static void window_address(struct tr *t, const struct window_ref *r, s32 back)
+{
+	const struct dinsn *d = t->d;
+	struct dinsn moved = *d;
+
+	if (!r->indexed) {
+		lea(&t->e, H_R14, read_reg(t, r->base, H_R14), r->disp - back);
+		return;
+	}
+	moved.disp -= back;
+	t->d = &moved;
+	emit_address(t, true, H_R14);
+	t->d = d;
+}
+
+/* The Z flag, if all of the group lies in one page; of an aligned one it is certain. */
+static void emit_page_test(struct emit *e, unsigned lin, unsigned span)
+{
+	if (span > 16 || (span & (span - 1)))
+		put_cross_test(e, lin, span);
+	else
+		put_align_test(e, lin, span);
+}
+
+/* The first access of the group: RCX = the entry for all of them. */
+static void open_window(struct tr *t, struct window *w, const struct window_ref *r, unsigned *lin, s32 *disp)
+{
+	struct emit *e = &t->e;
+	unsigned stub;
+
+	flags_clobber(t);
+	*disp = r->at - w->low;
+	if (!r->indexed && *disp == r->disp && home[r->base] != HOME_MEMORY) {
+		*lin = home[r->base];
+	} else {
+		window_address(t, r, *disp);
+		*lin = H_R14;
+	}
+	stub = window_stub(t, r, *lin, *disp);
+	t->stub[stub].slot = w->slot;
+	if (w->high - w->low > 1) {
+		emit_page_test(e, *lin, (unsigned)(w->high - w->low));
+		long_branch(t, 5, stub);
+	}
+	put_lookup(e, *lin, w->write);
+	store_gs(e, H_RCX, slot_off(w));
+	op_rr(e, false, 0x85, H_RCX, H_RCX);
+	long_branch(t, 4, stub);
+	t->stub[stub].resume = e->p;
+	w->open = true;
+}
+
+static void use_window(struct tr *t, const struct window *w, const struct window_ref *r, unsigned *lin, s32 *disp)
+{
+	struct emit *e = &t->e;
+	bool clobber = t->clobber && (t->flags != FLAGS_HOST || t->recipe.kind != RECIPE_NONE);
+	unsigned stub;
+
+	*lin = H_R14;
+	*disp = 0;
+	if (r->indexed) {
+		window_address(t, r, 0);
+	} else {
+		*lin = read_reg(t, r->base, H_R14);
+		*disp = r->disp;
+	}
+	if (clobber)
+		flags_clobber(t);
+	stub = window_stub(t, r, *lin, *disp);
+	load_gs(e, H_RCX, slot_off(w));
+	if (clobber) {
+		op_rr(e, false, 0x85, H_RCX, H_RCX);
+		long_branch(t, 4, stub);
+	} else {
+		short_branch(t, true, stub);
+	}
+	t->stub[stub].resume = e->p;
+}
+
+bool emit_window(struct tr *t, enum window_use use, unsigned *lin, s32 *disp)
+{
+	unsigned n = t->insn - t->b->first;
+	const struct window_ref *r = &t->window_ref[n][use];
+	struct note *note = note_of(t);
+	struct window *w;
+
+	if (r->window == WINDOW_NONE)
+		return false;
+	w = &t->window[r->window];
+	if (!w->open) {
+		if (!t->clobber || w->last <= n)
+			return false;
+		w->slot = (u8)free_slot(t, n);
+		if (w->slot >= WINDOW_SLOTS)
+			return false;
+	}
+	islands(t, 100, true);
+	if (note->accesses < ARRAY_SIZE(note->access))
+		note->access[note->accesses++] = (u8)(r->size | (r->write ? NOTE_WRITE : 0));
+	if (w->open)
+		use_window(t, w, r, lin, disp);
+	else
+		open_window(t, w, r, lin, disp);
+	if (r->write)
+		t->x->insns[t->insn].stores = r->size;
+	return true;
+}
+
+static u8 *put_jecxz(struct emit *e)
+{
+	put(e, 0x67);
+	put(e, 0xe3);
+	put(e, 0);
+	return e->p - 1;
+}
+
+static void land(struct emit *e, u8 *at)
+{
+	if (!e->overflow)
+		*at = (u8)(e->p - (at + 1));
+}
+
+/* Out of line, for one access whose window is not there. Clobbers no flags. */
+void emit_window_stub(struct tr *t, const struct stub *s)
+{
+	struct emit *e = &t->e;
+	unsigned log = 32u - (unsigned)__builtin_clz(s->size) - !(s->size & (s->size - 1));
+	u8 *edge = NULL, *look, *absent;
+	const u8 *found;
+
+	if (s->slot != WINDOW_NONE)
+		mov_gs_imm32(e, HOT(window) + 8u * s->slot, 0);
+	if (s->reg != H_R14 || s->disp)
+		lea(e, H_R14, s->reg, s->disp);
+	if (s->size > 1) {
+		op_rm(e, false, 0x8d, H_RCX, H_R14, (s32)(1u << log) - 1);
+		pext_gs(e, H_RCX, H_RCX, HOT(cross_mask) + 4 * log);
+		edge = put_jecxz(e);
+	}
+	look = e->p;
+	put_lookup(e, H_R14, s->write);
+	absent = put_jecxz(e);
+	found = e->p + e->to_rx;
+	if (s->reg == H_R14 && s->disp)
+		lea(e, H_R14, H_R14, -s->disp);
+	jump(e, 0xe9, s->resume + e->to_rx);
+	if (edge) { /* across a page's end, or at its very start? */
+		land(e, edge);
+		pext_gs(e, H_RCX, H_R14, HOT(offset_mask));
+		put_bytes(e, (const u8[]){ 0x67, 0xe3 }, 2);
+		put(e, (u8)(look - (e->p + 1)));
+		emit_leave(t, s, LEAVE_STEP);
+	}
+	land(e, absent);
+	if (s->write) {
+		lea(e, H_RCX, H_R14, s->size - 1);
+		jump(e, 0xe8, t->x->code_store);
+		put_bytes(e, (const u8[]){ 0x67, 0xe3, 5 }, 3);
+		jump(e, 0xe9, found);
+	}
+	mov_gs_imm32(e, HOT(resume), (u32)(found - t->x->rx));
+	emit_leave(t, s, s->reason);
+}
