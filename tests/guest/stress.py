@@ -178,7 +178,6 @@ VM_METHODS = """cache-lines cache-stripe checkerboard flip fwdrev galpat-0 galpa
 rand-set rand-sum read64 ror swap move-inv modulo-x mscan wrrd128nt prime-0 prime-1 prime-gray-0 prime-gray-1 walk-0d
 walk-1d walk-0a walk-1a write64 write64nt write1024v zero-one""".split()
 STRESSOR_LIMIT = 200  # seconds of the guest's time
-TABLE_MAPS = 2 * 8192  # the translator's tables: as many pages, each may divide an area (src/mem/flat_priv.h)
 LONG = 4  # factor on the counts of a long run's turns
 CHECKS = [["-O2"], ["-O3", "-march=x86-64-v3"], ["-O2", "-mfpmath=387"], ["-O0"]]
 
