@@ -79,6 +79,7 @@ void dbt_note_format(const struct listing *l, const struct tinsn *i, const struc
 	}
 	for (unsigned k = 0; k < n->accesses; k++)
 		add(out, size, "; %s %u", n->access[k] & NOTE_WRITE ? "writes" : "reads", n->access[k] & ~NOTE_WRITE);
+	add(out, size, "%s%s", n->opens ? "; lookup for others" : "", n->shares ? "; lookup shared" : "");
 	add(out, size, "%s", operand[n->operand]);
 	for (unsigned k = 0; k < n->borrowed; k++)
 		add(out, size, "; %s in %s", gpr_names[n->borrow[k][0]], gpr_names[n->borrow[k][1]]);

@@ -47,6 +47,7 @@ struct note {
 	u8 operand;		    /* what the memory operand became, enum note_operand */
 	u8 accesses, access[2];	    /* bytes of each table lookup, NOTE_WRITE */
 	u8 borrowed, borrow[2][2];  /* guest register, host register */
+	bool opens, shares;	    /* a lookup for others too; another's lookup */
 };
 #define NOTE_WRITE 0x80
 enum note_operand { OPERAND_NONE, OPERAND_PLAIN, OPERAND_R14, OPERAND_RCX };

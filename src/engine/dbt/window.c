@@ -323,10 +323,10 @@ static void window_address(struct tr *t, const struct window_ref *r, s32 back)
 	t->d = d;
 }
 
-/* The Z flag, if all of the group lies in one page; of an aligned one it is certain. */
-static void emit_page_test(struct emit *e, unsigned lin, unsigned span)
+/* The Z flag, if all of the group lies in one page. What is one operand, used again, is usually aligned. */
+static void emit_page_test(struct emit *e, unsigned lin, unsigned span, unsigned size)
 {
-	if (span > 16 || (span & (span - 1)))
+	if (span != size || span > 16 || (span & (span - 1)))
 		put_cross_test(e, lin, span);
 	else
 		put_align_test(e, lin, span);
@@ -349,7 +349,7 @@ static void open_window(struct tr *t, struct window *w, const struct window_ref 
 	stub = window_stub(t, r, *lin, *disp);
 	t->stub[stub].slot = w->slot;
 	if (w->high - w->low > 1) {
-		emit_page_test(e, *lin, (unsigned)(w->high - w->low));
+		emit_page_test(e, *lin, (unsigned)(w->high - w->low), r->size);
 		long_branch(t, 5, stub);
 	}
 	put_lookup(e, *lin, w->write);
@@ -407,10 +407,13 @@ bool emit_window(struct tr *t, enum window_use use, unsigned *lin, s32 *disp)
 	islands(t, 100, true);
 	if (note->accesses < ARRAY_SIZE(note->access))
 		note->access[note->accesses++] = (u8)(r->size | (r->write ? NOTE_WRITE : 0));
-	if (w->open)
+	if (w->open) {
+		note->shares = true;
 		use_window(t, w, r, lin, disp);
-	else
+	} else {
+		note->opens = true;
 		open_window(t, w, r, lin, disp);
+	}
 	if (r->write)
 		t->x->insns[t->insn].stores = r->size;
 	return true;
