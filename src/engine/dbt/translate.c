@@ -175,7 +175,7 @@ static bool emit_host(struct tr *t)
 }
 
 /* Control goes elsewhere, or the mode changes. */
-static bool leaves_block(const struct dinsn *d)
+bool leaves_block(const struct dinsn *d)
 {
 	switch (d->mnemonic) {
 	case ZYDIS_MNEMONIC_SYSCALL:

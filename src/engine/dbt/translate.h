@@ -147,6 +147,9 @@ void put_cross_test(struct emit *e, unsigned lin, unsigned size);
 void put_align_test(struct emit *e, unsigned lin, unsigned size);
 void emit_leave(struct tr *t, const struct stub *s, unsigned reason);
 
+/* Does control go elsewhere for certain, or the mode change? Far transfers and the like. */
+bool leaves_block(const struct dinsn *d);
+
 /* window.c */
 void plan_windows(struct tr *t, const u8 *code, unsigned avail);
 /* The access by a lookup shared with others: it is at [*lin + rcx + *disp + 1]. False: it shares none. */

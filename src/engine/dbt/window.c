@@ -260,6 +260,20 @@ static void plan_insn(struct planner *p)
 		forget_all(p);
 }
 
+/* Does the block end behind this instruction, at `next`? As emit_block() has it. */
+static bool ends_here(const struct planner *p, u64 next)
+{
+	const struct dinsn *d = p->t->d;
+	unsigned op = d->opcode, sub = d->reg & 7;
+	bool call = d->map == 0 && (op == 0xe8 || (op == 0xff && sub == 2));
+
+	if (d->map == 0 && (op == 0xe9 || op == 0xeb || op == 0xc2 || op == 0xc3 || (op == 0xff && sub == 4)))
+		return true;
+	if ((call || is_jcc(d)) && p->n + 1 >= CUT_INSNS)
+		return true;
+	return (leaves_block(d) && !call) || *dbt_cut_slot(p->t->x, next) == next;
+}
+
 void plan_windows(struct tr *t, const u8 *code, unsigned avail)
 {
 	const struct dinsn *kept = t->d;
@@ -276,6 +290,8 @@ void plan_windows(struct tr *t, const u8 *code, unsigned avail)
 		if (dbt_decode(t->x, code + at, avail - at, CODE_64, &t->z, &t->ops, &d) != DECODE_OK)
 			break;
 		plan_insn(&p);
+		if (ends_here(&p, t->b->lin + at + d.len))
+			break;
 	}
 	t->d = kept;
 }
