@@ -189,7 +189,8 @@ struct tpage {
 	struct tpage *lin_next, *frame_next; /* hash chains by `lin` and by `host` */
 	u64 lines;			     /* bit k: translated code in bytes [64k, 64k+64) */
 	u32 live;
-	bool touched; /* evict.c */
+	bool touched, needed; /* evict.c */
+	struct tpage *next_touched, *next_free;
 	u16 longest; /* block, in bytes of guest code */
 	struct tblock *bucket[TPAGE_BUCKETS];
 };
@@ -226,13 +227,6 @@ struct cursors {
 };
 #define TRAMPOLINES_SIZE 8192 /* at the beginning of the cache */
 #define REGIONS_MAX 8u
-#define NO_REGION (~0u)
-struct region {
-	struct cursors at;
-	u64 born; /* by order of being opened; 0: free */
-	bool user, full;
-};
-
 struct dbt_stats {
 	u64 evictions;
 	u64 translations, insns, guest_bytes, host_bytes, translate_cycles, trace_cycles, links, kills, flushes, steps;
@@ -279,10 +273,10 @@ struct dbt {
 	/* Of the region that is being filled; `region_end`: where it ends in the cache. */
 	u32 blocks_n, insns_n, exits_n, sys_n, pages_n, region_end;
 	u32 blocks_max, insns_max, exits_max, sys_max, recipes_n, recipes_max;
-	u32 regions, current, filling[2]; /* filling: by user mode */
-	u64 births;
-	struct cursors per; /* a region's shares */
-	struct region region[REGIONS_MAX];
+	u32 regions, current; /* current: the region that is being filled */
+	struct cursors per;   /* a region's shares */
+	struct cursors region[REGIONS_MAX];
+	struct tpage *touched, *free_pages;
 	struct tblock *blocks;
 	struct tinsn *insns;
 	u32 *insn_block; /* by tinsn / INSNS_A_MARK: the block that has it */
@@ -314,7 +308,7 @@ static inline u64 *dbt_cut_slot(struct dbt *x, u64 lin)
 static inline struct tblock *dbt_insn_block(const struct dbt *x, const struct tinsn *i)
 {
 	u32 at = (u32)(i - x->insns), b = x->insn_block[at / INSNS_A_MARK];
-	u32 end = x->region[at / x->per.insns].at.blocks;
+	u32 end = x->region[at / x->per.insns].blocks;
 
 	while (b + 1 < end && x->blocks[b + 1].first <= at)
 		b++;
@@ -342,9 +336,11 @@ struct tpage *dbt_page_at(struct vcpu *v, gva_t page);
 /* The instruction of `b`, which crosses a page, was left to the reference engine: why? */
 void dbt_crossing_left(struct vcpu *v, struct tblock *b);
 
+void dbt_free_page(struct dbt *x, struct tpage *p); /* no block refers to it */
+
 /* evict.c: regions of the cache and the pools */
 void dbt_empty_regions(struct dbt *x);
-void dbt_open_region(struct vcpu *v, bool user); /* there is room in it but for one marked `full` */
+void dbt_next_region(struct vcpu *v); /* to be filled; blocks found before may be gone (stats.flushes) */
 void dbt_note_cursors(struct dbt *x);
 struct cursors dbt_in_use(const struct dbt *x); /* counts, of all regions together */
 /* cache.c, for that */
