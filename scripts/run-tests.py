@@ -122,6 +122,7 @@ def guest():
         "compile.py": (420, False, True),
         "determinism.py": (420, False, True),
         "end.py": (240, False, True),
+        "memory.py": (240, False, True),
         "memtest.py": (240, False, True),
         "i386.py": (600, False, True),
         "gdb.py": (180, False, True),
