@@ -346,7 +346,8 @@ def main():
             # begin and end of each turn; the first turn fills caches, which are bounded
             turns = len(usage) // 2 - 1
             before, after = usage[2 if turns > 1 else 1], usage[-1]
-            room = 16 if turns > 1 else 128
+            # tables and pages of the translator fill over several turns, up to some 50 MiB
+            room = 64 if turns > 1 else 128
             print(f"# at first: {before}\n# at last: {after}")
             ok(f"the monitor's private memory grows by less than {room} MiB", after.anonymous - before.anonymous < room,
                f"{before}; {after}")

@@ -59,7 +59,7 @@ def main():
     ok(f"the program's output is the host's, {len(want.splitlines())} lines", len(want) > 100 and section(console, "output") == want,
        section(console, "output")[-1000:])
     ok("the script ends", re.search(r"^toolbox: exit status 0\r?$", console, re.M), console[-500:])
-    for line in said.splitlines()[-3:]:
+    for line in [*console.splitlines()[-1:], *said.splitlines()[-3:]]:
         print("# " + line)
     finish()
 

@@ -146,7 +146,8 @@ static u64 line_mask(unsigned off, unsigned len)
 /* The lines of `lines` that hold code of live blocks. */
 static u64 lines_in_use(const struct tpage *p, u64 lines)
 {
-	unsigned first = (unsigned)__builtin_ctzll(lines) * 64, last = (63 - (unsigned)__builtin_clzll(lines)) * 64 + 63;
+	unsigned first = (unsigned)__builtin_ctzll(lines) * 64,
+		 last = (63 - (unsigned)__builtin_clzll(lines)) * 64 + 63;
 	u64 used = 0;
 
 	for (unsigned k = bucket_of(first - MIN(first, p->longest)); k <= bucket_of(last); k++)
@@ -268,6 +269,7 @@ void dbt_flush(struct vcpu *v)
 	for (unsigned k = 0; k < 1u << LIN_HASH_BITS; k++)
 		x->by_lin[k] = x->by_frame[k] = NULL;
 	x->pages_n = 0;
+	x->free_pages = NULL;
 	dbt_empty_regions(x);
 	zero_words(x->cut, CUTS * 8);
 	x->stale = false;
@@ -287,17 +289,21 @@ static struct tpage *find_page(struct dbt *x, gva_t lin, const u8 *host)
 static struct tpage *make_page(struct vcpu *v, gva_t lin, u8 *host, gpa_t gpa)
 {
 	struct dbt *x = dbt_of(v);
-	struct tpage *p = &x->pages[x->pages_n];
+	struct tpage *p = x->free_pages;
 
+	if (p)
+		x->free_pages = p->next_free;
+	else
+		p = &x->pages[x->pages_n++];
 	p->lin = lin;
 	p->host = host;
 	p->gpa = gpa & PAGE_MASK;
 	p->key = x->key;
-	p->index = x->pages_n++;
+	p->index = (u32)(p - x->pages);
 	p->lines = 0;
 	p->live = 0;
 	p->longest = 0;
-	p->touched = false;
+	p->touched = p->needed = false;
 	for (unsigned k = 0; k < TPAGE_BUCKETS; k++)
 		p->bucket[k] = NULL;
 	p->lin_next = x->by_lin[lin_hash(lin)];
@@ -305,6 +311,23 @@ static struct tpage *make_page(struct vcpu *v, gva_t lin, u8 *host, gpa_t gpa)
 	p->frame_next = x->by_frame[frame_hash(host)];
 	x->by_frame[frame_hash(host)] = p;
 	return p;
+}
+
+void dbt_free_page(struct dbt *x, struct tpage *p)
+{
+	struct tpage **at = &x->by_lin[lin_hash(p->lin)];
+
+	while (*at != p)
+		at = &(*at)->lin_next;
+	*at = p->lin_next;
+	for (at = &x->by_frame[frame_hash(p->host)]; *at != p; at = &(*at)->frame_next)
+		;
+	*at = p->frame_next;
+	set_valid(x, NULL, p->index, 0);
+	p->live = 0;
+	p->lines = 0;
+	p->next_free = x->free_pages;
+	x->free_pages = p;
 }
 
 /* In the region that is being filled. */
@@ -318,16 +341,11 @@ static bool room(const struct dbt *x)
 static void make_room(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
-	bool user = x->key & KEY_USER;
 
-	if (unlikely(x->stale) || unlikely(x->pages_n >= PAGES_MAX - 1))
+	if (unlikely(x->stale) || unlikely(!x->free_pages && x->pages_n >= PAGES_MAX - 1))
 		dbt_flush(v);
-	if (unlikely(x->filling[user] != x->current))
-		dbt_open_region(v, user);
-	if (unlikely(!room(x))) {
-		x->region[x->current].full = true;
-		dbt_open_region(v, user);
-	}
+	if (unlikely(!room(x)))
+		dbt_next_region(v);
 }
 
 static void open_door(struct dbt *x, const struct tblock *b)
@@ -389,7 +407,7 @@ struct tpage *dbt_page_at(struct vcpu *v, gva_t page)
 		return NULL;
 	}
 	p = find_page(x, page, t.host);
-	return p || x->pages_n == PAGES_MAX ? p : make_page(v, page, t.host, t.gpa);
+	return p || (!x->free_pages && x->pages_n == PAGES_MAX) ? p : make_page(v, page, t.host, t.gpa);
 }
 
 void dbt_crossing_left(struct vcpu *v, struct tblock *b)
@@ -433,7 +451,7 @@ const struct tblock *dbt_block_at(const struct dbt *x, u32 host)
 	if (host < x->start || r >= x->regions)
 		return NULL;
 	lo = r * x->per.blocks;
-	hi = x->region[r].at.blocks;
+	hi = x->region[r].blocks;
 	while (lo < hi) {
 		u32 mid = (lo + hi) / 2;
 
@@ -442,7 +460,7 @@ const struct tblock *dbt_block_at(const struct dbt *x, u32 host)
 		else
 			hi = mid;
 	}
-	return lo == x->region[r].at.blocks || host < x->blocks[lo].host ? NULL : &x->blocks[lo];
+	return lo == x->region[r].blocks || host < x->blocks[lo].host ? NULL : &x->blocks[lo];
 }
 
 const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host)

@@ -168,7 +168,7 @@ static void set_sizes(struct dbt *x, const struct engine_options *o)
 	u64 size = o && o->code_cache ? o->code_cache : CODE_CACHE_DEFAULT;
 
 	x->size = (u32)((size + ~PAGE_MASK) & PAGE_MASK);
-	x->regions = x->size >= 8 * MiB ? REGIONS_MAX : REGIONS_MAX / 2;
+	x->regions = x->size >= 32 * MiB ? REGIONS_MAX : REGIONS_MAX / 2;
 	size = x->size / x->regions;
 	x->per = (struct cursors){ .used = (u32)((size - TRAMPOLINES_SIZE) & ~63ull),
 				   .blocks = (u32)size / BYTES_A_BLOCK,

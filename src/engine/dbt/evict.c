@@ -2,12 +2,10 @@
  * Regions of the code cache, and what is dropped when it is full.
  *
  * The cache and the pools are divided into regions, each with its own share of
- * all. A region is filled with code of user mode or of the kernel; the kernel's
- * stays useful, while that of processes that have ended is never run again
- * (each has its program elsewhere). When there is no free region the oldest of
- * the kind that has more than its part is emptied: its blocks are forgotten,
- * links into it from other regions are taken back, and so is whatever else may
- * lead there, jump caches and return stacks. Pages stay.
+ * all, that are filled in turn. When all are full the oldest is emptied: its
+ * blocks are forgotten, links into it from other regions are taken back, and
+ * so is whatever else may lead there, jump caches and return stacks. Pages
+ * without blocks are freed.
  */
 #include "engine/dbt/dbt.h"
 
@@ -18,7 +16,7 @@ static u32 region_base(const struct dbt *x, u32 r)
 
 static void load_cursors(struct dbt *x, u32 r)
 {
-	const struct cursors *c = &x->region[r].at, *per = &x->per;
+	const struct cursors *c = &x->region[r], *per = &x->per;
 
 	x->current = r;
 	x->used = c->used;
@@ -37,24 +35,24 @@ static void load_cursors(struct dbt *x, u32 r)
 
 void dbt_note_cursors(struct dbt *x)
 {
-	x->region[x->current].at = (struct cursors){ .used = x->used,
-						     .blocks = x->blocks_n,
-						     .insns = x->insns_n,
-						     .exits = x->exits_n,
-						     .sys = x->sys_n,
-						     .recipes = x->recipes_n };
+	x->region[x->current] = (struct cursors){ .used = x->used,
+						  .blocks = x->blocks_n,
+						  .insns = x->insns_n,
+						  .exits = x->exits_n,
+						  .sys = x->sys_n,
+						  .recipes = x->recipes_n };
 }
 
 static void empty(struct dbt *x, u32 r)
 {
 	const struct cursors *per = &x->per;
 
-	x->region[r] = (struct region){ .at = { .used = region_base(x, r),
-						.blocks = r * per->blocks,
-						.insns = r * per->insns,
-						.exits = r * per->exits,
-						.sys = r * per->sys,
-						.recipes = r * per->recipes } };
+	x->region[r] = (struct cursors){ .used = region_base(x, r),
+					 .blocks = r * per->blocks,
+					 .insns = r * per->insns,
+					 .exits = r * per->exits,
+					 .sys = r * per->sys,
+					 .recipes = r * per->recipes };
 }
 
 struct cursors dbt_in_use(const struct dbt *x)
@@ -62,7 +60,7 @@ struct cursors dbt_in_use(const struct dbt *x)
 	struct cursors sum = { 0 };
 
 	for (u32 r = 0; r < x->regions; r++) {
-		const struct cursors *at = &x->region[r].at, *per = &x->per;
+		const struct cursors *at = &x->region[r], *per = &x->per;
 
 		sum.used += at->used - region_base(x, r);
 		sum.blocks += at->blocks - r * per->blocks;
@@ -78,7 +76,6 @@ void dbt_empty_regions(struct dbt *x)
 {
 	for (u32 r = 0; r < x->regions; r++)
 		empty(x, r);
-	x->filling[0] = x->filling[1] = NO_REGION;
 	load_cursors(x, 0);
 }
 
@@ -90,7 +87,7 @@ static bool in_region(const struct dbt *x, u32 r, u32 host)
 }
 
 /* Out of the page's bucket; false: it was not there, since another took its place. */
-static bool forget(struct tblock *b)
+static bool forget(struct dbt *x, struct tblock *b)
 {
 	struct tblock **at = dbt_bucket(b->page, b->lin);
 
@@ -102,8 +99,11 @@ static bool forget(struct tblock *b)
 	if (!b->dead)
 		b->page->live--;
 	b->dead = true;
-	b->page->lines = 0; /* to be found anew */
-	b->page->touched = true;
+	if (!b->page->touched) {
+		b->page->touched = true;
+		b->page->next_touched = x->touched;
+		x->touched = b->page;
+	}
 	return true;
 }
 
@@ -119,13 +119,19 @@ static void return_entries(struct dbt *x, const struct tblock *b)
 
 static void forget_blocks(struct dbt *x, u32 r)
 {
+	for (u32 k = 0; k < x->pages_n; k++)
+		x->pages[k].needed = false;
 	for (u32 q = 0; q < x->regions; q++) {
-		for (u32 k = q * x->per.blocks; k < x->region[q].at.blocks; k++) {
+		for (u32 k = q * x->per.blocks; k < x->region[q].blocks; k++) {
 			struct tblock *b = &x->blocks[k];
 			bool entered_here = in_region(x, r, b->door);
 
-			if ((q == r || entered_here) && forget(b) && !entered_here)
+			if (q != r && !entered_here) {
+				if (b->page2 && !b->dead)
+					b->page2->needed = true;
+			} else if (forget(x, b) && !entered_here) {
 				return_entries(x, b);
+			}
 		}
 	}
 }
@@ -151,23 +157,36 @@ static void unlink_exit(struct dbt *x, const struct texit *e, u32 r)
 static void unlink_exits(struct dbt *x, u32 r)
 {
 	for (u32 q = 0; q < x->regions; q++)
-		for (u32 k = q * x->per.exits; q != r && k < x->region[q].at.exits; k++)
+		for (u32 k = q * x->per.exits; q != r && k < x->region[q].exits; k++)
 			if (x->exits[k].patch)
 				unlink_exit(x, &x->exits[k], r);
 }
 
+static bool holds_blocks(const struct tpage *p)
+{
+	for (unsigned k = 0; k < TPAGE_BUCKETS; k++)
+		if (p->bucket[k])
+			return true;
+	return false;
+}
+
+/* Where blocks went: what is left. */
 static void look_at_pages(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
+	struct tpage *next;
 
-	for (u32 k = 0; k < x->pages_n; k++)
-		if (x->pages[k].touched)
-			dbt_find_lines(&x->pages[k]);
-	for (u32 k = 0; k < x->pages_n; k++) {
-		if (x->pages[k].touched)
-			dbt_frame_changed(v, &x->pages[k]);
-		x->pages[k].touched = false;
+	for (struct tpage *p = x->touched; p; p = p->next_touched)
+		dbt_find_lines(p);
+	for (struct tpage *p = x->touched; p; p = p->next_touched)
+		dbt_frame_changed(v, p);
+	for (struct tpage *p = x->touched; p; p = next) {
+		next = p->next_touched;
+		p->touched = false;
+		if (!p->needed && !holds_blocks(p))
+			dbt_free_page(x, p);
 	}
+	x->touched = NULL;
 }
 
 static void evict(struct vcpu *v, u32 r)
@@ -187,47 +206,12 @@ static void evict(struct vcpu *v, u32 r)
 	x->stats.flushes++;
 }
 
-/* ---- choice ---- */
-
-static u32 oldest(const struct dbt *x, bool user)
-{
-	u32 found = NO_REGION;
-
-	for (u32 r = 0; r < x->regions; r++)
-		if (x->region[r].born && x->region[r].user == user &&
-		    (found == NO_REGION || x->region[r].born < x->region[found].born))
-			found = r;
-	return found;
-}
-
-static u32 victim(const struct dbt *x, bool user)
-{
-	u32 kinds[2] = { 0, 0 };
-	bool from;
-
-	for (u32 r = 0; r < x->regions; r++) {
-		if (!x->region[r].born)
-			return r;
-		kinds[x->region[r].user]++;
-	}
-	from = kinds[user] >= x->regions / 2 ? user : !user;
-	return oldest(x, from);
-}
-
-void dbt_open_region(struct vcpu *v, bool user)
+void dbt_next_region(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
-	u32 r = x->filling[user];
+	u32 r = (x->current + 1) % x->regions;
 
-	if (r == NO_REGION || x->region[r].full) {
-		r = victim(x, user);
-		if (x->region[r].born)
-			evict(v, r);
-		if (x->filling[!user] == r)
-			x->filling[!user] = NO_REGION;
-		x->region[r].born = ++x->births;
-		x->region[r].user = user;
-		x->filling[user] = r;
-	}
+	if (x->region[r].used != region_base(x, r))
+		evict(v, r);
 	load_cursors(x, r);
 }
