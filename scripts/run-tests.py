@@ -124,7 +124,6 @@ def guest():
     subprocess.run(["scripts/initramfs.py"], cwd=ROOT, check=True)
     subprocess.run(["scripts/toolbox.py"], cwd=ROOT, check=True)
     build(BUILD)
-<<<<<<< HEAD
     return guest_jobs("guest", False)
 
 
@@ -140,6 +139,7 @@ GUEST = {
     "gdb.py": (180, False, ENGINES, ()),
     "i386.py": (600, False, ("dbt",), ("interp",)),
     "idle.py": (240, True, ("auto",), ()),
+    "memory.py": (240, False, ("dbt",), ()),
     "memtest.py": (240, False, ("dbt",), ("interp",)),
     "stress.py": (480, False, ("dbt",), ("interp",)),
     "terminal.py": (240, True, ("dbt",), ("interp",)),
@@ -149,29 +149,6 @@ GUEST = {
 def guest_jobs(suite, rare):
     return [Job(f"{suite}: {name} ({e})", ["tests/guest/" + name, "--engine", e], limit, alone=alone)
             for name, (limit, alone, often, seldom) in GUEST.items() for e in (seldom if rare else often)]
-=======
-    # file: (seconds, alone, with each engine); alone where wall-clock or CPU time is judged
-    tests = {
-        "bad_input.py": (120, True, False),
-        "boot.py": (420, False, True),
-        "compile.py": (420, False, True),
-        "determinism.py": (420, False, True),
-        "end.py": (240, False, True),
-        "memory.py": (240, False, True),
-        "memtest.py": (240, False, True),
-        "i386.py": (600, False, True),
-        "gdb.py": (180, False, True),
-        "i386.py": (600, False, True),
-        "stress.py": (480, False, True),
-        "terminal.py": (240, True, True),
-        "idle.py": (240, True, False),
-    }
-    jobs = []
-    for name, (limit, alone, each) in tests.items():
-        for e in ENGINES if each else ("auto",):
-            jobs.append(Job(f"guest: {name} ({e})", ["tests/guest/" + name, "--engine", e], limit, alone=alone))
-    return jobs
->>>>>>> soak
 
 
 def long():
