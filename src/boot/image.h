@@ -20,7 +20,7 @@ struct boot_blob {
 	char *name; /* as the user wrote it, for messages */
 	u8 *data;   /* page-aligned; NULL: no blob */
 	size_t len;
-	int fd; /* of the file, to read it again; -1: none */
+	int fd;	      /* of the file, to read it again; -1: none */
 	bool dropped; /* `data` is mapped, but the content is not there */
 	u64 hash;
 };

@@ -98,7 +98,7 @@ static int take_own(struct command *l, int argc, char **argv, int *i, bool *own)
 {
 	static const char *const valued[] = { "--engines", "--every", "--limit" };
 	static const char *const refused[] = { "--engine", "--gdb",	   "--stats",	 "--insn-limit",
-						"--trace",  "--trace-file", "--perf-map", "--guest-symbols" };
+					       "--trace",  "--trace-file", "--perf-map", "--guest-symbols" };
 	const char *arg = argv[*i];
 
 	*own = true;

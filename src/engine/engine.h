@@ -27,7 +27,7 @@ enum engine_caps {
 	ENGINE_EXACT_ICOUNT = 1 << 0,
 	ENGINE_SINGLE_STEP = 1 << 1,
 	ENGINE_SMP = 1 << 2,
-	ENGINE_TRANSLATES = 1 << 3,	/* engine_options_translator() is for it */
+	ENGINE_TRANSLATES = 1 << 3,	 /* engine_options_translator() is for it */
 	ENGINE_COUNTS_IF_ASKED = 1 << 4, /* without a budget v->icount misses instructions, unless options->count */
 };
 

@@ -130,7 +130,8 @@ static void t_stats(void *t, gdb_line_fn line, void *opaque)
 
 	machine_stats(g->m, &st);
 	snprintf(text, sizeof(text), "instructions %llu%s, %.3f s, %llu halts (%.3f s)",
-		 (unsigned long long)st.instructions, st.counted ? "" : " (not all counted)", st.seconds, (unsigned long long)st.halts, st.halted_seconds);
+		 (unsigned long long)st.instructions, st.counted ? "" : " (not all counted)", st.seconds,
+		 (unsigned long long)st.halts, st.halted_seconds);
 	line(opaque, text);
 	for (unsigned i = 0; i < VCPU_EXIT_COUNT; i++) {
 		snprintf(text, sizeof(text), "exits.%s %llu", exits[i], (unsigned long long)st.exits[i]);

@@ -33,7 +33,7 @@ struct machine_config {
 	bool debug_exit, test_device, no_reboot;
 	struct chr *serial; /* COM1; NULL: none. Owned by the caller */
 	struct engine_options engine_options;
-	u64 insn_limit;	    /* stop (as by the debugger) after so many; 0: none. For tests */
+	u64 insn_limit; /* stop (as by the debugger) after so many; 0: none. For tests */
 };
 
 enum machine_end {

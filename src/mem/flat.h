@@ -44,7 +44,8 @@ struct flat_listener {
 
 #define FLAT_NO_ROOM                                                                                                   \
 	"the host's address space has no room for guest RAM and tables as translated code needs them (ulimit -v)"
-/* Would flat_create() find address space for a small guest? Reserves it and gives it back: host calls, but no memory. */
+/* Would flat_create() find address space for a small guest? Reserves it and gives it back: host calls, but no memory.
+ */
 bool flat_possible(void);
 
 /* Make the tables of `v`; from then on mmu fills and flushes keep them.

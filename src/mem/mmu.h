@@ -39,8 +39,8 @@ enum mmu_index {
 struct flat;
 
 struct mmu {
-	struct flat *flat; /* mem/flat.h; NULL without */
-	u8 *flat_base;	   /* set of the present mode */
+	struct flat *flat;	   /* mem/flat.h; NULL without */
+	u8 *flat_base;		   /* set of the present mode */
 	struct tlb_entry *current; /* table for explicit accesses in the present mode */
 	u8 index;		   /* its enum mmu_index */
 	u64 gen;		   /* changes whenever any translation may have been dropped or changed: engines

@@ -38,8 +38,8 @@ enum how { MODE_32 = 1, UNCOUNTED = 2 };
 
 /* How a stretch of instructions ended. */
 struct stretch {
-	int vector; /* -1: no exception */
-	u32 insns;  /* retired before it */
+	int vector;	/* -1: no exception */
+	u32 insns;	/* retired before it */
 	bool undefined; /* at an instruction whose effects may differ */
 };
 
@@ -247,7 +247,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 
 		if (want.undefined)
 			return 0;
-		vector = rig_run(&rig[TRANSLATOR], want.vector < 0   ? want.insns
+		vector = rig_run(&rig[TRANSLATOR], want.vector < 0	 ? want.insns
 						   : data[0] & UNCOUNTED ? CLOCK_NEVER
 									 : BUDGET_PLENTY);
 		compare(&want, vector);

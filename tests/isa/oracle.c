@@ -42,7 +42,7 @@ static void parse(struct options *p, int argc, char **argv)
 		{ "engine", 1, NULL, 'e' },   { "seed", 1, NULL, 's' },	 { "count", 1, NULL, 'c' },
 		{ "mnemonic", 1, NULL, 'm' }, { "form", 1, NULL, 'f' },	 { "instance", 1, NULL, 'i' },
 		{ "refused", 1, NULL, 'r' },  { "print", 1, NULL, 'p' }, { "undefined", 0, NULL, 'u' },
-		{ "mode32", 0, NULL, '3' },     { NULL, 0, NULL, 0 },
+		{ "mode32", 0, NULL, '3' },   { NULL, 0, NULL, 0 },
 	};
 	int c;
 

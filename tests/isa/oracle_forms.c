@@ -197,9 +197,8 @@ static bool is_prefix(unsigned map, unsigned op)
 	if (map)
 		return map == 1 && (op == 0x38 || op == 0x3a || op == 0x0f);
 	return op == 0x0f || op == 0x26 || op == 0x2e || op == 0x36 || op == 0x3e ||
-	       (oracle_mode == CODE_64 && op >= 0x40 && op <= 0x4f) ||
-	       op == 0x62 || (op >= 0x64 && op <= 0x67) || op == 0xc4 || op == 0xc5 || op == 0xf0 || op == 0xf2 ||
-	       op == 0xf3;
+	       (oracle_mode == CODE_64 && op >= 0x40 && op <= 0x4f) || op == 0x62 || (op >= 0x64 && op <= 0x67) ||
+	       op == 0xc4 || op == 0xc5 || op == 0xf0 || op == 0xf2 || op == 0xf3;
 }
 
 static void legacy(struct form_list *l)

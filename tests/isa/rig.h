@@ -20,9 +20,9 @@ struct rig {
 
 #define RIG_RAM (64 * MiB)
 
-/* Exits with a message if anything fails, with status 77 (skipped) if the engine cannot run on this host. The processor is in 64-bit mode at
- * CPL 3 with every extension enabled; no page is mapped but those rig_map()
- * adds. Exceptions end rig_run(). */
+/* Exits with a message if anything fails, with status 77 (skipped) if the engine cannot run on this host. The processor
+ * is in 64-bit mode at CPL 3 with every extension enabled; no page is mapped but those rig_map() adds. Exceptions end
+ * rig_run(). */
 void rig_create(struct rig *r, const struct engine_ops *engine);
 /* The same with options, which outlive the rig; NULL: defaults. */
 void rig_create_with(struct rig *r, const struct engine_ops *engine, const struct engine_options *options);

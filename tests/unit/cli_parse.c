@@ -109,8 +109,15 @@ static void test_trace_options(void **state)
 	assert_int_equal(PARSE(&o, "--kernel=K", "--trace=host,addr=7fff0"), 0);
 	assert_int_equal(e->trace_first, 0x7fff0);
 	assert_int_equal(e->trace_last, 0x7fff0);
-	static const char *const bad[] = { "",		   "hosts",	   "guest,",	       "addr=1-2",	    "guest,addr=",
-					   "guest,addr=2-1", "guest,addr=1-", "guest,addr=1-2-3", "guest,addr=xyz",
+	static const char *const bad[] = { "",
+					   "hosts",
+					   "guest,",
+					   "addr=1-2",
+					   "guest,addr=",
+					   "guest,addr=2-1",
+					   "guest,addr=1-",
+					   "guest,addr=1-2-3",
+					   "guest,addr=xyz",
 					   "guest,addr=11111111111111111" };
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
 		assert_int_equal(PARSE(&o, "--kernel=K", "--trace", bad[i]), EXIT_USAGE);
@@ -130,8 +137,7 @@ static void test_trace_options(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_size), cmocka_unit_test(test_number),
-					    cmocka_unit_test(test_options),
-					    cmocka_unit_test(test_trace_options) };
+					    cmocka_unit_test(test_options), cmocka_unit_test(test_trace_options) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -364,17 +364,9 @@ static void against_the_walk(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		FLAT_TEST(pcids),
-		FLAT_TEST(without_pcids),
-		FLAT_TEST(kernel_and_cr3),
-		FLAT_TEST(page_flushes),
-		FLAT_TEST(large_code),
-		FLAT_TEST(everything),
-		FLAT_TEST(protection_keys),
-		FLAT_TEST(protect_frame),
-		FLAT_TEST(cap),
-		FLAT_TEST(auxiliary_area),
-		FLAT_TEST(against_the_walk),
+		FLAT_TEST(pcids),      FLAT_TEST(without_pcids),  FLAT_TEST(kernel_and_cr3),   FLAT_TEST(page_flushes),
+		FLAT_TEST(large_code), FLAT_TEST(everything),	  FLAT_TEST(protection_keys),  FLAT_TEST(protect_frame),
+		FLAT_TEST(cap),	       FLAT_TEST(auxiliary_area), FLAT_TEST(against_the_walk),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -146,7 +146,8 @@ static u64 line_mask(unsigned off, unsigned len)
 /* The lines of `lines` that hold code of live blocks. */
 static u64 lines_in_use(const struct tpage *p, u64 lines)
 {
-	unsigned first = (unsigned)__builtin_ctzll(lines) * 64, last = (63 - (unsigned)__builtin_clzll(lines)) * 64 + 63;
+	unsigned first = (unsigned)__builtin_ctzll(lines) * 64,
+		 last = (63 - (unsigned)__builtin_clzll(lines)) * 64 + 63;
 	u64 used = 0;
 
 	for (unsigned k = bucket_of(first - MIN(first, p->longest)); k <= bucket_of(last); k++)

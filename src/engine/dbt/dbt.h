@@ -72,7 +72,7 @@ struct dbt_hot {
 	u32 sti_ok, fsgsbase, pkru_on;	 /* zero: leave */
 #define WINDOW_SLOTS 8
 	u64 window[WINDOW_SLOTS]; /* entries that several accesses share, see window.c */
-	u32 ac_index[2];		 /* by EFLAGS.AC: what mmu_mode_changed() chooses at CPL 0 */
+	u32 ac_index[2];	  /* by EFLAGS.AC: what mmu_mode_changed() chooses at CPL 0 */
 	struct tlb_entry *ac_table[2];
 	u8 *ac_base[2];
 };
@@ -85,7 +85,7 @@ _Static_assert(sizeof(struct interp_hot) <= HOT_INDEX * 8 &&
 
 /* Layout of a set's auxiliary area (mem/flat.h). */
 #define PAGES_MAX 65536u
-#define AUX_VALID 0u		  /* one byte a tpage: its code is what the set maps there */
+#define AUX_VALID 0u /* one byte a tpage: its code is what the set maps there */
 #define JUMP_BITS 13
 static inline u32 dbt_jump_slot(u64 lin)
 {
@@ -134,11 +134,11 @@ static inline u32 dbt_mode(const struct cpu *c)
 
 /* One guest instruction of a block, which dbt_insn_block() finds. There are very many: 8 bytes. */
 struct tinsn {
-	u16 host;  /* offset from the block's start in the cache */
-	u16 guest; /* offset from the block's linear address */
-	u8 left;   /* instructions of the segment from this one on */
-	u8 flags;  /* where they are when it leaves: enum tinsn_flags */
-	u8 stores; /* bytes that translated code writes to memory, STORES_RUN */
+	u16 host;	      /* offset from the block's start in the cache */
+	u16 guest;	      /* offset from the block's linear address */
+	u8 left;	      /* instructions of the segment from this one on */
+	u8 flags;	      /* where they are when it leaves: enum tinsn_flags */
+	u8 stores;	      /* bytes that translated code writes to memory, STORES_RUN */
 	u8 len : 4, kind : 4; /* kind: enum tinsn_kind */
 };
 _Static_assert(sizeof(struct tinsn) == 8, "many");
@@ -163,14 +163,14 @@ struct tpage;
 struct tblock {
 	u64 lin;
 	struct tpage *page;
-	struct tblock *next;   /* in the page's bucket */
-	u32 host, host_end;    /* offsets in the cache; out-of-line parts included */
+	struct tblock *next; /* in the page's bucket */
+	u32 host, host_end;  /* offsets in the cache; out-of-line parts included */
 	/* Where it is entered: `body` from C; `entry` from the same page with the flags in the host, `entry_saved`
 	 * with the flags in hot->flags, as do the next: from another page (looks at AUX_VALID), by a jump to t0
 	 * (looks whether that is `lin`). */
 	u32 body, entry, entry_saved, entry_page, entry_indirect;
 	u32 recipes; /* index of the first */
-	u32 first;	       /* index of the first tinsn; n of them */
+	u32 first;   /* index of the first tinsn; n of them */
 	u16 n, bytes;
 	bool dead, fpu, saved; /* saved: the body begins with the flags in hot->flags */
 	bool calls;	       /* the return stack may lead into it */
@@ -182,7 +182,7 @@ struct tblock {
 	bool crosses;
 	u8 tail_len, tail[14]; /* its bytes there */
 	struct tpage *page2;   /* NULL: could not be found when it was translated */
-	u16 stubs; /* offset of the code out of line from the block's start */
+	u16 stubs;	       /* offset of the code out of line from the block's start */
 };
 
 /* A page of guest code as it appears at one linear address, for one key. */
@@ -196,7 +196,7 @@ struct tpage {
 	u64 lines;			     /* bit k: translated code in bytes [64k, 64k+64) */
 	u32 live;
 	bool touched; /* evict.c */
-	u16 longest; /* block, in bytes of guest code */
+	u16 longest;  /* block, in bytes of guest code */
 	struct tblock *bucket[TPAGE_BUCKETS];
 };
 
@@ -242,7 +242,7 @@ struct region {
 struct dbt_stats {
 	u64 evictions;
 	u64 translations, insns, guest_bytes, host_bytes, translate_cycles, trace_cycles, links, kills, flushes, steps;
-	u64 code_stores; /* that came to C */
+	u64 code_stores;	      /* that came to C */
 	u64 other_modes, other_insns; /* runs and instructions of the reference engine in modes not translated */
 	u64 lost_jumps, lost_returns; /* indirect branches and returns that had to look for their block */
 	u64 return_resets;
@@ -262,26 +262,26 @@ struct dbt {
 	u8 *rw, *rx;	       /* two views of the code cache */
 	u32 size, used, start; /* start: behind the trampolines */
 	void (*enter_code)(struct vcpu *v);
-	void (*enter)(struct vcpu *v); /* the same, or dbt_enter_observed */
-	const u8 *leave[LEAVE_COUNT]; /* in the executable view */
+	void (*enter)(struct vcpu *v);	    /* the same, or dbt_enter_observed */
+	const u8 *leave[LEAVE_COUNT];	    /* in the executable view */
 	const u8 *leave_saved[LEAVE_COUNT]; /* the same with the flags not in the host */
-	const u8 *leave_host;	      /* where the signal handler resumes */
+	const u8 *leave_host;		    /* where the signal handler resumes */
 	const u8 *code_store;
 	const u8 *ret_miss[WIDTHS], *ret_wrong[WIDTHS], *jump_indirect[WIDTHS];
-	const u8 *rep[REP_OPS][4]; /* by log2 of the size, see rep.c */
-	u32 key;	    /* of the blocks that run */
-	u32 key_of[WIDTHS]; /* of the jump caches' entries, KEY_USER apart */
-	u32 mode;	    /* dbt_mode() the key was made for */
+	const u8 *rep[REP_OPS][4];  /* by log2 of the size, see rep.c */
+	u32 key;		    /* of the blocks that run */
+	u32 key_of[WIDTHS];	    /* of the jump caches' entries, KEY_USER apart */
+	u32 mode;		    /* dbt_mode() the key was made for */
 	struct dbt_control control; /* what the key and the hot data were made for */
 	bool user;		    /* CPL 3: translated code runs at CPL 0 and 3 only */
 	u8 *user_base;		    /* set in which user code ran last */
 	u64 user_sp;		    /* its return stack, while the kernel runs */
 	u64 bottom[2];		    /* of the return stacks of kernel and user */
 	bool counted, stale, single;
-	bool count_all; /* of the options */
-	u32 trace;	/* of the options */
+	bool count_all;			      /* of the options */
+	u32 trace;			      /* of the options */
 	const struct engine_options *options; /* NULL: defaults */
-	u64 end; /* icount at which the budget ends, if counted */
+	u64 end;			      /* icount at which the budget ends, if counted */
 	/* Of the region that is being filled; `region_end`: where it ends in the cache. */
 	u32 blocks_n, insns_n, exits_n, sys_n, pages_n, region_end;
 	u32 blocks_max, insns_max, exits_max, sys_max, recipes_n, recipes_max;
@@ -297,7 +297,7 @@ struct dbt {
 	struct tsys *sys;
 	struct decoded *decoded; /* decode.c */
 	struct tpage *pages;
-	u64 *lines; /* by RAM frame: bit k: translated code in bytes [64k, 64k+64) */
+	u64 *lines;   /* by RAM frame: bit k: translated code in bytes [64k, 64k+64) */
 	u64 no_store; /* all ones: the lines of an empty struct code_store */
 	u8 *ram;
 	u64 frames;
@@ -340,8 +340,8 @@ u32 dbt_frame_written(struct vcpu *v, const u8 *host, unsigned off, unsigned len
 void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all);
 void dbt_reset_returns(struct vcpu *v);
 void dbt_reset_jumps(const struct dbt *x, u8 *base, enum dbt_width w); /* of the set at `base` */
-const struct tblock *dbt_block_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
-const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host); /* by offset in the cache; NULL: none */
+const struct tblock *dbt_block_at(const struct dbt *x, u32 host);      /* by offset in the cache; NULL: none */
+const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host);	       /* by offset in the cache; NULL: none */
 
 /* The page at linear address `page` as code, found or made; NULL: none, a fault or no RAM. */
 struct tpage *dbt_page_at(struct vcpu *v, gva_t page);
@@ -373,7 +373,7 @@ enum code_store_result {
  */
 bool dbt_known_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry);
 enum code_store_result dbt_new_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry);
-void dbt_drop_stores(struct vcpu *v); /* empties every struct code_store */
+void dbt_drop_stores(struct vcpu *v);	       /* empties every struct code_store */
 u64 *dbt_lines(struct dbt *x, const u8 *host); /* of the frame at `host`; NULL: not in RAM */
 
 extern const size_t dbt_decoded_size;

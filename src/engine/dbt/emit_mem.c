@@ -27,9 +27,8 @@ unsigned new_stub(struct tr *t, enum stub_kind kind, enum leave_reason reason, u
 		t->failed = true;
 		return 0;
 	}
-	t->stub[t->stubs_n] = (struct stub){
-		.saved = t->flags != FLAGS_HOST, .kind = (u8)kind, .reason = (u8)reason, .info = info
-	};
+	t->stub[t->stubs_n] =
+	    (struct stub){ .saved = t->flags != FLAGS_HOST, .kind = (u8)kind, .reason = (u8)reason, .info = info };
 	return t->stubs_n++;
 }
 
@@ -342,7 +341,8 @@ static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, e
 		put_lookup(e, lin, write);
 	}
 	if (fill)
-		stub = new_stub(t, write && kind == ACCESS_ONE ? STUB_STORE : STUB_MISS, write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
+		stub = new_stub(t, write && kind == ACCESS_ONE ? STUB_STORE : STUB_MISS,
+				write ? LEAVE_MISS_W : LEAVE_MISS_R, t->insn);
 	else
 		stub = new_stub(t, STUB_LEAVE, LEAVE_STEP, t->insn);
 	if (t->clobber) {

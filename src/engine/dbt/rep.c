@@ -44,7 +44,8 @@
 #define STOS(log, suffix)                                                                                              \
 	LABEL("stos", suffix)                                                                                          \
 	SAVE("5f")                                                                                                     \
-	FIT_UP(log) ELEMENTS SWAP RESTORE "rep stos" suffix "\n\t" STOS_END "5:\t" FIT_DOWN(log) ELEMENTS SWAP RESTORE \
+	FIT_UP(log)                                                                                                    \
+	ELEMENTS SWAP RESTORE "rep stos" suffix "\n\t" STOS_END "5:\t" FIT_DOWN(log) ELEMENTS SWAP RESTORE             \
 	    "std\n\trep stos" suffix "\n\tcld\n\t" STOS_END
 
 /* hot->value: what leads from the source's host address to the guest's */
@@ -58,9 +59,9 @@
 #define MOVS(log, suffix)                                                                                              \
 	LABEL("movs", suffix)                                                                                          \
 	SAVE("5f")                                                                                                     \
-	FIT_UP(log) MOVS_BEGIN OTHER_UP(log, "%%esi") MOVS_RUN "rep movs" suffix "\n\t" MOVS_END "5:\t" FIT_DOWN(log)  \
-	    MOVS_BEGIN                                                                                                 \
-	    OTHER_DOWN(log, "%%esi") MOVS_RUN "std\n\trep movs" suffix "\n\tcld\n\t" MOVS_END
+	FIT_UP(log)                                                                                                    \
+	MOVS_BEGIN OTHER_UP(log, "%%esi") MOVS_RUN "rep movs" suffix "\n\t" MOVS_END "5:\t" FIT_DOWN(log) MOVS_BEGIN   \
+	OTHER_DOWN(log, "%%esi") MOVS_RUN "std\n\trep movs" suffix "\n\tcld\n\t" MOVS_END
 
 /* Behind a compare: stopped by `stop`, out of elements, or out of the page? */
 #define COMPARED(stop)                                                                                                 \
@@ -72,9 +73,10 @@
 #define CMPS(log, suffix, rep, stop)                                                                                   \
 	LABEL("cmps", rep suffix)                                                                                      \
 	SAVE(".Lrep_backward")                                                                                         \
-	FIT_UP(log) "mov %%rsi, %%rax\n\tsub %%r14, %%rax\n\tmov %%r14, %%rsi\n\t"                                     \
-		    "mov %%gs:%c[value], %%r14\n\tsub %%r14, %%rdi\n\tmov %%rdi, %%gs:%c[value]\n\t"                   \
-		    "mov %%r14d, %%edi\n\t" OTHER_UP(log, "%%edi") ELEMENTS                                            \
+	FIT_UP(log)                                                                                                    \
+	"mov %%rsi, %%rax\n\tsub %%r14, %%rax\n\tmov %%r14, %%rsi\n\t"                                                 \
+	"mov %%gs:%c[value], %%r14\n\tsub %%r14, %%rdi\n\tmov %%rdi, %%gs:%c[value]\n\t"                               \
+	"mov %%r14d, %%edi\n\t" OTHER_UP(log, "%%edi") ELEMENTS                                                        \
 	    "mov %%r14, %%rdi\n\t"                                                                                     \
 	    "mov %%gs:%c[value], %%r14\n\t" rep " cmps" suffix "\n\t"                                                  \
 	    "lea (%%rdi, %%r14), %%rdi\n\tlea (%%rsi, %%rax), %%rsi\n\t" COMPARED(stop)
@@ -82,8 +84,9 @@
 #define SCAS(log, suffix, rep, stop)                                                                                   \
 	LABEL("scas", rep suffix)                                                                                      \
 	SAVE(".Lrep_backward")                                                                                         \
-	FIT_UP(log) ELEMENTS SWAP "mov %%gs:%c[rax], %%rax\n\t" rep " scas" suffix "\n\t"                              \
-				  "lea (%%rdi, %%r14), %%rdi\n\t" COMPARED(stop)
+	FIT_UP(log)                                                                                                    \
+	ELEMENTS SWAP "mov %%gs:%c[rax], %%rax\n\t" rep " scas" suffix "\n\t"                                          \
+		      "lea (%%rdi, %%r14), %%rdi\n\t" COMPARED(stop)
 
 #define COMPARES(log, suffix)                                                                                          \
 	CMPS(log, suffix, "repe", "jne")                                                                               \

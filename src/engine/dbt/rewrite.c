@@ -19,7 +19,7 @@ struct plan {
 	enum { MEM_NONE, MEM_PLAIN, MEM_R14, MEM_RCX } mem;
 	u8 lin;
 	s32 disp; /* MEM_PLAIN: [lin + rcx + disp + 1] */
-	u8 size; /* of the memory operand */
+	u8 size;  /* of the memory operand */
 	bool read, write;
 	bool high;     /* AH, CH, DH or BH: no REX */
 	bool cl;       /* a count in CL */

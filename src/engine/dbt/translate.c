@@ -230,8 +230,7 @@ u32 new_sys(struct tr *t, unsigned sys)
 		t->failed = true;
 		return 0;
 	}
-	x->sys[x->sys_n] =
-	    (struct tsys){ .insn = t->insn, .sys = (u8)sys, .control = is_control(sys), .d = *t->d };
+	x->sys[x->sys_n] = (struct tsys){ .insn = t->insn, .sys = (u8)sys, .control = is_control(sys), .d = *t->d };
 	return x->sys_n++;
 }
 
@@ -335,8 +334,8 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 	unsigned method = row->method;
 	bool sys = method == METHOD_SYS;
 
-	t->aware = sys ? sensitive_aware(row->sys)
-		       : (method == METHOD_CORE || method == METHOD_HOST) && !is_special(t->d);
+	t->aware =
+	    sys ? sensitive_aware(row->sys) : (method == METHOD_CORE || method == METHOD_HOST) && !is_special(t->d);
 	t->clobber = flags_prepare(t, t->aware);
 	emit_kind(t, ends, cut);
 	if (t->aware && !sys)
@@ -382,12 +381,13 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 			if (both) {
 				code = both;
 				s = dbt_decode(t->x, code, avail, mode, &t->z, &t->ops, &d);
-				if (s == DECODE_OK && t->z->opcode == 0xc2) /* RET n: undo_branch() reads it in its page */
+				if (s == DECODE_OK &&
+				    t->z->opcode == 0xc2) /* RET n: undo_branch() reads it in its page */
 					s = DECODE_INVALID;
 			}
 		}
 		if (s == DECODE_MORE && n)
-			break; /* it crosses into the next page: a block of its own */
+			break;	    /* it crosses into the next page: a block of its own */
 		if (s != DECODE_OK) /* crosses, or not an instruction: the reference engine fetches it itself */
 			d.len = 1;
 		if (t->steps_only)
@@ -450,8 +450,9 @@ static bool begins_with_access(struct dbt *x, const u8 *code, unsigned avail, en
 		for (unsigned k = 0; k < z->operand_count; k++)
 			if (ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
 				return true;
-		if (z->cpu_flags && (z->cpu_flags->tested | z->cpu_flags->modified | z->cpu_flags->set_0 | z->cpu_flags->set_1 |
-				    z->cpu_flags->undefined) & (u32)FL_STATUS)
+		if (z->cpu_flags && (z->cpu_flags->tested | z->cpu_flags->modified | z->cpu_flags->set_0 |
+				     z->cpu_flags->set_1 | z->cpu_flags->undefined) &
+					(u32)FL_STATUS)
 			return false;
 		if (z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
 			return true;

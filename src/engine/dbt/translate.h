@@ -25,13 +25,23 @@ static inline u32 gpr_off(unsigned guest)
 }
 
 /* Code out of line, made when the block is complete. */
-enum stub_kind { STUB_LEAVE, STUB_ALIGN, STUB_CROSS, STUB_MISS, STUB_STORE, STUB_LINK, STUB_JUMP, STUB_LIMIT, STUB_WINDOW };
+enum stub_kind {
+	STUB_LEAVE,
+	STUB_ALIGN,
+	STUB_CROSS,
+	STUB_MISS,
+	STUB_STORE,
+	STUB_LINK,
+	STUB_JUMP,
+	STUB_LIMIT,
+	STUB_WINDOW
+};
 struct stub {
 	bool saved; /* flags are not in the host */
-	u8 kind;   /* enum stub_kind */
-	u8 reason; /* enum leave_reason */
-	u8 reg;	   /* register that holds the linear address; STUB_LIMIT: 0 FS, 1 GS */
-	u8 size;   /* bytes of the access */
+	u8 kind;    /* enum stub_kind */
+	u8 reason;  /* enum leave_reason */
+	u8 reg;	    /* register that holds the linear address; STUB_LIMIT: 0 FS, 1 GS */
+	u8 size;    /* bytes of the access */
 	bool write; /* STUB_WINDOW: of the access at reg + disp; `slot` is made absent */
 	u8 slot;
 	s32 disp;
@@ -43,10 +53,10 @@ struct stub {
 /* How an instruction was translated, for --trace analysis. Filled as it is. */
 enum how { HOW_HOST, HOW_NOP, HOW_LEA, HOW_MOFFS, HOW_FLOW, HOW_STACK, HOW_STRING, HOW_ODD, HOW_SYS, HOW_STEP };
 struct note {
-	u8 how;			    /* enum how */
-	u8 operand;		    /* what the memory operand became, enum note_operand */
-	u8 accesses, access[2];	    /* bytes of each table lookup, NOTE_WRITE */
-	u8 borrowed, borrow[2][2];  /* guest register, host register */
+	u8 how;			   /* enum how */
+	u8 operand;		   /* what the memory operand became, enum note_operand */
+	u8 accesses, access[2];	   /* bytes of each table lookup, NOTE_WRITE */
+	u8 borrowed, borrow[2][2]; /* guest register, host register */
 };
 #define NOTE_WRITE 0x80
 enum note_operand { OPERAND_NONE, OPERAND_PLAIN, OPERAND_R14, OPERAND_RCX };
@@ -58,9 +68,9 @@ enum window_use { WINDOW_OPERAND, WINDOW_STACK }; /* an instruction's own operan
 struct window {
 	u32 origin, index; /* of the registers; index 0: none */
 	s32 low, high;	   /* the bytes, from there on */
-	u8 segment;    /* of its first access */
+	u8 segment;	   /* of its first access */
 	u8 scale;
-	u8 last;       /* instruction of the block that uses it */
+	u8 last; /* instruction of the block that uses it */
 	u8 slot;
 	bool write, open; /* open: the slot is written */
 };
@@ -88,18 +98,18 @@ struct tr {
 	bool fpu_checked, failed, steps_only;
 	bool shadow;	/* right behind an STI: no event may be looked at */
 	bool next_here; /* the next instruction will be in this block too */
-	bool aware;   /* the present instruction is emitted by code that keeps track of flags */
-	bool clobber; /* the present instruction's accesses may clobber the host's flags */
+	bool aware;	/* the present instruction is emitted by code that keeps track of flags */
+	bool clobber;	/* the present instruction's accesses may clobber the host's flags */
 	enum flag_state flags;
 	struct recipe recipe; /* of the flags, if they are in the host or lost */
 	s32 recipe_at;	      /* its number in the block; -1: not recorded */
-	u8 *known_at; /* here R14 holds the linear address `known` */
+	u8 *known_at;	      /* here R14 holds the linear address `known` */
 	u64 known;
-	u8 ea_size; /* bytes accessed at emit_ea()'s address, 0: not known */
-	bool narrow; /* 32-bit code */
-	u8 word;     /* bytes of an address on the stack: 8, 4 */
-	u8 *charge;  /* imm32 of the present segment's charge, if counted */
-	u32 segment; /* first tinsn of the present segment */
+	u8 ea_size;	 /* bytes accessed at emit_ea()'s address, 0: not known */
+	bool narrow;	 /* 32-bit code */
+	u8 word;	 /* bytes of an address on the stack: 8, 4 */
+	u8 *charge;	 /* imm32 of the present segment's charge, if counted */
+	u32 segment;	 /* first tinsn of the present segment */
 	u8 crossing[15]; /* bytes of an instruction that crosses a page */
 	unsigned stubs_n, pending_n;
 	struct stub stub[STUBS_MAX];

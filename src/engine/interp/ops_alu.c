@@ -205,7 +205,7 @@ SHIFT(sar)
  * Many processors keep it then, but not in the form by CL, which the handlers
  * above use: here OF stays what it was.
  */
-#define ROTATE_TYPE(name, T, ins)                                                                                         \
+#define ROTATE_TYPE(name, T, ins)                                                                                      \
 	static OP(name##_rk_##T)                                                                                       \
 	{                                                                                                              \
 		u8 of = (u8)hot(v)->flags;                                                                             \
@@ -234,8 +234,8 @@ bool rotate_keeps_of(void)
 		"add $0, %[clear]\n\tror $4, %[a]\n\tseto %[of1]\n\t"
 		"add $1, %[set]\n\trol $3, %[a]\n\tseto %[of2]\n\t"
 		"sub $1, %[set]\n\tror $4, %[a]\n\tseto %[of3]"
-		: [a] "+r"(a), [clear] "+r"(clear), [set] "+r"(set), [of0] "=&q"(of0), [of1] "=&q"(of1), [of2] "=&q"(of2),
-		  [of3] "=&q"(of3)
+		: [a] "+r"(a), [clear] "+r"(clear), [set] "+r"(set), [of0] "=&q"(of0), [of1] "=&q"(of1),
+		  [of2] "=&q"(of2), [of3] "=&q"(of3)
 		:
 		: "cc");
 	return !of0 && !of1 && of2 && of3;

@@ -607,8 +607,7 @@ enum fpu_need thunk_need(const ZydisDecodedInstruction *z, const ZydisDecodedOpe
 		return FPU_X87;
 	/* CVTSS2SI with memory names no vector register; CBW and its kin are "conversions" too */
 	if (vector || (z->meta.category == ZYDIS_CATEGORY_CONVERT && z->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT) ||
-	    z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
-	    z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
+	    z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR || z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
 		return FPU_SSE;
 	if (mmx || z->mnemonic == ZYDIS_MNEMONIC_EMMS)
 		return FPU_MMX;
