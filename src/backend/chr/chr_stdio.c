@@ -99,12 +99,10 @@ static void install_restoration(void)
 
 static void raw_terminal(void)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct termios t;
 
 	if (terminal.raw || tcgetattr(STDIN_FILENO, &terminal.saved))
 		return;
-	pthread_once(&once, install_restoration);
 	t = terminal.saved;
 	cfmakeraw(&t);
 	t.c_cc[VMIN] = 1;
@@ -379,9 +377,12 @@ static const struct chr_ops stdio_ops = {
 
 struct chr *chr_stdio_create(const struct chr_stdio_actions *a, struct error *e)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct chr_stdio *c = calloc(1, sizeof(*c));
 	pthread_condattr_t monotonic;
 
+	/* before an engine takes some of these signals for itself; it gives back those that are not its own */
+	pthread_once(&once, install_restoration);
 	if (!c) {
 		error_set(e, "not enough host memory");
 		return NULL;
