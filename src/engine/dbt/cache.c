@@ -124,6 +124,13 @@ void dbt_shut_door(struct dbt *x, const struct tblock *b)
 	__builtin_memcpy(p + 6, &rel, 4);
 }
 
+/* Before something else lies where its links are. */
+void dbt_forget_exits(struct dbt *x, const struct tblock *b)
+{
+	for (u32 k = 0; k < b->exits_max; k++)
+		x->exits[b->exits + k].patch = 0;
+}
+
 static void kill_block(struct dbt *x, struct tblock *b)
 {
 	if (unlikely(x->trace & TRACE_SMC))
@@ -132,6 +139,7 @@ static void kill_block(struct dbt *x, struct tblock *b)
 	if (b->calls)
 		dbt_reset_returns(x->v);
 	b->page->live--;
+	dbt_forget_exits(x, b);
 	dbt_shut_door(x, b);
 	x->stats.kills++;
 }

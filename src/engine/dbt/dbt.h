@@ -352,6 +352,7 @@ struct cursors dbt_in_use(const struct dbt *x); /* counts, of all regions togeth
 /* cache.c, for that */
 struct tblock **dbt_bucket(struct tpage *p, u64 lin);
 void dbt_shut_door(struct dbt *x, const struct tblock *b); /* its entries lead out of translated code */
+void dbt_forget_exits(struct dbt *x, const struct tblock *b);
 void dbt_find_lines(struct tpage *p);
 void dbt_frame_changed(struct vcpu *v, const struct tpage *p); /* lines of pages with its frame did */
 

@@ -292,14 +292,17 @@ static enum next do_link(struct vcpu *v, u32 id)
 {
 	struct dbt *x = dbt_of(v);
 	const struct texit *exit = &x->exits[id];
-	const struct tpage *from = dbt_block_at(x, exit->patch)->page;
 	u64 flushes = x->stats.flushes;
 	u32 patch = exit->patch;
+	const struct tpage *from;
 	struct tblock *b;
 	s32 rel;
 
 	count(v, 0);
 	v->cpu.rip = exit->lin;
+	if (unlikely(!patch)) /* its block died while it ran */
+		return NEXT_LOOK;
+	from = dbt_block_at(x, patch)->page;
 	b = dbt_find(v, exit->lin);
 	if (!b || x->stats.flushes != flushes)
 		return NEXT_LOOK;

@@ -366,7 +366,7 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 
 	t->d = &d;
 	plan_windows(t, code, avail);
-	while (!ends && n < max && at < avail && t->stubs_n < STUBS_MAX - 8) {
+	while (!ends && !t->failed && n < max && at < avail && t->stubs_n < STUBS_MAX - 8) {
 		enum decode_status s = dbt_decode(t->x, code + at, avail - at, mode, &t->z, &t->ops, &d);
 
 		if (t->insn == t->insn_end) {
@@ -518,6 +518,8 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 	while (t.e.p - (x->rw + b->body) < 10 && !t.e.overflow)
 		put(&t.e, 0x90); /* room for what dead blocks become */
 	b->stubs = (u16)(t.e.p - t.start);
+	if (t.failed) /* a stub may name a record that there was no room for */
+		return false;
 	emit_stubs(&t);
 	if (t.failed || t.e.overflow)
 		return false;
@@ -539,10 +541,9 @@ static bool translate_again(struct vcpu *v, struct tblock *b)
 	struct limits old = limit_pools(x, b);
 	bool done;
 
-	for (u32 k = 0; k < b->exits_max; k++)
-		x->exits[b->exits + k].patch = 0;
 	done = translate(v, b, false, false);
-
+	if (!done)
+		dbt_forget_exits(x, b);
 	unlimit_pools(x, &old);
 	x->exits_n = exits;
 	x->sys_n = sys;
