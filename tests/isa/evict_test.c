@@ -26,7 +26,7 @@
 /* A piece of the guest's program: it goes on at slot `next`. */
 struct slot {
 	u32 factor, next;
-	u8 add, xor, branches; /* cells; branches to the next instruction */
+	u8 add, mix, branches; /* cells; branches to the next instruction */
 };
 
 static struct rig rig;
@@ -52,7 +52,7 @@ static void write_slot(u32 n)
 	p += 4;
 	for (unsigned k = 0; k < s->branches; k++, p += 2)
 		memcpy(p, (const u8[]){ k & 1 ? 0x75 : 0x74, 0 }, 2);
-	memcpy(p, (const u8[]){ 0x48, 0x33, 0x43, s->xor * 8 }, 4);
+	memcpy(p, (const u8[]){ 0x48, 0x33, 0x43, s->mix * 8 }, 4);
 	p += 4;
 	*p++ = s->next < SLOTS ? 0xe9 : 0xf4;
 	rel = (s32)(s->next * SLOT) - (s32)(n * SLOT + (u32)(p - b) + 4);
@@ -79,7 +79,7 @@ static void make_program(void)
 		slot[order[n]] = (struct slot){ .factor = draw() | 1,
 						.next = n + 1 < SLOTS ? order[n + 1] : SLOTS,
 						.add = (u8)(draw() % CELLS),
-						.xor = (u8)(draw() % CELLS) };
+						.mix = (u8)(draw() % CELLS) };
 	for (u32 n = 0; n < SLOTS; n++)
 		write_slot(n);
 }
@@ -116,7 +116,7 @@ static u64 expected(u64 rax)
 	for (u32 n = 0; n < SLOTS; n = slot[n].next) {
 		rax *= (u64)(s64)(s32)slot[n].factor;
 		cell[slot[n].add] += rax;
-		rax ^= cell[slot[n].xor];
+		rax ^= cell[slot[n].mix];
 	}
 	return rax;
 }
