@@ -341,7 +341,7 @@ void dbt_free_page(struct dbt *x, struct tpage *p)
 /* In the region that is being filled. */
 static bool room(const struct dbt *x)
 {
-	return x->region_end - x->used > 32768 && x->blocks_n < x->blocks_max - 1 && x->insns_n < x->insns_max - 64 &&
+	return x->region_end - x->used > 32768 && x->blocks_n < x->blocks_max - 1 && x->insns_n < x->insns_max - 128 &&
 	       x->exits_n < x->exits_max - 256 && x->sys_n < x->sys_max - 64 && x->recipes_n < x->recipes_max - 256;
 }
 

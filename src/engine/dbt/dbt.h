@@ -72,6 +72,9 @@ struct dbt_hot {
 	u32 sti_ok, fsgsbase, pkru_on;	 /* zero: leave */
 #define WINDOW_SLOTS 8
 	u64 window[WINDOW_SLOTS]; /* entries that several accesses share, see window.c */
+#define LOOP_SLOTS 8
+	u64 loop[LOOP_SLOTS], loop_limit; /* of the loop that runs, see loop.c */
+	u32 loop_left, loop_warm;
 	u32 ac_index[2];	  /* by EFLAGS.AC: what mmu_mode_changed() chooses at CPL 0 */
 	struct tlb_entry *ac_table[2];
 	u8 *ac_base[2];
@@ -157,7 +160,7 @@ struct recipe {
 	u8 dst, src;   /* guest registers; RECIPE_IMM */
 	s32 imm;
 };
-enum tinsn_kind { KIND_PLAIN, KIND_CALL /* indirect */, KIND_RET, KIND_RET_IMM };
+enum tinsn_kind { KIND_PLAIN, KIND_CALL /* indirect */, KIND_RET, KIND_RET_IMM, KIND_LOOP /* never gone on at */ };
 
 struct tpage;
 struct tblock {

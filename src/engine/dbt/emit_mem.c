@@ -27,6 +27,8 @@ unsigned new_stub(struct tr *t, enum stub_kind kind, enum leave_reason reason, u
 		t->failed = true;
 		return 0;
 	}
+	if (t->loop.fast && (reason == LEAVE_MISS_R || reason == LEAVE_MISS_W))
+		reason = LEAVE_STEP; /* C must not come back into the loop */
 	t->stub[t->stubs_n] =
 	    (struct stub){ .saved = t->flags != FLAGS_HOST, .kind = (u8)kind, .reason = (u8)reason, .info = info };
 	return t->stubs_n++;

@@ -171,14 +171,23 @@ static void end_at_branch(struct tr *t)
 static bool emit_jcc(struct tr *t)
 {
 	u64 to = target(t);
+	bool loops = is_loop_branch(t);
 
+	if (loops && t->loop.fast) {
+		end_at_branch(t);
+		emit_loop_branch(t);
+		return true;
+	}
 	if (to <= t->lin)
 		emit_safepoint(t);
-	islands(t, 20, true);
+	islands(t, 40, true);
 	end_at_branch(t);
 	put(&t->e, 0x0f);
 	put(&t->e, 0x80 | (t->d->opcode & 15));
-	put_link(t, to);
+	if (loops)
+		put_loop_branch(t);
+	else
+		put_link(t, to);
 	return true;
 }
 

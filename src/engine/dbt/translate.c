@@ -244,8 +244,7 @@ static void emit_sys(struct tr *t, unsigned sys)
 	islands(t, 0, false);
 }
 
-/* Instructions of string.c and odd.c, which expect the flags in the host. */
-static bool is_special(const struct dinsn *d)
+bool is_special(const struct dinsn *d)
 {
 	unsigned op = d->opcode;
 
@@ -255,7 +254,6 @@ static bool is_special(const struct dinsn *d)
 	return d->map == 1 && d->is_mem && (op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb || op == 0xae);
 }
 
-/* Sets *ends if control never falls through, *cut if a new segment begins behind it. */
 static void emit_kind(struct tr *t, bool *ends, bool *cut)
 {
 	const struct isa_row *row = isa_row_of(t->d);
@@ -328,7 +326,7 @@ static void emit_kind(struct tr *t, bool *ends, bool *cut)
 	*ends = leaves_block(d);
 }
 
-static void emit_insn(struct tr *t, bool *ends, bool *cut)
+void emit_insn(struct tr *t, bool *ends, bool *cut)
 {
 	const struct isa_row *row = isa_row_of(t->d);
 	unsigned method = row->method;
@@ -345,7 +343,7 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 	t->clobber = false;
 }
 
-static struct tinsn *new_insn(struct tr *t)
+struct tinsn *new_insn(struct tr *t)
 {
 	struct tinsn *i = &t->x->insns[t->insn];
 
@@ -515,6 +513,7 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 			flags_to_host(&t);
 	}
 	b->n = (u16)emit_block(&t, code, avail);
+	b->n += (u16)emit_second_copy(&t, code, avail);
 	while (t.e.p - (x->rw + b->body) < 10 && !t.e.overflow)
 		put(&t.e, 0x90); /* room for what dead blocks become */
 	b->stubs = (u16)(t.e.p - t.start);
@@ -589,7 +588,7 @@ static struct tblock *translate_new(struct vcpu *v, struct tpage *p, gva_t lin, 
 				 .host = x->used,
 				 .body = x->used,
 				 .host_max = x->used + HOST_BYTES_MAX,
-				 .insns_max = BLOCK_INSNS,
+				 .insns_max = BLOCK_RECORDS,
 				 .exits_max = BLOCK_EXITS_MAX,
 				 .sys_max = BLOCK_INSNS,
 				 .recipes_max = BLOCK_RECIPES_MAX };

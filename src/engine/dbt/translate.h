@@ -8,10 +8,12 @@
 #include "isa/decode.h"
 
 #define BLOCK_INSNS 48
+#define LOOP_INSNS 32 /* of the second copy of a loop, see loop.c */
+#define BLOCK_RECORDS (BLOCK_INSNS + LOOP_INSNS)
 /* A block ends at the first branch or call behind so many: what lies beyond is often never run (gcc and a shell
  * that forks much: 7 and 19 % faster than without; compute loops: no difference). */
 #define CUT_INSNS 10
-#define STUBS_MAX (BLOCK_INSNS * 6)
+#define STUBS_MAX (BLOCK_RECORDS * 6)
 #define HOST_BYTES_MAX 24576 /* room a block may take in the cache */
 #define BLOCK_EXITS_MAX 250
 #define BLOCK_RECIPES_MAX 250
@@ -76,9 +78,34 @@ struct window {
 	bool write, open; /* open: the slot is written */
 };
 struct window_ref {
-	u8 window, base, size; /* WINDOW_NONE; guest register; bytes */
+	u8 window, base, index, size; /* WINDOW_NONE; guest registers; bytes */
 	bool write, indexed;
 	s32 disp, at; /* from the registers, from the window's origin */
+};
+
+struct windows {
+	unsigned n;
+	struct window window[WINDOWS_MAX];
+	struct window_ref ref[BLOCK_INSNS][2];
+};
+
+/* A loop from the block's start to a backward branch, see loop.c. */
+struct loop {
+	unsigned n; /* instructions; 0: none */
+	u64 end;    /* linear address behind its branch */
+	bool fast;  /* its second copy is being translated */
+	bool usable;
+	u32 first;		/* tinsn of the second copy */
+	u8 *branch, *after;	/* rel32 of the first copy's branch; behind it */
+	u8 *head;		/* of the second copy */
+	struct recipe recipe;	/* of the flags at the branch */
+	s32 recipe_at;
+	unsigned counter;	/* guest register that changes by `step` each time round */
+	s32 step;
+	s32 stride[WINDOWS_MAX]; /* what a window moves by */
+	u8 base[WINDOWS_MAX], index[WINDOWS_MAX]; /* guest registers of its origin, REG_NONE */
+	bool folded[WINDOWS_MAX]; /* the slot includes the base */
+	struct windows windows;	  /* `slot` is one of hot->loop */
 };
 
 /* Where the guest's flags are, see flags.c. */
@@ -118,10 +145,9 @@ struct tr {
 		u8 *at;
 		u16 stub;
 	} pending[16];
-	struct note note[BLOCK_INSNS];
-	unsigned windows_n;
-	struct window window[WINDOWS_MAX];
-	struct window_ref window_ref[BLOCK_INSNS][2];
+	struct note note[BLOCK_RECORDS];
+	struct windows windows;
+	struct loop loop;
 };
 static inline struct note *note_of(struct tr *t)
 {
@@ -165,6 +191,27 @@ void plan_windows(struct tr *t, const u8 *code, unsigned avail);
 /* The access by a lookup shared with others: it is at [*lin + rcx + *disp + 1]. False: it shares none. */
 bool emit_window(struct tr *t, enum window_use use, unsigned *lin, s32 *disp);
 void emit_window_stub(struct tr *t, const struct stub *s);
+/* R14 = the operand's address less `back`. */
+void emit_window_address(struct tr *t, const struct window_ref *r, s32 back);
+
+/* loop.c */
+/* Is t->insn the branch of the loop? */
+bool is_loop_branch(const struct tr *t);
+/* In the first copy: the rel32 of its branch, opened, and what follows. */
+void put_loop_branch(struct tr *t);
+/* In the second copy: all of it. */
+void emit_loop_branch(struct tr *t);
+/* The second copy, behind the block; returns its instructions. */
+unsigned emit_second_copy(struct tr *t, const u8 *code, unsigned avail);
+/* As emit_window(). */
+bool emit_loop_window(struct tr *t, enum window_use use, unsigned *lin, s32 *disp);
+
+/* translate.c */
+/* Instructions of string.c and odd.c, which expect the flags in the host. */
+bool is_special(const struct dinsn *d);
+struct tinsn *new_insn(struct tr *t);
+/* Sets *ends if control never falls through, *cut if a new segment begins behind it. */
+void emit_insn(struct tr *t, bool *ends, bool *cut);
 
 /* [lin + rcx + 1] with opcode `op`, register field `reg`. */
 void op_operand(struct emit *e, bool w, unsigned op, unsigned reg, unsigned lin);

@@ -25,11 +25,15 @@
 #include <string.h>
 
 #define SPAN_MAX 256	     /* bytes of a group: wide ones lie in two pages too often */
+#define LOOP_STRIDE_MAX 256
 #define FAR_AWAY (1ll << 30) /* offsets that are not looked at */
 
 /* What is known of the registers: gpr[n] = (value `origin[n]`, whatever it is) + offset[n]. */
 struct planner {
 	struct tr *t;
+	struct windows *to;
+	u64 next;    /* linear address behind the instruction */
+	u32 written; /* registers, by bit */
 	u32 origin[16], origins;
 	s64 offset[16];
 	unsigned n;	  /* the instruction */
@@ -44,6 +48,7 @@ struct place {
 
 static void forget(struct planner *p, unsigned g)
 {
+	p->written |= 1u << g;
 	p->origin[g] = ++p->origins;
 	p->offset[g] = 0;
 }
@@ -68,6 +73,7 @@ static void derive(struct planner *p, unsigned dst, unsigned src, s64 distance)
 		forget(p, dst);
 		return;
 	}
+	p->written |= 1u << dst;
 	p->origin[dst] = p->origin[src];
 	p->offset[dst] = offset;
 }
@@ -98,29 +104,30 @@ static bool joins(const struct window *w, const struct window *own, unsigned siz
 
 static void plan_access(struct planner *p, enum window_use use, struct place at, unsigned size, bool write)
 {
-	struct tr *t = p->t;
+	struct windows *all = p->to;
 	struct window own = window_of(p, &at), *found = NULL;
 
 	if (own.low == FAR_AWAY)
 		return;
-	for (unsigned k = 0; k < t->windows_n; k++) {
-		struct window *w = &t->window[k];
+	for (unsigned k = 0; k < all->n; k++) {
+		struct window *w = &all->window[k];
 
 		if (joins(w, &own, size, write) && (!found || w->write))
 			found = w;
 	}
 	if (!found) {
-		if (t->windows_n == WINDOWS_MAX)
+		if (all->n == WINDOWS_MAX)
 			return;
-		found = &t->window[t->windows_n++];
+		found = &all->window[all->n++];
 		*found = own;
 	}
 	found->low = MIN(found->low, own.low);
 	found->high = MAX(found->high, own.low + (s32)size);
 	found->write |= write;
 	found->last = (u8)p->n;
-	t->window_ref[p->n][use] = (struct window_ref){ .window = (u8)(found - t->window),
+	p->to->ref[p->n][use] = (struct window_ref){ .window = (u8)(found - all->window),
 							.base = at.base,
+							.index = at.index,
 							.indexed = at.index != REG_NONE,
 							.size = (u8)size,
 							.write = write,
@@ -236,6 +243,17 @@ static bool is_jcc(const struct dinsn *d)
 	       (d->map == 1 && d->opcode >= 0x80 && d->opcode <= 0x8f);
 }
 
+/* A branch to the block's start? */
+static void find_loop(const struct planner *p)
+{
+	struct loop *l = &p->t->loop;
+
+	if (p->next + p->t->d->imm != p->t->b->lin || l->n || p->n >= LOOP_INSNS)
+		return;
+	l->n = p->n + 1;
+	l->end = p->next;
+}
+
 static void plan_insn(struct planner *p)
 {
 	const struct tr *t = p->t;
@@ -248,8 +266,10 @@ static void plan_insn(struct planner *p)
 	}
 	if (is_jcc(t->d)) {
 		p->segment++;
-		if ((s64)t->d->imm < 0) /* what follows a loop does not run as often as the loop */
+		if ((s64)t->d->imm < 0) { /* what follows a loop does not run as often as the loop */
+			find_loop(p);
 			forget_all(p);
+		}
 		return;
 	}
 	if (!plan_stack(p) && !plan_sum(p)) {
@@ -274,14 +294,116 @@ static bool ends_here(const struct planner *p, u64 next)
 	return (leaves_block(d) && !call) || *dbt_cut_slot(p->t->x, next) == next;
 }
 
+static void clear(struct windows *w)
+{
+	w->n = 0;
+	memset(w->ref, 0xff, sizeof(w->ref)); /* .window: none */
+}
+
+/* May the instruction be in the second copy of a loop? */
+static bool may_loop(const struct planner *p)
+{
+	const struct tr *t = p->t;
+	unsigned method = isa_row_of(t->d)->method;
+
+	if ((method != METHOD_CORE && method != METHOD_HOST) || is_special(t->d))
+		return false;
+	if (t->z->meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
+		return true;
+	return is_jcc(t->d) && (s64)t->d->imm >= 0 && p->next + t->d->imm >= t->loop.end;
+}
+
+/* Which register held value `origin` at the loop's head? */
+static unsigned register_of(const u32 *head, u32 origin)
+{
+	for (unsigned g = 0; g < 16; g++)
+		if (head[g] == origin)
+			return g;
+	return REG_NONE;
+}
+
+/* What moves by a constant each time round; false: nothing worth it. */
+static bool find_strides(struct planner *p, const u32 *head)
+{
+	struct loop *l = &p->t->loop;
+	unsigned slots = 0;
+
+	for (unsigned k = 0; k < l->windows.n; k++) {
+		struct window *w = &l->windows.window[k];
+		unsigned base = register_of(head, w->origin), index = REG_NONE;
+		s64 stride;
+
+		w->slot = WINDOW_NONE;
+		if (base == REG_NONE || p->origin[base] != head[base])
+			continue;
+		stride = p->offset[base];
+		if (w->index) {
+			index = register_of(head, w->index);
+			if (index == REG_NONE || p->origin[index] != head[index])
+				continue;
+			stride += p->offset[index] * w->scale;
+		}
+		if (stride > LOOP_STRIDE_MAX || stride < -LOOP_STRIDE_MAX || slots == LOOP_SLOTS)
+			continue;
+		w->slot = (u8)slots++;
+		l->stride[k] = (s32)stride;
+		l->base[k] = (u8)base;
+		l->index[k] = (u8)index;
+		l->folded[k] = w->index && w->scale == 1 && !(p->written >> base & 1);
+	}
+	for (unsigned g = 0; g < 16; g++) {
+		if (p->origin[g] != head[g] || !p->offset[g] || home[g] == HOME_MEMORY || is_far(p->offset[g]))
+			continue;
+		l->counter = g;
+		l->step = (s32)p->offset[g];
+		return slots;
+	}
+	return false;
+}
+
+/* The loop once more, by itself. */
+static void plan_loop(struct tr *t, const u8 *code, unsigned avail)
+{
+	struct loop *l = &t->loop;
+	struct planner p = { .t = t, .to = &l->windows };
+	struct dinsn d;
+	u32 head[16];
+
+	t->d = &d;
+	clear(&l->windows);
+	forget_all(&p);
+	memcpy(head, p.origin, sizeof(head));
+	p.written = 0;
+	for (unsigned at = 0; p.n + 1 < l->n; p.n++) {
+		if (dbt_decode(t->x, code + at, avail - at, CODE_64, &t->z, &t->ops, &d) != DECODE_OK)
+			return;
+		at += d.len;
+		p.next = t->b->lin + at;
+		if (!may_loop(&p))
+			return;
+		plan_insn(&p);
+	}
+	l->usable = find_strides(&p, head);
+	for (unsigned n = 0; n < l->n; n++)
+		for (unsigned use = 0; use < 2; use++) {
+			const struct window_ref *r = &l->windows.ref[n][use];
+
+			if (r->window != WINDOW_NONE && r->indexed &&
+			    (r->base != l->base[r->window] || home[r->index] == HOME_MEMORY))
+				l->folded[r->window] = false;
+		}
+}
+
 void plan_windows(struct tr *t, const u8 *code, unsigned avail)
 {
 	const struct dinsn *kept = t->d;
 	struct dinsn d;
-	struct planner p = { .t = t };
+	struct planner p = { .t = t, .to = &t->windows };
 
-	t->windows_n = 0;
-	memset(t->window_ref, 0xff, sizeof(t->window_ref)); /* .window: none */
+	t->loop.n = 0;
+	t->loop.fast = t->loop.usable = false;
+	t->loop.branch = NULL;
+	clear(&t->windows);
 	if (t->narrow || t->steps_only || t->x->single)
 		return;
 	forget_all(&p);
@@ -289,10 +411,13 @@ void plan_windows(struct tr *t, const u8 *code, unsigned avail)
 	for (unsigned at = 0; p.n < BLOCK_INSNS && at < avail; p.n++, at += d.len) {
 		if (dbt_decode(t->x, code + at, avail - at, CODE_64, &t->z, &t->ops, &d) != DECODE_OK)
 			break;
+		p.next = t->b->lin + at + d.len;
 		plan_insn(&p);
-		if (ends_here(&p, t->b->lin + at + d.len))
+		if (ends_here(&p, p.next))
 			break;
 	}
+	if (t->loop.n)
+		plan_loop(t, code, avail);
 	t->d = kept;
 }
 
@@ -300,9 +425,9 @@ static unsigned free_slot(const struct tr *t, unsigned n)
 {
 	unsigned busy = 0;
 
-	for (unsigned k = 0; k < t->windows_n; k++)
-		if (t->window[k].open && t->window[k].last >= n)
-			busy |= 1u << t->window[k].slot;
+	for (unsigned k = 0; k < t->windows.n; k++)
+		if (t->windows.window[k].open && t->windows.window[k].last >= n)
+			busy |= 1u << t->windows.window[k].slot;
 	return (unsigned)__builtin_ctz(~busy);
 }
 
@@ -323,8 +448,7 @@ static unsigned window_stub(struct tr *t, const struct window_ref *r, unsigned l
 	return stub;
 }
 
-/* R14 = the operand's address less `back`. */
-static void window_address(struct tr *t, const struct window_ref *r, s32 back)
+void emit_window_address(struct tr *t, const struct window_ref *r, s32 back)
 {
 	const struct dinsn *d = t->d;
 	struct dinsn moved = *d;
@@ -359,7 +483,7 @@ static void open_window(struct tr *t, struct window *w, const struct window_ref 
 	if (!r->indexed && *disp == r->disp && home[r->base] != HOME_MEMORY) {
 		*lin = home[r->base];
 	} else {
-		window_address(t, r, *disp);
+		emit_window_address(t, r, *disp);
 		*lin = H_R14;
 	}
 	stub = window_stub(t, r, *lin, *disp);
@@ -385,7 +509,7 @@ static void use_window(struct tr *t, const struct window *w, const struct window
 	*lin = H_R14;
 	*disp = 0;
 	if (r->indexed) {
-		window_address(t, r, 0);
+		emit_window_address(t, r, 0);
 	} else {
 		*lin = read_reg(t, r->base, H_R14);
 		*disp = r->disp;
@@ -406,13 +530,16 @@ static void use_window(struct tr *t, const struct window *w, const struct window
 bool emit_window(struct tr *t, enum window_use use, unsigned *lin, s32 *disp)
 {
 	unsigned n = t->insn - t->b->first;
-	const struct window_ref *r = &t->window_ref[n][use];
 	struct note *note = note_of(t);
+	const struct window_ref *r;
 	struct window *w;
 
+	if (t->loop.fast)
+		return emit_loop_window(t, use, lin, disp);
+	r = &t->windows.ref[n][use];
 	if (r->window == WINDOW_NONE)
 		return false;
-	w = &t->window[r->window];
+	w = &t->windows.window[r->window];
 	if (!w->open) {
 		if (!t->clobber || w->last <= n)
 			return false;
