@@ -107,6 +107,7 @@ static void set_up_hot(struct dbt_host *h)
 		hot->cross_mask[log] = 0xfffu & ~((1u << log) - 1);
 	hot->offset_mask = 0xfff;
 	hot->page_mask = PAGE_MASK;
+	hot->page_bits = 0xfffffffful << PAGE_SHIFT;
 	hot->slot_mask = (CODE_STORES - 1) << PAGE_SHIFT;
 	hot->one = 1;
 	hot->df_mask = FL_DF;

@@ -65,7 +65,7 @@ struct dbt_hot {
 	u64 seg_size[2];
 	u32 unlimited[2];
 	u32 slot_mask, one; /* of the routine that lets stores to code pages through */
-	u64 page_mask, spill[3];
+	u64 page_mask, page_bits, spill[3];
 	/* sysfast.c: bits that PEXT and PDEP keep */
 	u32 all_but_if, all_but_df, all_but_ac, status, high17, inner16;
 	u32 popf_fixed, popf_fixed_user; /* bits that POPF at CPL 0 and 3 may not change by itself */

@@ -201,6 +201,16 @@ static inline void pext_gs(struct emit *e, unsigned dst, unsigned src, u32 disp)
 	put(e, 0xf5);
 	put_gs_operand(e, dst, disp);
 }
+/* pext dst, src, qword gs:[disp] */
+static inline void pext64_gs(struct emit *e, unsigned dst, unsigned src, u32 disp)
+{
+	put(e, 0x65);
+	put(e, 0xc4);
+	put(e, (dst >> 3 ? 0 : 0x80) | 0x60 | 2);
+	put(e, 0x80 | (~src & 15) << 3 | 2); /* W1 L0 pp=F3 */
+	put(e, 0xf5);
+	put_gs_operand(e, dst, disp);
+}
 /* pdep dst32, src32, dword gs:[disp] */
 static inline void pdep_gs(struct emit *e, unsigned dst, unsigned src, u32 disp)
 {

@@ -306,8 +306,12 @@ static void emit_clobbering_check(struct tr *t, unsigned lin, unsigned size)
 
 void put_lookup(struct emit *e, unsigned lin, bool write)
 {
-	rorx(e, H_RCX, lin, 12);
-	op_rr(e, false, 0x89, H_RCX, H_RCX);
+	if (write || lin == H_R13) {
+		pext64_gs(e, H_RCX, lin, HOT(page_bits));
+	} else { /* one micro-operation more, one cycle less: others may wait for what is read */
+		rorx(e, H_RCX, lin, 12);
+		op_rr(e, false, 0x89, H_RCX, H_RCX);
+	}
 	if (write)
 		put_bytes(e, (const u8[]){ 0x48, 0xf7, 0xd1 }, 3); /* not rcx */
 	op_rmx(e, true, 0x8b, H_RCX, H_R15, H_RCX, 3, write ? FLAT_W_DISP : FLAT_R_DISP);
