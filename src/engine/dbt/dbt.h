@@ -156,7 +156,7 @@ enum tinsn_flags {
 enum recipe_kind { RECIPE_NONE, RECIPE_ADD, RECIPE_SUB, RECIPE_CMP, RECIPE_TEST, RECIPE_LOGIC };
 #define RECIPE_IMM 0xff
 struct recipe {
-	u8 kind, size; /* enum recipe_kind; bytes: 4, 8 */
+	u8 kind, size; /* enum recipe_kind; bytes */
 	u8 dst, src;   /* guest registers; RECIPE_IMM */
 	s32 imm;
 };

@@ -249,6 +249,11 @@ void emit_address(struct tr *t, bool w, unsigned dst)
 	t->known_at = NULL;
 }
 
+static u32 seg_base(unsigned seg)
+{
+	return (u32)(offsetof(struct cpu, seg) + seg * sizeof(struct segment) + offsetof(struct segment, base));
+}
+
 unsigned emit_ea(struct tr *t)
 {
 	const struct dinsn *d = t->d;
@@ -256,15 +261,23 @@ unsigned emit_ea(struct tr *t)
 
 	if (w && d->seg < SEG_FS && d->base < 16 && d->index == REG_NONE && !d->disp && home[d->base] != HOME_MEMORY)
 		return home[d->base];
+	if (w && d->seg >= SEG_FS && d->base != REG_RIP && d->index == REG_NONE && fits32(d->disp)) {
+		unsigned base = d->base == REG_NONE ? H_RCX : read_reg(t, d->base, H_RCX);
+
+		load_gs(&t->e, H_R14, seg_base(d->seg));
+		if (d->base != REG_NONE)
+			op_rmx(&t->e, true, 0x8d, H_R14, H_R14, base, 0, (s32)d->disp);
+		else
+			lea(&t->e, H_R14, H_R14, (s32)d->disp);
+		return H_R14;
+	}
 	sum(t, d, w, H_R14);
 	if (d->addrsize == 2)
 		put_bytes(&t->e, (const u8[]){ 0x45, 0x0f, 0xb7, 0xf6 }, 4); /* movzx r14d, r14w */
 	if (d->seg >= SEG_FS && t->narrow) {
 		emit_legacy_base(t);
 	} else if (d->seg >= SEG_FS) {
-		load_gs(&t->e, H_RCX,
-			(u32)(offsetof(struct cpu, seg) + d->seg * sizeof(struct segment) +
-			      offsetof(struct segment, base)));
+		load_gs(&t->e, H_RCX, seg_base(d->seg));
 		op_rmx(&t->e, true, 0x8d, H_R14, H_R14, H_RCX, 0, 0);
 	}
 	return H_R14;

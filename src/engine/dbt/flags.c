@@ -49,17 +49,24 @@ void emit_restore_flags(struct tr *t)
 /* `op` (ALU number) of ECX or RCX with what the recipe's source is. */
 static void put_alu(struct emit *e, const struct recipe *r, unsigned op)
 {
-	bool w = r->size == 8;
+	unsigned wide = r->size > 1;
 
+	if (r->size == 2)
+		put(e, 0x66);
 	if (r->src != RECIPE_IMM) {
-		op_rr(e, w, op << 3 | 1, home[r->src], H_RCX);
+		unsigned reg = home[r->src];
+
+		put(e, 0x40 | (r->size == 8) << 3 | (reg >> 3) << 2); /* SIL and the like want REX */
+		put(e, op << 3 | wide);
+		put(e, 0xc0 | (reg & 7) << 3 | H_RCX);
 		return;
 	}
-	if (w)
+	if (r->size == 8)
 		put(e, 0x48);
-	put(e, 0x81);
+	put(e, 0x80 | wide);
 	put(e, 0xc0 | op << 3 | H_RCX);
-	put32(e, (u32)r->imm);
+	for (unsigned k = 0; k < MIN(r->size, 4u); k++)
+		put(e, ((u32)r->imm >> 8 * k) & 0xff);
 }
 
 /* Set the host's flags again; clobbers RCX. */
@@ -67,7 +74,6 @@ static void regenerate(struct tr *t)
 {
 	const struct recipe *r = &t->recipe;
 	struct emit *e = &t->e;
-	bool w = r->size == 8;
 
 	mov_rr(e, H_RCX, home[r->dst]);
 	switch ((enum recipe_kind)r->kind) {
@@ -86,7 +92,9 @@ static void regenerate(struct tr *t)
 		put_alu(e, r, 4);
 		break;
 	default: /* RECIPE_LOGIC */
-		op_rr(e, w, 0x85, H_RCX, H_RCX);
+		if (r->size == 2)
+			put(e, 0x66);
+		op_rr(e, r->size == 8, r->size > 1 ? 0x85 : 0x84, H_RCX, H_RCX);
 		break;
 	}
 }
@@ -174,11 +182,18 @@ static bool uses_flags(const ZydisDecodedInstruction *z)
 	return f && status(f->tested | f->modified | f->set_0 | f->set_1 | f->undefined);
 }
 
-static int full_gpr(const ZydisDecodedOperand *o)
+/* The number of a general register, but for AH, CH, DH, BH. */
+static int low_gpr(const ZydisDecodedOperand *o)
 {
+	int id;
+
 	if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
 		return -1;
 	switch (ZydisRegisterGetClass(o->reg.value)) {
+	case ZYDIS_REGCLASS_GPR8:
+		id = ZydisRegisterGetId(o->reg.value); /* AL CL DL BL AH CH DH BH SPL .. in Zydis' order */
+		return id < 4 ? id : id < 8 ? -1 : id - 4;
+	case ZYDIS_REGCLASS_GPR16:
 	case ZYDIS_REGCLASS_GPR32:
 	case ZYDIS_REGCLASS_GPR64:
 		return ZydisRegisterGetId(o->reg.value);
@@ -202,11 +217,57 @@ static bool writes_gpr(const struct tr *t, unsigned g)
 	return false;
 }
 
+/* Is `c` an instruction that sets all flags from registers and cannot leave? */
+static bool only_sets_flags(const u8 *c)
+{
+	bool rex = (c[0] & 0xf0) == 0x40;
+	unsigned op = c[rex], modrm = c[rex + 1u], sub = modrm >> 3 & 7;
+
+	switch (op) {
+	case 0x3c: /* of the accumulator with an immediate */
+	case 0x3d:
+	case 0xa8:
+	case 0xa9:
+		return true;
+	case 0x84: /* neither AH nor what wants REX */
+		return !rex && (modrm & 0xe4) == 0xc0;
+	case 0x01:
+	case 0x03:
+	case 0x09:
+	case 0x0b:
+	case 0x21:
+	case 0x23:
+	case 0x29:
+	case 0x2b:
+	case 0x31:
+	case 0x33:
+	case 0x39:
+	case 0x3b:
+	case 0x85:
+		return modrm >= 0xc0;
+	case 0x81:
+	case 0x83:
+		return modrm >= 0xc0 && sub != 2 && sub != 3; /* ADC, SBB */
+	default:
+		return false;
+	}
+}
+
+/* Does nobody see the flags behind this instruction? */
+static bool flags_die(const struct tr *t)
+{
+	u64 next = t->lin + t->d->len;
+
+	return t->next_here && !t->narrow && !t->steps_only && *dbt_cut_slot(t->x, next) != next &&
+	       only_sets_flags(t->b->page->host + (next & ~PAGE_MASK));
+}
+
 bool flags_prepare(struct tr *t, bool aware)
 {
 	struct recipe *r = &t->recipe;
 	bool all, needs;
 
+	t->dying = false;
 	if (!aware) { /* as others expect it, even where nothing was decoded */
 		flags_to_host(t);
 		r->kind = RECIPE_NONE;
@@ -219,8 +280,11 @@ bool flags_prepare(struct tr *t, bool aware)
 		flags_to_host(t);
 	if (!all && r->kind != RECIPE_NONE &&
 	    (writes_gpr(t, r->dst) || (r->src != RECIPE_IMM && writes_gpr(t, r->src)))) {
-		flags_to_host(t);
-		r->kind = RECIPE_NONE;
+		t->dying = flags_die(t);
+		if (!t->dying) {
+			flags_to_host(t);
+			r->kind = RECIPE_NONE;
+		}
 	}
 	note_flags(t);
 	return !needs;
@@ -250,7 +314,7 @@ static enum recipe_kind recipe_kind(ZydisMnemonic m)
 static void make_recipe(struct tr *t)
 {
 	struct recipe r = { .kind = (u8)recipe_kind(t->z->mnemonic), .src = RECIPE_IMM };
-	int dst = full_gpr(&t->ops[0]), src = full_gpr(&t->ops[1]);
+	int dst = low_gpr(&t->ops[0]), src = low_gpr(&t->ops[1]);
 
 	t->recipe.kind = RECIPE_NONE;
 	t->recipe_at = -1;
@@ -274,8 +338,22 @@ static void make_recipe(struct tr *t)
 	t->recipe = r;
 }
 
+void flags_opening(struct tr *t, unsigned stubs)
+{
+	unsigned how = note_of(t)->how;
+
+	if (!t->aware || t->stubs_n != stubs || (how != HOW_HOST && how != HOW_NOP && how != HOW_LEA))
+		t->opening = false;
+	else if (uses_flags(t->z))
+		t->opening = false, t->unseen = sets_all(t->z);
+}
+
 void flags_done(struct tr *t)
 {
+	if (t->dying) { /* the recipe's registers have changed */
+		t->flags = FLAGS_HOST;
+		t->recipe.kind = RECIPE_NONE;
+	}
 	if (!uses_flags(t->z))
 		return;
 	if (t->z->cpu_flags && !status(t->z->cpu_flags->modified | t->z->cpu_flags->set_0 | t->z->cpu_flags->set_1 |

@@ -156,6 +156,20 @@ void emit_entries(struct tr *t)
 	b->body = b->door = (u32)(e->p - t->x->rw);
 }
 
+void put_entry_saved(const struct tr *t)
+{
+	const struct tblock *b = t->b;
+	u8 *at = t->x->rw + b->entry_saved;
+	struct emit e = { .p = at, .end = at + 3 };
+
+	if (t->unseen) { /* jmp over it */
+		put(&e, 0xeb);
+		put(&e, b->entry - (b->entry_saved + 2));
+	} else {
+		mov_rr(&e, H_RCX, H_RAX);
+	}
+}
+
 static u64 target(const struct tr *t)
 {
 	return code_address(t, t->lin + t->d->len + t->d->imm);

@@ -329,13 +329,15 @@ static void emit_kind(struct tr *t, bool *ends, bool *cut)
 void emit_insn(struct tr *t, bool *ends, bool *cut)
 {
 	const struct isa_row *row = isa_row_of(t->d);
-	unsigned method = row->method;
+	unsigned method = row->method, stubs = t->stubs_n;
 	bool sys = method == METHOD_SYS;
 
 	t->aware =
 	    sys ? sensitive_aware(row->sys) : (method == METHOD_CORE || method == METHOD_HOST) && !is_special(t->d);
 	t->clobber = flags_prepare(t, t->aware);
 	emit_kind(t, ends, cut);
+	if (t->opening)
+		flags_opening(t, stubs);
 	if (t->aware && !sys)
 		flags_done(t);
 	else if (!t->aware)
@@ -394,8 +396,10 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 		new_insn(t);
 		if (cut)
 			begin_segment(t);
-		if (s == DECODE_OK && t->b->crosses)
+		if (s == DECODE_OK && t->b->crosses) {
+			t->opening = false;
 			emit_crossing_check(t);
+		}
 		if (s != DECODE_OK) {
 			emit_step(t);
 			ends = true;
@@ -512,6 +516,7 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 		if (b->saved && steps_only)
 			flags_to_host(&t);
 	}
+	t.opening = !b->saved && !x->counted && !steps_only;
 	b->n = (u16)emit_block(&t, code, avail);
 	b->n += (u16)emit_second_copy(&t, code, avail);
 	while (t.e.p - (x->rw + b->body) < 10 && !t.e.overflow)
@@ -523,6 +528,8 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 	if (t.failed || t.e.overflow)
 		return false;
 	b->host_end = (u32)(t.e.p - x->rw);
+	if (!b->saved)
+		put_entry_saved(&t);
 	x->stats.translations++;
 	x->stats.insns += b->n;
 	x->stats.guest_bytes += b->bytes;

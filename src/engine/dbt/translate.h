@@ -128,6 +128,9 @@ struct tr {
 	bool next_here; /* the next instruction will be in this block too */
 	bool aware;	/* the present instruction is emitted by code that keeps track of flags */
 	bool clobber;	/* the present instruction's accesses may clobber the host's flags */
+	bool dying;	/* nobody sees the flags behind it: the recipe is still good at it */
+	bool opening;	/* nothing could leave or touched the flags so far */
+	bool unseen;	/* the flags that the block is entered with are overwritten before anything can leave */
 	enum flag_state flags;
 	struct recipe recipe; /* of the flags, if they are in the host or lost */
 	s32 recipe_at;	      /* its number in the block; -1: not recorded */
@@ -236,6 +239,8 @@ static inline void put_jump_slot(struct emit *e)
 bool flags_prepare(struct tr *t, bool aware);
 void flags_clobber(struct tr *t); /* before code that clobbers the host's */
 void flags_done(struct tr *t);	  /* behind an aware instruction */
+/* Behind an instruction at the block's start; `stubs`: stubs_n before it. */
+void flags_opening(struct tr *t, unsigned stubs);
 void flags_to_host(struct tr *t);
 void flags_to_memory(struct tr *t);
 void note_flags(struct tr *t);
@@ -249,6 +254,8 @@ bool emit_general(struct tr *t);
 bool emit_flow(struct tr *t, bool *ends);
 /* The block's entries, see struct tblock. */
 void emit_entries(struct tr *t);
+/* Complete b->entry_saved: the saved flags are put back, unless they are not seen. */
+void put_entry_saved(const struct tr *t);
 void begin_segment(struct tr *t);
 void end_segment(struct tr *t);
 /* `next`: jump to linear address `lin` at the end of the block. */

@@ -500,10 +500,12 @@ static void open_window(struct tr *t, struct window *w, const struct window_ref 
 	w->open = true;
 }
 
-static void use_window(struct tr *t, const struct window *w, const struct window_ref *r, unsigned *lin, s32 *disp)
+static void use_window(struct tr *t, enum window_use use, const struct window *w, const struct window_ref *r,
+		       unsigned *lin, s32 *disp)
 {
 	struct emit *e = &t->e;
-	bool clobber = t->clobber && (t->flags != FLAGS_HOST || t->recipe.kind != RECIPE_NONE);
+	/* More is likely to follow what uses the stack, and at last a return, which wants the flags saved. */
+	bool clobber = t->clobber && (t->flags != FLAGS_HOST || t->recipe.kind != RECIPE_NONE || use == WINDOW_STACK);
 	unsigned stub;
 
 	*lin = H_R14;
@@ -552,7 +554,7 @@ bool emit_window(struct tr *t, enum window_use use, unsigned *lin, s32 *disp)
 		note->access[note->accesses++] = (u8)(r->size | (r->write ? NOTE_WRITE : 0));
 	if (w->open) {
 		note->shares = true;
-		use_window(t, w, r, lin, disp);
+		use_window(t, use, w, r, lin, disp);
 	} else {
 		note->opens = true;
 		open_window(t, w, r, lin, disp);
