@@ -91,6 +91,15 @@ static inline void put_base_index_disp(struct emit *e, unsigned reg, unsigned ba
 		put32(e, (u32)disp);
 }
 
+/* The same, always with a displacement of 32 bits. */
+static inline void put_base_index_disp32(struct emit *e, unsigned reg, unsigned base, unsigned index, unsigned scale,
+					 s32 disp)
+{
+	put(e, 2 << 6 | (reg & 7) << 3 | 4);
+	put(e, scale << 6 | (index & 7) << 3 | (base & 7));
+	put32(e, (u32)disp);
+}
+
 /* One-byte opcodes with a 64-bit (w) or 32-bit operand. */
 static inline void op_rr(struct emit *e, bool w, unsigned op, unsigned reg, unsigned rm)
 {

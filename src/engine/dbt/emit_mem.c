@@ -337,7 +337,7 @@ static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, e
 	struct emit *e = &t->e;
 	struct note *n = note_of(t);
 	bool known = lin == H_R14 && t->known_at == e->p;
-	bool crosses = size > 1 && !(known && (t->known & ~PAGE_MASK) + size <= PAGE_SIZE); /* may */
+	bool crosses = size > 1 && !t->ea_aligned && !(known && (t->known & ~PAGE_MASK) + size <= PAGE_SIZE); /* may */
 	bool fill = kind != ACCESS_MASKED;
 	unsigned stub;
 

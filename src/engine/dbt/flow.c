@@ -24,12 +24,21 @@ void emit_step(struct tr *t)
 	islands(t, 0, false);
 }
 
-void emit_safepoint(struct tr *t)
+void emit_safepoint(struct tr *t, bool accesses)
 {
 	unsigned stub;
 
 	if (t->shadow) /* the STI looks at vcpu->go itself */
 		return;
+	if (t->clobber && (accesses || t->flags != FLAGS_HOST)) {
+		flags_clobber(t);
+		stub = new_stub(t, STUB_LEAVE, LEAVE_SAFE, t->insn);
+		put_bytes(&t->e, (const u8[]){ 0x65, 0x83 }, 2); /* cmp dword gs:[go], 0 ; je */
+		put_gs_operand(&t->e, 7, (u32)offsetof(struct vcpu, go));
+		put(&t->e, 0);
+		long_branch(t, 4, stub);
+		return;
+	}
 	stub = new_stub(t, STUB_LEAVE, LEAVE_SAFE, t->insn);
 	islands(t, 40, true);
 	op_gs(&t->e, false, 0x8b, H_RCX, (u32)offsetof(struct vcpu, go));
@@ -156,18 +165,22 @@ void emit_entries(struct tr *t)
 	b->body = b->door = (u32)(e->p - t->x->rw);
 }
 
-void put_entry_saved(const struct tr *t)
+void put_entry_saved(struct tr *t)
 {
 	const struct tblock *b = t->b;
-	u8 *at = t->x->rw + b->entry_saved;
-	struct emit e = { .p = at, .end = at + 3 };
+	struct emit kept = t->e, *e = &t->e;
 
-	if (t->unseen) { /* jmp over it */
-		put(&e, 0xeb);
-		put(&e, b->entry - (b->entry_saved + 2));
+	e->p = t->x->rw + b->entry_saved;
+	e->end = t->x->rw + b->entry;
+	if (t->unseen) {
+		put(e, 0xeb);
+		put(e, (unsigned)(e->end - (e->p + 1)));
+		while (e->p < e->end)
+			put(e, 0x90);
 	} else {
-		mov_rr(&e, H_RCX, H_RAX);
+		emit_restore_flags(t);
 	}
+	t->e = kept;
 }
 
 static u64 target(const struct tr *t)
@@ -193,7 +206,7 @@ static bool emit_jcc(struct tr *t)
 		return true;
 	}
 	if (to <= t->lin)
-		emit_safepoint(t);
+		emit_safepoint(t, false);
 	islands(t, 40, true);
 	end_at_branch(t);
 	put(&t->e, 0x0f);
@@ -215,7 +228,7 @@ static bool emit_loop(struct tr *t)
 
 	if (t->d->addrsize == 2 || op < 0xe2)
 		return false;
-	emit_safepoint(t);
+	emit_safepoint(t, false);
 	islands(t, 40, true);
 	end_at_branch(t);
 	if (op == 0xe2)
@@ -236,7 +249,7 @@ static bool emit_call(struct tr *t)
 	u64 to = target(t), ret = code_address(t, t->lin + t->d->len);
 
 	if (to <= t->lin)
-		emit_safepoint(t);
+		emit_safepoint(t, true);
 	if (t->narrow)
 		emit_push_const32(t, 4, (u32)ret);
 	else
@@ -296,7 +309,7 @@ static bool emit_indirect(struct tr *t, bool call)
 
 	if (t->d->opsize != t->word)
 		return false;
-	emit_safepoint(t);
+	emit_safepoint(t, call || t->d->is_mem);
 	emit_target(t);
 	if (!call) {
 		end_at_branch(t);
@@ -370,7 +383,7 @@ bool emit_flow(struct tr *t, bool *ends)
 		if (d->opsize != t->word)
 			return false;
 		if (target(t) <= t->lin)
-			emit_safepoint(t);
+			emit_safepoint(t, false);
 		end_at_branch(t);
 		emit_exit(t, target(t));
 		*ends = ok = true;

@@ -142,7 +142,7 @@ static bool find_registers(struct tr *t, struct plan *p)
 	if (p->mem != MEM_NONE) {
 		if (p->high)
 			p->mem = MEM_RCX, p->rcx_home = false;
-		else if (borrows || p->cl || t->z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)
+		else if (borrows || p->cl)
 			p->mem = MEM_R14;
 	}
 	return true;
@@ -306,7 +306,10 @@ static void put_modrm(struct tr *t, const struct plan *p)
 
 	switch (p->mem) {
 	case MEM_PLAIN:
-		put_base_index_disp(&t->e, reg, p->lin, H_RCX, 0, p->disp + 1);
+		if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)
+			put_base_index_disp32(&t->e, reg, p->lin, H_RCX, 0, p->disp + 1); /* 8 bits would be scaled */
+		else
+			put_base_index_disp(&t->e, reg, p->lin, H_RCX, 0, p->disp + 1);
 		break;
 	case MEM_R14:
 		put(&t->e, reg << 3 | (H_R14 & 7));
@@ -375,6 +378,32 @@ static bool is_masked_access(const struct tr *t)
 	       t->z->avx.mask.reg != ZYDIS_REGISTER_K0 && t->z->avx.mask.reg != ZYDIS_REGISTER_NONE;
 }
 
+/* Does the host fault unless the operand is aligned to its size? Then it crosses no page. */
+static bool must_be_aligned(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_MOVAPS:
+	case ZYDIS_MNEMONIC_MOVAPD:
+	case ZYDIS_MNEMONIC_MOVDQA:
+	case ZYDIS_MNEMONIC_MOVNTPS:
+	case ZYDIS_MNEMONIC_MOVNTPD:
+	case ZYDIS_MNEMONIC_MOVNTDQ:
+	case ZYDIS_MNEMONIC_MOVNTDQA:
+	case ZYDIS_MNEMONIC_VMOVAPS:
+	case ZYDIS_MNEMONIC_VMOVAPD:
+	case ZYDIS_MNEMONIC_VMOVDQA:
+	case ZYDIS_MNEMONIC_VMOVDQA32:
+	case ZYDIS_MNEMONIC_VMOVDQA64:
+	case ZYDIS_MNEMONIC_VMOVNTPS:
+	case ZYDIS_MNEMONIC_VMOVNTPD:
+	case ZYDIS_MNEMONIC_VMOVNTDQ:
+	case ZYDIS_MNEMONIC_VMOVNTDQA:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void emit_memory(struct tr *t, struct plan *p)
 {
 	struct emit *e = &t->e;
@@ -383,6 +412,7 @@ static void emit_memory(struct tr *t, struct plan *p)
 	unsigned lin;
 
 	t->ea_size = p->size;
+	t->ea_aligned = must_be_aligned(t->z->mnemonic);
 	if (masked || !emit_window(t, WINDOW_OPERAND, &lin, &p->disp)) {
 		lin = emit_ea(t);
 		if (masked)

@@ -230,7 +230,7 @@ static void repeated(struct tr *t, enum string_op op)
 	lea(e, H_RCX, H_RCX, 1);
 	short_branch(t, false, new_stub(t, STUB_LEAVE, LEAVE_STEP, t->insn));
 	t->shadow = false; /* it ended with the first iteration */
-	emit_safepoint(t);
+	emit_safepoint(t, false);
 	jump(e, 0xe9, again + e->to_rx);
 	if (e->overflow || e->p - (skip + 1) > 127)
 		t->failed = true;

@@ -128,6 +128,16 @@ static void check_fpu(struct tr *t)
 		return;
 	t->fpu_checked = true;
 	islands(t, 60, true);
+	if (t->clobber && (t->d->is_mem || t->flags != FLAGS_HOST || t->recipe.kind != RECIPE_NONE)) {
+		flags_clobber(t);
+		stub = new_stub(t, STUB_LEAVE, LEAVE_FPU, t->insn);
+		put_bytes(&t->e, (const u8[]){ 0x65, 0x80 }, 2); /* cmp byte gs:[fpu_live], 0 ; je */
+		put_gs_operand(&t->e, 7, (u32)offsetof(struct vcpu, fpu_live));
+		put(&t->e, 0);
+		long_branch(t, 4, stub);
+		t->stub[stub].resume = t->e.p;
+		return;
+	}
 	stub = new_stub(t, STUB_LEAVE, LEAVE_FPU, t->insn);
 	put_bytes(&t->e, (const u8[]){ 0x65, 0x0f, 0xb6 }, 3); /* movzx ecx, byte gs:[fpu_live] */
 	put_gs_operand(&t->e, H_RCX, (u32)offsetof(struct vcpu, fpu_live));
@@ -291,6 +301,7 @@ static void emit_kind(struct tr *t, bool *ends, bool *cut)
 		return;
 	}
 	t->ea_size = 0;
+	t->ea_aligned = false;
 	if (core && emit_flow(t, ends)) {
 		note_of(t)->how = HOW_FLOW;
 		*cut = true;

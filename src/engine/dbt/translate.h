@@ -136,6 +136,7 @@ struct tr {
 	s32 recipe_at;	      /* its number in the block; -1: not recorded */
 	u8 *known_at;	      /* here R14 holds the linear address `known` */
 	u64 known;
+	bool ea_aligned; /* the host faults if it is not */
 	u8 ea_size;	 /* bytes accessed at emit_ea()'s address, 0: not known */
 	bool narrow;	 /* 32-bit code */
 	u8 word;	 /* bytes of an address on the stack: 8, 4 */
@@ -255,7 +256,7 @@ bool emit_flow(struct tr *t, bool *ends);
 /* The block's entries, see struct tblock. */
 void emit_entries(struct tr *t);
 /* Complete b->entry_saved: the saved flags are put back, unless they are not seen. */
-void put_entry_saved(const struct tr *t);
+void put_entry_saved(struct tr *t);
 void begin_segment(struct tr *t);
 void end_segment(struct tr *t);
 /* `next`: jump to linear address `lin` at the end of the block. */
@@ -318,7 +319,8 @@ void emit_crossing_check(struct tr *t);
 
 /* The instruction is left to the reference engine. */
 void emit_step(struct tr *t);
-void emit_safepoint(struct tr *t);
+/* `accesses`: the instruction accesses memory, and may clobber the flags for it anyhow. */
+void emit_safepoint(struct tr *t, bool accesses);
 /* Guest register `g` in a host register: its home, or `temp` loaded. */
 unsigned read_reg(struct tr *t, unsigned g, unsigned temp);
 
