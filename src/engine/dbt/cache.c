@@ -118,6 +118,7 @@ void dbt_shut_door(struct dbt *x, const struct tblock *b)
 	u32 id = (u32)(b - x->blocks);
 	s32 rel = (s32)(to - (x->rx + b->door + 10));
 
+	dbt_entry_saved(x, b, false);
 	p[0] = 0xb9;
 	__builtin_memcpy(p + 1, &id, 4);
 	p[5] = 0xe9;

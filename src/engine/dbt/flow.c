@@ -165,22 +165,20 @@ void emit_entries(struct tr *t)
 	b->body = b->door = (u32)(e->p - t->x->rw);
 }
 
-void put_entry_saved(struct tr *t)
+void dbt_entry_saved(const struct dbt *x, const struct tblock *b, bool unseen)
 {
-	const struct tblock *b = t->b;
-	struct emit kept = t->e, *e = &t->e;
+	struct emit e = { .p = x->rw + b->entry_saved, .end = x->rw + b->entry };
 
-	e->p = t->x->rw + b->entry_saved;
-	e->end = t->x->rw + b->entry;
-	if (t->unseen) {
-		put(e, 0xeb);
-		put(e, (unsigned)(e->end - (e->p + 1)));
-		while (e->p < e->end)
-			put(e, 0x90);
-	} else {
-		emit_restore_flags(t);
+	if (b->saved)
+		return;
+	if (!unseen) {
+		put_restore_flags(&e);
+		return;
 	}
-	t->e = kept;
+	put(&e, 0xeb); /* jmp over it */
+	put(&e, (unsigned)(e.end - (e.p + 1)));
+	while (e.p < e.end)
+		put(&e, 0x90);
 }
 
 static u64 target(const struct tr *t)

@@ -412,7 +412,7 @@ static void emit_memory(struct tr *t, struct plan *p)
 	unsigned lin;
 
 	t->ea_size = p->size;
-	t->ea_aligned = must_be_aligned(t->z->mnemonic);
+	t->ea_aligned = !masked && must_be_aligned(t->z->mnemonic);
 	if (masked || !emit_window(t, WINDOW_OPERAND, &lin, &p->disp)) {
 		lin = emit_ea(t);
 		if (masked)

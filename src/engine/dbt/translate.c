@@ -539,8 +539,7 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 	if (t.failed || t.e.overflow)
 		return false;
 	b->host_end = (u32)(t.e.p - x->rw);
-	if (!b->saved)
-		put_entry_saved(&t);
+	dbt_entry_saved(x, b, t.unseen);
 	x->stats.translations++;
 	x->stats.insns += b->n;
 	x->stats.guest_bytes += b->bytes;

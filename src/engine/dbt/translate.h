@@ -247,6 +247,7 @@ void flags_to_memory(struct tr *t);
 void note_flags(struct tr *t);
 void emit_save_flags(struct tr *t);
 void emit_restore_flags(struct tr *t);
+void put_restore_flags(struct emit *e);
 
 /* rewrite.c: user-level instructions in general. False: not expressible. */
 bool emit_general(struct tr *t);
@@ -255,8 +256,6 @@ bool emit_general(struct tr *t);
 bool emit_flow(struct tr *t, bool *ends);
 /* The block's entries, see struct tblock. */
 void emit_entries(struct tr *t);
-/* Complete b->entry_saved: the saved flags are put back, unless they are not seen. */
-void put_entry_saved(struct tr *t);
 void begin_segment(struct tr *t);
 void end_segment(struct tr *t);
 /* `next`: jump to linear address `lin` at the end of the block. */
