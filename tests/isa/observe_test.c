@@ -104,7 +104,7 @@ static void check_trace(void)
 	assert_true(said("mov rcx, [r15+rcx*8+read_table]"));
 	assert_true(said("mov rcx, [r15+rcx*8+write_table]"));
 	assert_true(said("mov rcx, gs:[guest_r11]"));
-	assert_true(said("movzx ecx, byte ptr gs:[fpu_live]"));
+	assert_true(said("cmp byte ptr gs:[fpu_live], 0x0"));
 	assert_true(said("mov rcx, gs:[charge]"));
 	assert_true(said("mov ecx, gs:[go]"));
 	assert_true(said("jmp leave_miss_write"));

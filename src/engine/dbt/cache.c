@@ -16,6 +16,7 @@
  * emptying the return stack.
  */
 #include "engine/dbt/dbt.h"
+#include "engine/dbt/emit.h"
 #include "cpu/xstate.h"
 
 static unsigned lin_hash(gva_t lin)
@@ -108,6 +109,22 @@ void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all)
 			zero_words(flat_set_base(v->mmu->flat, n) + AUX_VALID, (x->pages_n + 63) & ~63u);
 	}
 	forget_returns(v, base);
+}
+
+void dbt_entry_saved(const struct dbt *x, const struct tblock *b, bool unseen)
+{
+	struct emit e = { .p = x->rw + b->entry_saved, .end = x->rw + b->entry };
+
+	if (b->saved)
+		return;
+	if (!unseen) {
+		put_restore_flags(&e, HOT(flags));
+		return;
+	}
+	put(&e, 0xeb); /* jmp over it */
+	put(&e, (unsigned)(e.end - (e.p + 1)));
+	while (e.p < e.end)
+		put(&e, 0x90);
 }
 
 /* At the door: mov ecx, index ; jmp leave. */

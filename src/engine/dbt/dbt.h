@@ -381,7 +381,7 @@ extern const size_t dbt_decoded_size;
 /* translate.c: ordinary C, vector state parked. NULL: out of room. `old`: the
  * dead block of the same page and address; its entries stay where they are. */
 struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin, struct tblock *old);
-/* flow.c: what b->entry_saved does: it puts the flags back, unless the body overwrites them before anything sees
+/* cache.c: what b->entry_saved does: it puts the flags back, unless the body overwrites them before anything sees
  * them. */
 void dbt_entry_saved(const struct dbt *x, const struct tblock *b, bool unseen);
 /* list.c: see engine_ops.describe. */

@@ -1,7 +1,7 @@
 /*
  * Host code emission: the few encodings the translator makes by itself.
  * Guest instructions are rewritten byte by byte in rewrite.c. None of these
- * host instructions touches the flags: they are the guest's.
+ * host instructions touches the flags: they are the guest's. Also used where the guest's vector state is live.
  */
 #ifndef ECTYPE_ENGINE_DBT_EMIT_H
 #define ECTYPE_ENGINE_DBT_EMIT_H
@@ -189,6 +189,15 @@ static inline void mov_gs_imm32(struct emit *e, u32 disp, u32 imm)
 	put(e, 0xc7);
 	put_gs_operand(e, 0, disp);
 	put32(e, imm);
+}
+/* The host's flags = gs:[disp], as LAHF and SETO leave them; clobbers RCX. */
+static inline void put_restore_flags(struct emit *e, u32 disp)
+{
+	mov_rr(e, H_RCX, H_RAX);
+	put_bytes(e, (const u8[]){ 0x65, 0x0f, 0xb7 }, 3); /* movzx eax, word gs:[flags] */
+	put_gs_operand(e, H_RAX, disp);
+	put_bytes(e, (const u8[]){ 0x04, 0x7f, 0x9e }, 3); /* add al, 127 ; sahf */
+	mov_rr(e, H_RAX, H_RCX);
 }
 /* rorx dst, src, n (64 bit) */
 static inline void rorx(struct emit *e, unsigned dst, unsigned src, unsigned n)

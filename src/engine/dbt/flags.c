@@ -35,18 +35,9 @@ void emit_save_flags(struct tr *t)
 	save(t);
 }
 
-void put_restore_flags(struct emit *e)
-{
-	mov_rr(e, H_RCX, H_RAX);
-	put_bytes(e, (const u8[]){ 0x65, 0x0f, 0xb7 }, 3); /* movzx eax, word gs:[flags] */
-	put_gs_operand(e, H_RAX, HOT(flags));
-	put_bytes(e, (const u8[]){ 0x04, 0x7f, 0x9e }, 3); /* add al, 127 ; sahf */
-	mov_rr(e, H_RAX, H_RCX);
-}
-
 void emit_restore_flags(struct tr *t)
 {
-	put_restore_flags(&t->e);
+	put_restore_flags(&t->e, HOT(flags));
 }
 
 /* `op` (ALU number) of ECX or RCX with what the recipe's source is. */

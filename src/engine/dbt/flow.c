@@ -165,22 +165,6 @@ void emit_entries(struct tr *t)
 	b->body = b->door = (u32)(e->p - t->x->rw);
 }
 
-void dbt_entry_saved(const struct dbt *x, const struct tblock *b, bool unseen)
-{
-	struct emit e = { .p = x->rw + b->entry_saved, .end = x->rw + b->entry };
-
-	if (b->saved)
-		return;
-	if (!unseen) {
-		put_restore_flags(&e);
-		return;
-	}
-	put(&e, 0xeb); /* jmp over it */
-	put(&e, (unsigned)(e.end - (e.p + 1)));
-	while (e.p < e.end)
-		put(&e, 0x90);
-}
-
 static u64 target(const struct tr *t)
 {
 	return code_address(t, t->lin + t->d->len + t->d->imm);

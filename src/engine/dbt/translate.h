@@ -247,7 +247,6 @@ void flags_to_memory(struct tr *t);
 void note_flags(struct tr *t);
 void emit_save_flags(struct tr *t);
 void emit_restore_flags(struct tr *t);
-void put_restore_flags(struct emit *e);
 
 /* rewrite.c: user-level instructions in general. False: not expressible. */
 bool emit_general(struct tr *t);
