@@ -88,10 +88,10 @@ void dbt_empty_regions(struct dbt *x)
 		empty(x, r);
 		x->holds[r] = HOLDS_NOTHING;
 	}
-	x->holds[0] = HOLDS_KERNEL;
-	x->holds[1] = HOLDS_USER;
-	x->fills[0] = 0;
-	x->fills[1] = 1;
+	x->fills[false] = 1;
+	x->fills[true] = 0;
+	x->holds[1] = HOLDS_KERNEL;
+	x->holds[0] = HOLDS_USER;
 	load_cursors(x, 0);
 }
 
