@@ -128,43 +128,64 @@ static void plan_access(struct planner *p, enum window_use use, struct place at,
 							.at = own.low };
 }
 
-/* The operand that ModRM names, if its address has a base register. */
-static void plan_operand(struct planner *p)
+static u32 written_registers(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
 {
-	const struct tr *t = p->t;
-	const struct dinsn *d = t->d;
-	const ZydisDecodedOperand *m = NULL;
+	u32 all = 0;
 
-	if (!d->is_mem || !d->has_modrm || d->addrsize != 8 || d->seg >= SEG_FS || d->base >= 16)
-		return;
-	for (unsigned k = 0; k < t->z->operand_count; k++) {
-		const ZydisDecodedOperand *o = &t->ops[k];
-
-		if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM)
-			continue;
-		if (m || o->mem.type != ZYDIS_MEMOP_TYPE_MEM)
-			return;
-		m = o;
-	}
-	if (m && m->size && m->size <= 512)
-		plan_access(p, WINDOW_OPERAND, (struct place){ d->base, d->index, d->scale, d->disp }, m->size / 8u,
-			    m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
-}
-
-static void forget_written(struct planner *p)
-{
-	const struct tr *t = p->t;
-
-	for (unsigned k = 0; k < t->z->operand_count; k++) {
-		const ZydisDecodedOperand *o = &t->ops[k];
+	for (unsigned k = 0; k < z->operand_count; k++) {
+		const ZydisDecodedOperand *o = &ops[k];
 		ZydisRegister large;
 
 		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER || !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
 			continue;
 		large = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, o->reg.value);
 		if (ZydisRegisterGetClass(large) == ZYDIS_REGCLASS_GPR64)
-			forget(p, (unsigned)ZydisRegisterGetId(large));
+			all |= 1u << ZydisRegisterGetId(large);
 	}
+	return all;
+}
+
+void find_operand(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+{
+	const ZydisDecodedOperand *m = NULL;
+	bool one = true;
+
+	g->writes = (u16)written_registers(z, ops);
+	for (unsigned k = 0; k < z->operand_count; k++) {
+		const ZydisDecodedOperand *o = &ops[k];
+
+		if (o->type != ZYDIS_OPERAND_TYPE_MEMORY)
+			continue;
+		g->traits |= TRAIT_MEMORY;
+		if (o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM)
+			continue;
+		one &= !m && o->mem.type == ZYDIS_MEMOP_TYPE_MEM;
+		m = o;
+	}
+	if (!m || !one || !m->size || m->size > 512)
+		return;
+	g->traits |= TRAIT_OPERAND;
+	g->size = (u8)(m->size / 8);
+	if (m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+		g->traits |= TRAIT_WRITES;
+}
+
+/* The operand that ModRM names, if its address has a base register. */
+static void plan_operand(struct planner *p)
+{
+	const struct ginsn *g = p->t->g;
+	const struct dinsn *d = &g->d;
+
+	if (d->is_mem && d->has_modrm && d->addrsize == 8 && d->seg < SEG_FS && d->base < 16 &&
+	    g->traits & TRAIT_OPERAND)
+		plan_access(p, WINDOW_OPERAND, (struct place){ d->base, d->index, d->scale, d->disp }, g->size,
+			    g->traits & TRAIT_WRITES);
+}
+
+static void forget_written(struct planner *p)
+{
+	for (u32 left = p->t->g->writes; left; left &= left - 1)
+		forget(p, (unsigned)__builtin_ctz(left));
 }
 
 /* Instructions that access the stack by themselves. False: it is none. */
@@ -239,8 +260,8 @@ static bool is_jcc(const struct dinsn *d)
 static void plan_insn(struct planner *p)
 {
 	const struct tr *t = p->t;
-	unsigned method = isa_row_of(t->d)->method;
-	bool branches = t->z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
+	unsigned method = t->g->method;
+	bool branches = t->g->traits & TRAIT_BRANCH;
 
 	if ((method != METHOD_CORE && method != METHOD_HOST) || (branches && t->d->map != 0 && !is_jcc(t->d))) {
 		forget_all(p);
@@ -269,31 +290,29 @@ static bool ends_here(const struct planner *p, u64 next)
 
 	if (d->map == 0 && (op == 0xe9 || op == 0xeb || op == 0xc2 || op == 0xc3 || (op == 0xff && sub == 4)))
 		return true;
-	if ((call || is_jcc(d)) && p->n + 1 >= CUT_INSNS)
+	if ((call || is_jcc(d)) && p->n >= CUT_INSNS)
 		return true;
 	return (leaves_block(d) && !call) || *dbt_cut_slot(p->t->x, next) == next;
 }
 
-void plan_windows(struct tr *t, const u8 *code, unsigned avail)
+void plan_windows(struct tr *t)
 {
-	const struct dinsn *kept = t->d;
-	struct dinsn d;
 	struct planner p = { .t = t };
 
-	t->windows_n = 0;
-	memset(t->window_ref, 0xff, sizeof(t->window_ref)); /* .window: none */
+	t->windows_n = t->planned = 0;
 	if (t->narrow || t->steps_only || t->x->single)
 		return;
 	forget_all(&p);
-	t->d = &d;
-	for (unsigned at = 0; p.n < BLOCK_INSNS && at < avail; p.n++, at += d.len) {
-		if (dbt_decode(t->x, code + at, avail - at, CODE_64, &t->z, &t->ops, &d) != DECODE_OK)
-			break;
+	while (p.n < BLOCK_INSNS && t->ginsn_at[p.n] < t->avail && decode_next(t, p.n) == DECODE_OK) {
+		t->window_ref[p.n][WINDOW_OPERAND].window = t->window_ref[p.n][WINDOW_STACK].window = WINDOW_NONE;
+		t->planned = p.n + 1;
+		t->g = &t->ginsn[p.n];
+		t->d = &t->g->d;
 		plan_insn(&p);
-		if (ends_here(&p, t->b->lin + at + d.len))
+		p.n++;
+		if (ends_here(&p, t->b->lin + t->ginsn_at[p.n]))
 			break;
 	}
-	t->d = kept;
 }
 
 static unsigned free_slot(const struct tr *t, unsigned n)
@@ -410,7 +429,7 @@ bool emit_window(struct tr *t, enum window_use use, unsigned *lin, s32 *disp)
 	struct note *note = note_of(t);
 	struct window *w;
 
-	if (r->window == WINDOW_NONE)
+	if (n >= t->planned || r->window == WINDOW_NONE)
 		return false;
 	w = &t->window[r->window];
 	if (!w->open) {
