@@ -1,8 +1,8 @@
 /*
  * A code cache much smaller than the code that runs, part of which changes from
- * round to round so that it does not fit in its former place: what the guest
- * computes must not depend on which blocks were evicted, killed, replaced and
- * linked anew in between.
+ * round to round so that it does not fit in its former place, at an address that
+ * changes, too: what the guest computes must not depend on which blocks were
+ * evicted, killed, replaced, cloned and linked anew in between.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,13 +15,15 @@
 #include "engine/dbt/dbt.h"
 #include "rig.h"
 
-#define CODE 0x400000ull
 #define DATA 0x10000ull
 #define DATA_RAM (RIG_RAM - PAGE_SIZE)
-#define SLOT 64u
-#define SLOTS 2000u
+#define SLOT 80u /* some instructions cross a page */
+#define SLOTS 1000u
 #define ROUNDS 300
 #define CELLS 8u
+
+/* Where the code appears. It is cloned between the last three. */
+static const u64 places[] = { 0x400000, 0x555555554000, 0x7f1234567000, 0x7fff00000000 };
 
 /* A piece of the guest's program: it goes on at slot `next`. */
 struct slot {
@@ -40,7 +42,12 @@ static u32 draw(void)
 	return seed >> 8;
 }
 
-/* imul rax, rax, factor ; add [rbx + ..], rax ; jz .. ; xor rax, [rbx + ..] ; jmp next, or HLT at the end */
+/*
+ * imul rax, rax, factor ; add [rbx + ..], rax ; jz .. ; xor rax, [rbx + ..]
+ * xor eax, [rip + ..]: the factor
+ * call .+5 ; pop rcx ; sub rcx, rdi ; add rax, rcx: its distance from the code's begin
+ * jmp next, or HLT at the end
+ */
 static void write_slot(u32 n)
 {
 	const struct slot *s = &slot[n];
@@ -54,6 +61,12 @@ static void write_slot(u32 n)
 		memcpy(p, (const u8[]){ k & 1 ? 0x75 : 0x74, 0 }, 2);
 	memcpy(p, (const u8[]){ 0x48, 0x33, 0x43, s->mix * 8 }, 4);
 	p += 4;
+	memcpy(p, (const u8[]){ 0x33, 0x05 }, 2);
+	rel = (s32)(b + 3 - (p + 6));
+	memcpy(p + 2, &rel, 4);
+	p += 6;
+	memcpy(p, (const u8[]){ 0xe8, 0, 0, 0, 0, 0x59, 0x48, 0x29, 0xf9, 0x48, 0x01, 0xc8 }, 12);
+	p += 12;
 	*p++ = s->next < SLOTS ? 0xe9 : 0xf4;
 	rel = (s32)(s->next * SLOT) - (s32)(n * SLOT + (u32)(p - b) + 4);
 	if (s->next < SLOTS)
@@ -117,6 +130,8 @@ static u64 expected(u64 rax)
 		rax *= (u64)(s64)(s32)slot[n].factor;
 		cell[slot[n].add] += rax;
 		rax ^= cell[slot[n].mix];
+		rax = (u32)rax ^ slot[n].factor;
+		rax += n * SLOT + 7 + 4 + 2 * slot[n].branches + 4 + 6 + 5;
 	}
 	return rax;
 }
@@ -130,8 +145,9 @@ static void check_eviction(void)
 	rig_create_with(&rig, &engine_dbt, &o);
 	dbt_translate_single(rig.v, false);
 	x = dbt_of(rig.v);
-	for (u32 off = 0; off < SLOTS * SLOT; off += PAGE_SIZE)
-		rig_map(&rig, CODE + off, off, false);
+	for (unsigned k = 0; k < ARRAY_SIZE(places); k++)
+		for (u32 off = 0; off < SLOTS * SLOT; off += PAGE_SIZE)
+			rig_map(&rig, places[k] + off, off, false);
 	rig_map(&rig, DATA, DATA_RAM, true);
 	make_program();
 	for (unsigned round = 0; round < ROUNDS; round++) {
@@ -143,7 +159,8 @@ static void check_eviction(void)
 		}
 		for (unsigned k = 0; k < 100; k++)
 			change_order();
-		rig.v->cpu.rip = CODE;
+		rig.v->cpu.rip = rig.v->cpu.gpr[REG_RDI] = places[round < ROUNDS / 2 ? 0 : round % ARRAY_SIZE(places)];
+		rig.v->cpu.gpr[REG_RSP] = DATA + PAGE_SIZE;
 		rig.v->cpu.gpr[REG_RAX] = rax;
 		rig.v->cpu.gpr[REG_RBX] = DATA;
 		assert_int_equal(rig_run(&rig, 1u << 30), EXC_GP);
@@ -151,8 +168,9 @@ static void check_eviction(void)
 		assert_int_equal(rig.v->cpu.gpr[REG_RAX], rax);
 		assert_memory_equal(rig_ram(&rig, DATA_RAM), cell, sizeof(cell));
 	}
-	assert_true(x->stats.evictions > ROUNDS);
+	assert_true(x->stats.evictions > ROUNDS / 2);
 	assert_true(x->stats.kills > 100 * ROUNDS);
+	assert_true(x->stats.clones > 10 * ROUNDS);
 	rig_destroy(&rig);
 }
 

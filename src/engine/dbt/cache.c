@@ -280,6 +280,7 @@ void dbt_flush(struct vcpu *v)
 	x->free_pages = NULL;
 	dbt_empty_regions(x);
 	zero_words(x->cut, CUTS * 8);
+	zero_words((u8 *)x->twins, sizeof(*x->twins) << TWIN_BITS);
 	x->stale = false;
 	x->stats.flushes++;
 	dbt_reset_returns(v);
@@ -352,6 +353,8 @@ static void make_room(struct vcpu *v)
 
 	if (unlikely(x->stale) || unlikely(!x->free_pages && x->pages_n >= PAGES_MAX - 1))
 		dbt_flush(v);
+	if (x->current != x->fills[x->user])
+		dbt_choose_region(x);
 	if (unlikely(!room(x)))
 		dbt_next_region(v);
 }
@@ -378,14 +381,19 @@ static void put_in_bucket(struct tpage *p, struct tblock *b, struct tblock *old)
 
 static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin, struct tblock *old)
 {
-	u64 *lines = dbt_lines(dbt_of(v), p->host);
-	struct tblock *b;
+	struct dbt *x = dbt_of(v);
+	u64 *lines = dbt_lines(x, p->host);
+	const struct tblock *twin = old ? NULL : dbt_twin(x, p, lin);
+	struct tblock *b = twin ? dbt_clone(x, twin, p, lin) : NULL;
 
-	fpu_park(v);
-	b = dbt_translate(v, p, lin, old);
+	if (!b) {
+		fpu_park(v);
+		b = dbt_translate(v, p, lin, old);
+	}
+	dbt_note_twin(x, b);
 	if (b != old)
 		put_in_bucket(p, b, old);
-	open_door(dbt_of(v), b);
+	open_door(x, b);
 	b->dead = false;
 	p->live++;
 	p->longest = MAX(p->longest, b->bytes);

@@ -63,6 +63,8 @@ static int map_pools(struct dbt_host *h, struct error *e)
 	x->exits = pool(x->regions * x->per.exits * sizeof(*x->exits));
 	x->recipes = pool(x->regions * x->per.recipes * sizeof(*x->recipes));
 	x->sys = pool(x->regions * x->per.sys * sizeof(*x->sys));
+	x->fixes = pool(x->regions * x->per.fixes);
+	x->twins = pool(sizeof(*x->twins) << TWIN_BITS);
 	x->pages = pool(PAGES_MAX * sizeof(*x->pages));
 	x->decoded = pool(dbt_decoded_size);
 	x->ram = memory_ram(x->v->mem);
@@ -70,8 +72,8 @@ static int map_pools(struct dbt_host *h, struct error *e)
 	x->lines = pool(x->frames * sizeof(*x->lines));
 	x->no_store = ~0ull;
 	h->ret_map = pool(2 * RET_SPAN);
-	if (!x->blocks || !x->insns || !x->insn_block || !x->exits || !x->recipes || !x->sys || !x->pages ||
-	    !x->lines || !x->decoded || !h->ret_map)
+	if (!x->blocks || !x->insns || !x->insn_block || !x->exits || !x->recipes || !x->sys || !x->fixes ||
+	    !x->twins || !x->pages || !x->lines || !x->decoded || !h->ret_map)
 		return error_set(e, "engine dbt: out of memory");
 	mprotect(h->ret_map, PAGE_SIZE, PROT_NONE);
 	mprotect(h->ret_map + RET_SPAN, PAGE_SIZE, PROT_NONE);
@@ -151,6 +153,10 @@ static void free_engine(struct dbt_host *h)
 		munmap(x->recipes, x->regions * x->per.recipes * sizeof(*x->recipes));
 	if (x->sys)
 		munmap(x->sys, x->regions * x->per.sys * sizeof(*x->sys));
+	if (x->fixes)
+		munmap(x->fixes, x->regions * x->per.fixes);
+	if (x->twins)
+		munmap(x->twins, sizeof(*x->twins) << TWIN_BITS);
 	if (x->pages)
 		munmap(x->pages, PAGES_MAX * sizeof(*x->pages));
 	if (x->decoded)
@@ -175,7 +181,8 @@ static void set_sizes(struct dbt *x, const struct engine_options *o)
 				   .insns = (u32)(size / BYTES_AN_INSN) & ~(INSNS_A_MARK - 1u),
 				   .exits = (u32)size / BYTES_AN_EXIT,
 				   .recipes = (u32)size / BYTES_A_RECIPE,
-				   .sys = (u32)size / BYTES_A_SYS };
+				   .sys = (u32)size / BYTES_A_SYS,
+				   .fixes = (u32)size / BYTES_A_FIX };
 }
 
 static int dbt_attach(struct vcpu *v, struct error *e)

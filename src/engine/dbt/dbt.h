@@ -25,6 +25,7 @@
 #ifndef ECTYPE_ENGINE_DBT_DBT_H
 #define ECTYPE_ENGINE_DBT_DBT_H
 
+#include "engine/dbt/clone.h"
 #include "engine/dbt/observe.h"
 #include "engine/interp/interp.h"
 #include "mem/flat.h"
@@ -183,6 +184,8 @@ struct tblock {
 	u8 tail_len, tail[14]; /* its bytes there */
 	struct tpage *page2;   /* NULL: could not be found when it was translated */
 	u16 stubs;	       /* offset of the code out of line from the block's start */
+	u16 fixes_n;	       /* bytes of fixes, see clone.c; 0: it cannot be cloned */
+	u32 fixes;	       /* index of the first */
 };
 
 /* A page of guest code as it appears at one linear address, for one key. */
@@ -222,6 +225,9 @@ struct tsys {
 #define BYTES_AN_EXIT 64
 #define BYTES_A_RECIPE 64
 #define BYTES_A_SYS 512
+#define BYTES_A_FIX 16
+#define TWIN_BITS 16
+#define ENTRY_BLOCK_ID 1u /* where a block's code has its index, see emit_entries() */
 #define LIN_HASH_BITS 14
 #define CUTS 64u
 
@@ -229,13 +235,14 @@ enum rep_op { REP_STOS, REP_MOVS, REPE_CMPS, REPNE_CMPS, REPE_SCAS, REPNE_SCAS, 
 
 /* How far the pools are used, as indices; `used`: the code cache, as an offset. */
 struct cursors {
-	u32 used, blocks, insns, exits, sys, recipes;
+	u32 used, blocks, insns, exits, sys, recipes, fixes;
 };
-#define TRAMPOLINES_SIZE 8192 /* at the beginning of the cache */
 #define REGIONS_MAX 8u
 struct dbt_stats {
 	u64 evictions;
-	u64 translations, insns, guest_bytes, host_bytes, translate_cycles, trace_cycles, links, kills, flushes, steps;
+	u64 regions; /* begun */
+	u64 clones, translations, insns, guest_bytes, host_bytes, translate_cycles, trace_cycles, links, kills, flushes,
+	    steps;
 	u64 code_stores;	      /* that came to C */
 	u64 other_modes, other_insns; /* runs and instructions of the reference engine in modes not translated */
 	u64 lost_jumps, lost_returns; /* indirect branches and returns that had to look for their block */
@@ -279,9 +286,13 @@ struct dbt {
 	/* Of the region that is being filled; `region_end`: where it ends in the cache. */
 	u32 blocks_n, insns_n, exits_n, sys_n, pages_n, region_end;
 	u32 blocks_max, insns_max, exits_max, sys_max, recipes_n, recipes_max;
+	u32 fixes_n, fixes_max;
 	u32 regions, current; /* current: the region that is being filled */
 	struct cursors per;   /* a region's shares */
 	struct cursors region[REGIONS_MAX];
+	enum region_use { HOLDS_NOTHING, HOLDS_KERNEL, HOLDS_USER } holds[REGIONS_MAX];
+	u64 begun[REGIONS_MAX]; /* when: stats.regions */
+	u32 fills[2];		/* the regions that are being filled with code of kernel, user */
 	struct tpage *touched, *free_pages;
 	struct tblock *blocks;
 	struct tinsn *insns;
@@ -289,6 +300,8 @@ struct dbt {
 	struct recipe *recipes;
 	struct texit *exits;
 	struct tsys *sys;
+	u8 *fixes;
+	u32 *twins;		 /* by dbt_twin() */
 	struct decoded *decoded; /* decode.c */
 	struct tpage *pages;
 	u64 *lines;   /* by RAM frame: bit k: translated code in bytes [64k, 64k+64) */
@@ -346,7 +359,8 @@ void dbt_free_page(struct dbt *x, struct tpage *p); /* no block refers to it */
 
 /* evict.c: regions of the cache and the pools */
 void dbt_empty_regions(struct dbt *x);
-void dbt_next_region(struct vcpu *v); /* to be filled; blocks found before may be gone (stats.flushes) */
+void dbt_choose_region(struct dbt *x); /* the one for code of the present ring */
+void dbt_next_region(struct vcpu *v);  /* to be filled; blocks found before may be gone (stats.flushes) */
 void dbt_note_cursors(struct dbt *x);
 struct cursors dbt_in_use(const struct dbt *x); /* counts, of all regions together */
 /* cache.c, for that */
@@ -378,6 +392,12 @@ extern const size_t dbt_decoded_size;
 /* translate.c: ordinary C, vector state parked. NULL: out of room. `old`: the
  * dead block of the same page and address; its entries stay where they are. */
 struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin, struct tblock *old);
+/* The records behind `b`, the latest block, are free. */
+void dbt_take_records(struct dbt *x, const struct tblock *b);
+/* clone.c */
+void dbt_note_twin(struct dbt *x, const struct tblock *b);				      /* it may be cloned */
+const struct tblock *dbt_twin(struct dbt *x, const struct tpage *p, u64 lin);		      /* NULL: there is none */
+struct tblock *dbt_clone(struct dbt *x, const struct tblock *from, struct tpage *p, u64 lin); /* NULL: no room */
 /* list.c: see engine_ops.describe. */
 void dbt_describe(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const char *text), void *opaque);
 /* entry.c */

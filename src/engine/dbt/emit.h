@@ -6,7 +6,7 @@
 #ifndef ECTYPE_ENGINE_DBT_EMIT_H
 #define ECTYPE_ENGINE_DBT_EMIT_H
 
-#include "base/types.h"
+#include "engine/dbt/clone.h"
 
 /* Where code is written: through the writable view; `rx` - `rw` leads to the
  * address it runs at. Writing beyond `end` is counted, not done. */
@@ -14,7 +14,17 @@ struct emit {
 	u8 *p, *end;
 	bool overflow;
 	ptrdiff_t to_rx;
+	struct fixes *fixes; /* NULL: not noted */
 };
+
+/* What is put next depends on where the block is. */
+static inline void note_fix(struct emit *e, enum fix_kind kind)
+{
+	if (e->fixes)
+		fix_note(e->fixes, kind, e->p);
+}
+
+#define TRAMPOLINES_SIZE 8192 /* at the beginning of the code cache */
 
 /* Host registers by number. */
 enum {
@@ -206,12 +216,31 @@ static inline void mov_imm(struct emit *e, unsigned dst, u64 imm)
 		put64(e, imm);
 	}
 }
+/* mov dst, a linear address that moves with the block */
+static inline void mov_lin(struct emit *e, unsigned dst, u64 lin)
+{
+	u8 *at = e->p + 2;
+
+	mov_imm(e, dst, lin);
+	if (!e->fixes)
+		return;
+	if (lin == (u32)lin || fits32((s64)lin))
+		e->fixes->none = true;
+	else
+		fix_note(e->fixes, FIX_LIN, at);
+}
 /* mov dword gs:[disp], imm */
 static inline void mov_gs_imm32(struct emit *e, u32 disp, u32 imm)
 {
 	put_chunk(e, 0x65 | 0xc7 << 8, 2);
 	put_gs_operand(e, 0, disp);
 	put32(e, imm);
+}
+static inline void mov_gs_fix(struct emit *e, u32 disp, enum fix_kind kind, u32 imm)
+{
+	mov_gs_imm32(e, disp, imm);
+	if (e->fixes)
+		fix_note(e->fixes, kind, e->p - 4);
 }
 /* rorx dst, src, n (64 bit) */
 static inline void rorx(struct emit *e, unsigned dst, unsigned src, unsigned n)
@@ -241,6 +270,8 @@ static inline void pdep_gs(struct emit *e, unsigned dst, unsigned src, u32 disp)
 static inline void jump(struct emit *e, unsigned op, const u8 *target)
 {
 	put(e, op);
+	if (e->fixes && (size_t)(target - e->fixes->trampolines) < TRAMPOLINES_SIZE)
+		fix_note(e->fixes, FIX_TRAMPOLINE, e->p);
 	put32(e, (u32)(target - (e->p + e->to_rx + 4)));
 }
 

@@ -91,10 +91,16 @@ void long_branch(struct tr *t, unsigned cc, unsigned stub)
 	put32(&t->e, 0);
 }
 
+void put_info(struct emit *e, enum leave_reason reason, u32 info)
+{
+	put(e, 0xb9); /* mov ecx, info */
+	note_fix(e, reason == LEAVE_LINK ? FIX_EXIT : reason == LEAVE_SYS ? FIX_SYS : FIX_INSN);
+	put32(e, info);
+}
+
 void emit_leave(struct tr *t, const struct stub *s, unsigned reason)
 {
-	put(&t->e, 0xb9); /* mov ecx, info */
-	put32(&t->e, s->info);
+	put_info(&t->e, reason, s->info);
 	jump(&t->e, 0xe9, s->saved ? t->x->leave_saved[reason] : t->x->leave[reason]);
 }
 
@@ -104,8 +110,7 @@ void leave_unless_zero(struct tr *t, enum leave_reason reason, u32 info)
 
 	put(e, 0xe3); /* jrcxz over what follows */
 	put(e, 10 + t->pending_n * 5);
-	put(e, 0xb9); /* mov ecx, info */
-	put32(e, info);
+	put_info(e, reason, info);
 	jump(e, 0xe9, t->flags == FLAGS_HOST ? t->x->leave[reason] : t->x->leave_saved[reason]);
 	islands(t, 0, false);
 }
@@ -182,7 +187,7 @@ static void emit_stub(struct tr *t, struct stub *s)
 		/* fall through */
 	case STUB_LEAVE:
 		if (s->resume)
-			mov_gs_imm32(e, HOT(resume), (u32)(s->resume - t->x->rw));
+			mov_gs_fix(e, HOT(resume), FIX_CODE, (u32)(s->resume - t->x->rw));
 		/* fall through */
 	case STUB_LINK:
 		if (s->kind == STUB_LINK)
@@ -217,7 +222,10 @@ static void sum(struct tr *t, const struct dinsn *d, bool w, unsigned dst)
 		u64 a = (u64)d->disp + (d->base == REG_RIP ? t->lin + d->len : 0);
 
 		t->known = w ? a : (u32)a;
-		mov_imm(e, dst, t->known);
+		if (d->base == REG_RIP)
+			mov_lin(e, dst, t->known);
+		else
+			mov_imm(e, dst, t->known);
 		t->known_at = e->p;
 		return;
 	}

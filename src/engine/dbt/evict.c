@@ -2,10 +2,16 @@
  * Regions of the code cache, and what is dropped when it is full.
  *
  * The cache and the pools are divided into regions, each with its own share of
- * all, that are filled in turn. When all are full the oldest is emptied: its
+ * all. One is filled with the kernel's code and one with programs'. When one is
+ * full an empty one follows it; when there is none, one is emptied: its
  * blocks are forgotten, links into it from other regions are taken back, and
  * so is whatever else may lead there, jump caches and return stacks. Pages
  * without blocks are freed.
+ *
+ * It is the oldest of the programs', unless the kernel has more than half of
+ * all: code of programs that have ended is the larger part of what is dropped, and
+ * programs that are started again are cloned from those before (clone.c), but
+ * kernel code is translated anew.
  */
 #include "engine/dbt/dbt.h"
 
@@ -25,12 +31,14 @@ static void load_cursors(struct dbt *x, u32 r)
 	x->exits_n = c->exits;
 	x->sys_n = c->sys;
 	x->recipes_n = c->recipes;
+	x->fixes_n = c->fixes;
 	x->region_end = region_base(x, r) + per->used;
 	x->blocks_max = (r + 1) * per->blocks;
 	x->insns_max = (r + 1) * per->insns;
 	x->exits_max = (r + 1) * per->exits;
 	x->sys_max = (r + 1) * per->sys;
 	x->recipes_max = (r + 1) * per->recipes;
+	x->fixes_max = (r + 1) * per->fixes;
 }
 
 void dbt_note_cursors(struct dbt *x)
@@ -40,7 +48,8 @@ void dbt_note_cursors(struct dbt *x)
 						  .insns = x->insns_n,
 						  .exits = x->exits_n,
 						  .sys = x->sys_n,
-						  .recipes = x->recipes_n };
+						  .recipes = x->recipes_n,
+						  .fixes = x->fixes_n };
 }
 
 static void empty(struct dbt *x, u32 r)
@@ -52,7 +61,8 @@ static void empty(struct dbt *x, u32 r)
 					 .insns = r * per->insns,
 					 .exits = r * per->exits,
 					 .sys = r * per->sys,
-					 .recipes = r * per->recipes };
+					 .recipes = r * per->recipes,
+					 .fixes = r * per->fixes };
 }
 
 struct cursors dbt_in_use(const struct dbt *x)
@@ -74,9 +84,20 @@ struct cursors dbt_in_use(const struct dbt *x)
 
 void dbt_empty_regions(struct dbt *x)
 {
-	for (u32 r = 0; r < x->regions; r++)
+	for (u32 r = 0; r < x->regions; r++) {
 		empty(x, r);
+		x->holds[r] = HOLDS_NOTHING;
+	}
+	x->fills[false] = 1;
+	x->fills[true] = 0;
+	x->holds[1] = HOLDS_KERNEL;
+	x->holds[0] = HOLDS_USER;
 	load_cursors(x, 0);
+}
+
+void dbt_choose_region(struct dbt *x)
+{
+	load_cursors(x, x->fills[x->user]);
 }
 
 /* ---- emptying one ---- */
@@ -206,12 +227,41 @@ static void evict(struct vcpu *v, u32 r)
 	x->stats.flushes++;
 }
 
+/* The region of those that hold `what` that was begun first, of those being filled none; x->regions: there is none. */
+static u32 oldest(const struct dbt *x, enum region_use what)
+{
+	u32 found = x->regions;
+
+	for (u32 r = 0; r < x->regions; r++)
+		if (x->holds[r] == what && r != x->fills[0] && r != x->fills[1] &&
+		    (found == x->regions || x->begun[r] < x->begun[found]))
+			found = r;
+	return found;
+}
+
+static u32 next_region(struct vcpu *v)
+{
+	const struct dbt *x = dbt_of(v);
+	u32 kernel = 0, r = oldest(x, HOLDS_NOTHING);
+
+	if (r < x->regions)
+		return r;
+	for (u32 k = 0; k < x->regions; k++)
+		kernel += x->holds[k] == HOLDS_KERNEL;
+	r = oldest(x, kernel + !x->user > x->regions / 2 ? HOLDS_KERNEL : HOLDS_USER);
+	if (r == x->regions) /* each has but the one that is being filled, of one kind */
+		r = x->fills[x->user];
+	evict(v, r);
+	return r;
+}
+
 void dbt_next_region(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
-	u32 r = (x->current + 1) % x->regions;
+	u32 r = next_region(v);
 
-	if (x->region[r].used != region_base(x, r))
-		evict(v, r);
+	x->holds[r] = x->user ? HOLDS_USER : HOLDS_KERNEL;
+	x->begun[r] = x->stats.regions++;
+	x->fills[x->user] = r;
 	load_cursors(x, r);
 }

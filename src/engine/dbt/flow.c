@@ -18,8 +18,7 @@ void emit_step(struct tr *t)
 	flags_prepare(t, false);
 	t->aware = false;
 	*note_of(t) = (struct note){ .how = HOW_STEP };
-	put(&t->e, 0xb9);
-	put32(&t->e, t->insn);
+	put_info(&t->e, LEAVE_STEP, t->insn);
 	jump(&t->e, 0xe9, t->x->leave[LEAVE_STEP]);
 	islands(t, 0, false);
 }
@@ -111,8 +110,10 @@ static void emit_expect(struct tr *t, u64 lin, const u8 *wrong)
 		put(e, 0x81);
 		put(e, 0xc0 | 7 << 3 | (H_R14 & 7));
 		put32(e, (u32)lin);
+		if (e->fixes)
+			e->fixes->none = true;
 	} else {
-		mov_imm(e, H_RCX, lin);
+		mov_lin(e, H_RCX, lin);
 		op_rr(e, true, 0x39, H_RCX, H_R14);
 	}
 	put(e, 0x0f); /* jne */
@@ -126,7 +127,7 @@ void emit_entries(struct tr *t)
 	u8 *skip = NULL, *other = e->p; /* not out of line: that changes when the block is translated again */
 
 	put(e, 0xb9);
-	put32(e, (u32)(b - t->x->blocks));
+	put32(e, (u32)(b - t->x->blocks)); /* at ENTRY_BLOCK_ID */
 	jump(e, 0xe9, t->x->leave_saved[LEAVE_ENTRY]);
 	t->flags = FLAGS_SAVED;
 	b->entry_indirect = (u32)(e->p - t->x->rw);
@@ -134,6 +135,7 @@ void emit_entries(struct tr *t)
 	b->entry_page = (u32)(e->p - t->x->rw);
 	put_bytes(e, (const u8[]){ 0x41, 0x80 }, 2); /* cmp byte [r15 + AUX_VALID + index], 0 ; je */
 	put(e, 0x80 | 7 << 3 | (H_R15 & 7));
+	note_fix(e, FIX_PAGE);
 	put32(e, AUX_VALID + b->page->index);
 	put(e, 0);
 	put(e, 0x0f);
@@ -237,7 +239,7 @@ static void put_cached_jump(struct tr *t, unsigned op)
 {
 	struct emit *e = &t->e;
 
-	mov_gs_imm32(e, HOT(branch), t->insn);
+	mov_gs_fix(e, HOT(branch), FIX_INSN, t->insn);
 	put_jump_slot(e);
 	put_bytes(e, (const u8[]){ 0x41, 0xff }, 2); /* [r15 + rcx*8 + AUX_JUMP] */
 	put_base_index_disp(e, op, H_R15, H_RCX, 3, (s32)AUX_JUMP(t->narrow ? WIDTH_32 : WIDTH_64));
@@ -320,7 +322,7 @@ static bool emit_ret(struct tr *t)
 	end_at_branch(t);
 	t->x->insns[t->insn].kind = t->d->opcode == 0xc2 ? KIND_RET_IMM : KIND_RET;
 	flags_to_memory(t);
-	mov_gs_imm32(e, HOT(branch), t->insn);
+	mov_gs_fix(e, HOT(branch), FIX_INSN, t->insn);
 	put(e, 0xc3);
 	islands(t, 0, false);
 	return true;

@@ -207,8 +207,7 @@ void emit_step_if(struct tr *t, u32 insn, bool saved)
 	struct emit *e = &t->e;
 
 	put_bytes(e, (const u8[]){ 0x67, 0xe3, 10 }, 3); /* jecxz over mov, jmp */
-	put(e, 0xb9);
-	put32(e, insn);
+	put_info(e, LEAVE_STEP, insn);
 	jump(e, 0xe9, saved ? t->x->leave_saved[LEAVE_STEP] : t->x->leave[LEAVE_STEP]);
 }
 

@@ -60,7 +60,7 @@ void emit_push_const(struct tr *t, u64 value)
 		lea(e, home[4], home[4], -8);
 	} else {
 		open_push_folded(t);
-		mov_imm(e, H_RCX, value);
+		mov_lin(e, H_RCX, value); /* immediates of PUSH fit: a return address */
 		finish_push(t);
 	}
 }
@@ -72,7 +72,7 @@ void emit_push_call(struct tr *t, u64 ret)
 	open_push_folded(t);
 	op_rm(e, true, 0x8b, H_RCX, H_R14, 0);
 	store_gs(e, H_RCX, HOT(old));
-	mov_imm(e, H_RCX, ret);
+	mov_lin(e, H_RCX, ret);
 	finish_push(t);
 }
 

@@ -86,6 +86,7 @@ unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigned max)
 	const struct flat_stats *f = flat_stats(v->mmu->flat);
 	const struct engine_counter all[] = {
 		{ "translations", s->translations },
+		{ "cloned_blocks", s->clones },
 		{ "translated_instructions", s->insns },
 		{ "translated_guest_bytes", s->guest_bytes },
 		{ "translated_host_bytes", s->host_bytes },

@@ -143,7 +143,7 @@ static void emit_x87_pointer(struct tr *t)
 	default:
 		break;
 	}
-	mov_imm(&t->e, H_R14, t->lin);
+	mov_lin(&t->e, H_R14, t->lin);
 	store_gs(&t->e, H_R14, (u32)(offsetof(struct cpu, fpu) + FX_FIP));
 }
 
@@ -231,8 +231,7 @@ u32 new_sys(struct tr *t, unsigned sys)
 static void emit_sys(struct tr *t, unsigned sys)
 {
 	flags_prepare(t, false);
-	put(&t->e, 0xb9);
-	put32(&t->e, new_sys(t, sys));
+	put_info(&t->e, LEAVE_SYS, new_sys(t, sys));
 	note_of(t)->how = HOW_SYS;
 	jump(&t->e, 0xe9, t->x->leave[LEAVE_SYS]);
 	islands(t, 0, false);
@@ -563,6 +562,12 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 	t.recipe_at = -1;
 	t.code = b->page->host + off;
 	t.avail = (unsigned)PAGE_SIZE - off;
+	/* what watches translations is to see each; the code at the entries is not translated again */
+	if (entries && !t.narrow && !(x->trace & TRACE_BLOCKS) && !x->observe.perf)
+		t.e.fixes = &t.fixes;
+	fixes_begin(&t.fixes, x->fixes + x->fixes_n, x->fixes + x->fixes_max, t.start, x->rx);
+	b->fixes = x->fixes_n;
+	b->fixes_n = 0;
 	b->fpu = b->calls = b->crosses = false;
 	b->tail_len = 0;
 	b->page2 = NULL;
@@ -584,6 +589,8 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 	if (t.failed || t.e.overflow)
 		return false;
 	b->host_end = (u32)(t.e.p - x->rw);
+	if (t.e.fixes && !t.fixes.none && !b->crosses)
+		b->fixes_n = (u16)(t.fixes.at - t.fixes.first);
 	x->stats.translations++;
 	x->stats.insns += b->n;
 	x->stats.guest_bytes += b->bytes;
@@ -621,11 +628,17 @@ static void set_apart(struct dbt *x, struct tblock *b, bool grows)
 	b->exits_max = (u16)(x->exits_n - b->exits + (grows ? 2 : 0));
 	b->sys_max = (u16)(x->sys_n - b->sys);
 	b->recipes_max = (u16)(x->recipes_n - b->recipes + (grows ? 2 : 0));
-	x->used = b->host_max;
-	x->insns_n = b->first + b->insns_max;
 	while (x->exits_n < b->exits + b->exits_max)
 		x->exits[x->exits_n++].patch = 0;
 	x->recipes_n = b->recipes + b->recipes_max;
+	x->fixes_n = b->fixes + b->fixes_n;
+	dbt_take_records(x, b);
+}
+
+void dbt_take_records(struct dbt *x, const struct tblock *b)
+{
+	x->used = b->host_max;
+	x->insns_n = b->first + b->insns_max;
 	for (u32 k = (b->first + INSNS_A_MARK - 1) / INSNS_A_MARK; k * INSNS_A_MARK < x->insns_n; k++)
 		x->insn_block[k] = x->blocks_n;
 	x->blocks_n++;

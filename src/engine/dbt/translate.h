@@ -151,6 +151,7 @@ struct tr {
 	struct dbt *x;
 	struct tblock *b;
 	struct emit e;
+	struct fixes fixes;
 	u8 *start;
 	u64 lin;  /* of the instruction being translated */
 	u32 insn; /* its tinsn */
@@ -222,6 +223,8 @@ void put_lookup(struct emit *e, unsigned lin, bool write);
 void put_cross_test(struct emit *e, unsigned lin, unsigned size);
 /* The Z flag: is it aligned? */
 void put_align_test(struct emit *e, unsigned lin, unsigned size);
+/* ECX = what `info` of a leave for `reason` is to be: a constant. */
+void put_info(struct emit *e, enum leave_reason reason, u32 info);
 void emit_leave(struct tr *t, const struct stub *s, unsigned reason);
 
 /* Does control go elsewhere for certain, or the mode change? Far transfers and the like. */
@@ -288,6 +291,7 @@ void emit_open_push(struct tr *t);
 /* Of POP, LEAVE, RET: RCX = the entry for 8 bytes at register `lin0`; they are at [*lin + rcx + *disp + 1]. */
 void emit_pop_access(struct tr *t, unsigned lin0, unsigned *lin, s32 *disp);
 bool emit_stack(struct tr *t);
+/* A return address, or a sign-extended immediate of 32 bits. */
 void emit_push_const(struct tr *t, u64 value);
 /* Of an indirect call: keeps what it overwrites in hot->old. */
 void emit_push_call(struct tr *t, u64 ret);

@@ -506,6 +506,6 @@ void emit_window_stub(struct tr *t, const struct stub *s)
 		put_bytes(e, (const u8[]){ 0x67, 0xe3, 5 }, 3);
 		jump(e, 0xe9, found);
 	}
-	mov_gs_imm32(e, HOT(resume), (u32)(found - t->x->rx));
+	mov_gs_fix(e, HOT(resume), FIX_CODE, (u32)(found - t->x->rx));
 	emit_leave(t, s, s->reason);
 }
