@@ -11,6 +11,9 @@
 #include "isa/isa.h"
 
 #include <string.h>
+#include <sys/mman.h>
+
+#define POPULATE ((u32)(64 * KiB))
 
 /* Instructions whose host semantics would need more than their operands. */
 static bool is_odd(const struct dinsn *d)
@@ -635,8 +638,17 @@ static void set_apart(struct dbt *x, struct tblock *b, bool grows)
 	dbt_take_records(x, b);
 }
 
+/* The cache's pages, some at a time: a fault for each costs as much as a small block's translation. */
+static void populate(const struct dbt *x, u32 used)
+{
+	if ((x->used ^ used) & ~(POPULATE - 1) && used < x->size)
+		madvise(x->rw + (used & ~(POPULATE - 1)), MIN(POPULATE, x->size - (used & ~(POPULATE - 1))),
+			MADV_POPULATE_WRITE);
+}
+
 void dbt_take_records(struct dbt *x, const struct tblock *b)
 {
+	populate(x, b->host_max);
 	x->used = b->host_max;
 	x->insns_n = b->first + b->insns_max;
 	for (u32 k = (b->first + INSNS_A_MARK - 1) / INSNS_A_MARK; k * INSNS_A_MARK < x->insns_n; k++)
