@@ -14,13 +14,13 @@
 
 #include <string.h>
 
-#define DECODED 4096u
+#define DECODED 8192u
 
 struct decoded {
 	u64 mask[2]; /* of the bytes that must agree; the first 0: empty */
 	struct ginsn g;
-};
-_Static_assert(sizeof(struct decoded) <= 128, "two cache lines");
+} __attribute__((aligned(64)));
+_Static_assert(sizeof(struct decoded) == 128, "two cache lines");
 
 const size_t dbt_decoded_size = DECODED * sizeof(struct decoded);
 
@@ -158,6 +158,7 @@ static enum decode_status decode(struct dbt *x, const u8 *code, unsigned avail, 
 	classify(x, g, &z, ops);
 	find_flags_use(g, &z, ops);
 	find_operand(g, &z, ops);
+	find_plan(g);
 	find_rewrite(g, &z, ops);
 	set_mask(s, &z, ops);
 	return status;

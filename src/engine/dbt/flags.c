@@ -23,9 +23,8 @@ static void save(struct tr *t)
 {
 	struct emit *e = &t->e;
 
-	mov_rr(e, H_RCX, H_RAX);
-	put_bytes(e, (const u8[]){ 0x9f, 0x0f, 0x90, 0xc0 }, 4); /* lahf ; seto al */
-	put_bytes(e, (const u8[]){ 0x65, 0x66, 0x89 }, 3);
+	put_chunk(e, 0xc0900f9fc18948, 7); /* mov rcx, rax ; lahf ; seto al */
+	put_chunk(e, 0x896665, 3);
 	put_gs_operand(e, H_RAX, HOT(flags));
 	mov_rr(e, H_RAX, H_RCX);
 }

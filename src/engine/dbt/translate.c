@@ -548,58 +548,59 @@ static void unlimit_pools(struct dbt *x, const struct limits *old)
 static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps_only)
 {
 	struct dbt *x = dbt_of(v);
-	static __thread struct tr t; /* large; used up within this call */
+	static __thread struct tr tr; /* large; used up within this call */
+	struct tr *t = &tr;
 	unsigned off = b->lin & ~PAGE_MASK;
 
-	memset(&t, 0, offsetof(struct tr, stub));
-	t.steps_only = steps_only;
-	t.v = v;
-	t.x = x;
-	t.b = b;
-	t.narrow = x->key & KEY_32;
-	t.word = t.narrow ? 4 : 8;
-	t.insn = b->first;
-	t.insn_end = b->first + b->insns_max;
-	t.start = x->rw + b->host;
-	t.e = (struct emit){ .p = x->rw + b->body, .end = x->rw + b->host_max, .to_rx = x->rx - x->rw };
-	t.recipe_at = -1;
-	t.code = b->page->host + off;
-	t.avail = (unsigned)PAGE_SIZE - off;
+	memset(t, 0, offsetof(struct tr, stub));
+	t->steps_only = steps_only;
+	t->v = v;
+	t->x = x;
+	t->b = b;
+	t->narrow = x->key & KEY_32;
+	t->word = t->narrow ? 4 : 8;
+	t->insn = b->first;
+	t->insn_end = b->first + b->insns_max;
+	t->start = x->rw + b->host;
+	t->e = (struct emit){ .p = x->rw + b->body, .end = x->rw + b->host_max, .to_rx = x->rx - x->rw };
+	t->recipe_at = -1;
+	t->code = b->page->host + off;
+	t->avail = (unsigned)PAGE_SIZE - off;
 	/* what watches translations is to see each; the code at the entries is not translated again */
-	if (entries && !t.narrow && !(x->trace & TRACE_BLOCKS) && !x->observe.perf)
-		t.e.fixes = &t.fixes;
-	fixes_begin(&t.fixes, x->fixes + x->fixes_n, x->fixes + x->fixes_max, t.start, x->rx);
+	if (entries && !t->narrow && !(x->trace & TRACE_BLOCKS) && !x->observe.perf)
+		t->e.fixes = &t->fixes;
+	fixes_begin(&t->fixes, x->fixes + x->fixes_n, x->fixes + x->fixes_max, t->start, x->rx);
 	b->fixes = x->fixes_n;
 	b->fixes_n = 0;
 	b->fpu = b->calls = b->crosses = false;
 	b->tail_len = 0;
 	b->page2 = NULL;
 	if (entries) {
-		b->saved = !steps_only && begins_with_access(&t);
-		emit_entries(&t);
+		b->saved = !steps_only && begins_with_access(t);
+		emit_entries(t);
 	} else {
-		t.flags = b->saved ? FLAGS_SAVED : FLAGS_HOST;
+		t->flags = b->saved ? FLAGS_SAVED : FLAGS_HOST;
 		if (b->saved && steps_only)
-			flags_to_host(&t);
+			flags_to_host(t);
 	}
-	b->n = (u16)emit_block(&t);
-	while (t.e.p - (x->rw + b->body) < 10 && !t.e.overflow)
-		put(&t.e, 0x90); /* room for what dead blocks become */
-	b->stubs = (u16)(t.e.p - t.start);
-	if (t.failed) /* a stub may name a record that there was no room for */
+	b->n = (u16)emit_block(t);
+	while (t->e.p - (x->rw + b->body) < 10 && !t->e.overflow)
+		put(&t->e, 0x90); /* room for what dead blocks become */
+	b->stubs = (u16)(t->e.p - t->start);
+	if (t->failed) /* a stub may name a record that there was no room for */
 		return false;
-	emit_stubs(&t);
-	if (t.failed || t.e.overflow)
+	emit_stubs(t);
+	if (t->failed || t->e.overflow)
 		return false;
-	b->host_end = (u32)(t.e.p - x->rw);
-	if (t.e.fixes && !t.fixes.none && !b->crosses)
-		b->fixes_n = (u16)(t.fixes.at - t.fixes.first);
+	b->host_end = (u32)(t->e.p - x->rw);
+	if (t->e.fixes && !t->fixes.none && !b->crosses)
+		b->fixes_n = (u16)(t->fixes.at - t->fixes.first);
 	x->stats.translations++;
 	x->stats.insns += b->n;
 	x->stats.guest_bytes += b->bytes;
 	x->stats.host_bytes += b->host_end - b->host;
 	if (unlikely(x->trace & TRACE_BLOCKS) || unlikely(x->observe.perf != NULL))
-		dbt_trace_block(&t);
+		dbt_trace_block(t);
 	return true;
 }
 

@@ -52,7 +52,9 @@ enum trait {
 	TRAIT_WRITES = 1 << 7,	 /* and it is written */
 	TRAIT_SETS_ALL = 1 << 8, /* sets all status flags whatever they were before */
 	TRAIT_FLAGS = 1 << 9,	 /* has to do with status flags */
-	TRAIT_MODIFIES = 1 << 10 /* changes some of them */
+	TRAIT_MODIFIES = 1 << 10, /* changes some of them */
+	TRAIT_ENDS = 1 << 11,	 /* a block ends behind it */
+	TRAIT_CUTS = 1 << 12	 /* and behind this, if it is long enough */
 };
 /* How rewrite.c puts its bytes: up to the opcode, ModRM, SIB and displacement, the rest. */
 struct rewrite {
@@ -81,6 +83,7 @@ struct ginsn {
 	u16 traits, writes;   /* enum trait; general registers, by number */
 	u8 method, sys, group, need; /* as in struct isa_row; enum group, enum fpu_need */
 	u8 size;		     /* bytes of the operand that ModRM names */
+	u8 plan;		     /* enum plan_kind of window.c */
 	/* Where code has its displacement and immediate, and how many bits; 0: none. */
 	u8 disp_at, disp_bits, imm_at, imm_bits;
 	bool disp_signed, imm_signed;
@@ -201,7 +204,12 @@ static inline struct note *note_of(struct tr *t)
 void short_branch(struct tr *t, bool narrow, unsigned stub);
 /* Land pending short branches if they would get out of reach within `room`
  * bytes; `inline_code`: execution falls through here. */
-void islands(struct tr *t, unsigned room, bool inline_code);
+void land_branches(struct tr *t, unsigned room, bool inline_code);
+static inline void islands(struct tr *t, unsigned room, bool inline_code)
+{
+	if (unlikely(t->pending_n))
+		land_branches(t, room, inline_code);
+}
 unsigned new_stub(struct tr *t, enum stub_kind kind, enum leave_reason reason, u32 info);
 void emit_stubs(struct tr *t);
 /* Linear address of the memory operand; returns the register that holds it. */
@@ -330,6 +338,7 @@ enum decode_status decode_next(struct tr *t, unsigned n);
 /* What its parts find out about an instruction just decoded. */
 void classify(const struct dbt *x, struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
 void find_flags_use(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
+void find_plan(struct ginsn *g);
 void find_operand(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
 void find_rewrite(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
 /* cross.c: an instruction that crosses into the next page */

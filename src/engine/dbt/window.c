@@ -188,68 +188,16 @@ static void forget_written(struct planner *p)
 		forget(p, (unsigned)__builtin_ctz(left));
 }
 
-/* Instructions that access the stack by themselves. False: it is none. */
-static bool plan_stack(struct planner *p)
-{
-	const struct dinsn *d = p->t->d;
-	unsigned op = d->opcode, sub = d->reg & 7;
-	bool call = op == 0xe8 || (op == 0xff && sub == 2);
-
-	if (d->map != 0 || d->opsize != 8)
-		return false;
-	if ((op >= 0x50 && op <= 0x57) || op == 0x68 || op == 0x6a || call || (op == 0xff && sub == 6)) {
-		if (op == 0xff)
-			plan_operand(p);
-		plan_access(p, WINDOW_STACK, (struct place){ REG_RSP, REG_NONE, 0, -8 }, 8, true);
-		derive(p, REG_RSP, REG_RSP, -8);
-		return true;
-	}
-	if (op >= 0x58 && op <= 0x5f) {
-		s64 offset = p->offset[REG_RSP];
-		u32 origin = p->origin[REG_RSP];
-
-		plan_access(p, WINDOW_STACK, (struct place){ REG_RSP, REG_NONE, 0, 0 }, 8, false);
-		forget_written(p); /* RSP as well, hidden or not */
-		if (op != 0x5c || (d->prefixes & DI_REX && d->bytes[d->len - 2] & 1)) {
-			p->origin[REG_RSP] = origin;
-			p->offset[REG_RSP] = offset;
-			derive(p, REG_RSP, REG_RSP, 8);
-		}
-		return true;
-	}
-	if (op == 0xc2 || op == 0xc3 || op == 0xc9) {
-		plan_access(p, WINDOW_STACK, (struct place){ op == 0xc9 ? REG_RBP : REG_RSP, REG_NONE, 0, 0 }, 8,
-			    false);
-		forget_written(p);
-		return true;
-	}
-	return false;
-}
-
-/* What makes a register from another by adding a constant. */
-static bool plan_sum(struct planner *p)
-{
-	const struct dinsn *d = p->t->d;
-	unsigned op = d->opcode, sub = d->reg & 7;
-
-	if (d->map != 0 || d->opsize != 8)
-		return false;
-	if (op == 0x8d && d->is_mem && d->addrsize == 8 && d->base < 16 && d->index == REG_NONE)
-		derive(p, d->reg, d->base, d->disp);
-	else if (d->is_mem)
-		return false;
-	else if (op == 0x89)
-		derive(p, d->rm, d->reg, 0);
-	else if (op == 0x8b)
-		derive(p, d->reg, d->rm, 0);
-	else if ((op == 0x81 || op == 0x83) && (sub == 0 || sub == 5))
-		derive(p, d->rm, d->rm, sub ? 0 - (s64)d->imm : (s64)d->imm);
-	else if (op == 0xff && sub < 2)
-		derive(p, d->rm, d->rm, sub ? -1 : 1);
-	else
-		return false;
-	return true;
-}
+/* What an instruction is to the planner. */
+enum plan_kind {
+	PLAN_OTHER,
+	PLAN_BARRIER, /* nothing is known behind it */
+	PLAN_JCC,
+	PLAN_PUSH, /* CALL as well */
+	PLAN_POP,
+	PLAN_FRAME, /* RET, LEAVE */
+	PLAN_SUM /* makes a register from another by adding a constant */
+};
 
 static bool is_jcc(const struct dinsn *d)
 {
@@ -257,42 +205,135 @@ static bool is_jcc(const struct dinsn *d)
 	       (d->map == 1 && d->opcode >= 0x80 && d->opcode <= 0x8f);
 }
 
+static bool is_call(const struct dinsn *d)
+{
+	return d->map == 0 && (d->opcode == 0xe8 || (d->opcode == 0xff && (d->reg & 7) == 2));
+}
+
+static enum plan_kind plan_kind(const struct ginsn *g)
+{
+	const struct dinsn *d = &g->d;
+	unsigned op = d->opcode, sub = d->reg & 7;
+
+	if ((g->method != METHOD_CORE && g->method != METHOD_HOST) ||
+	    (g->traits & TRAIT_BRANCH && d->map != 0 && !is_jcc(d)))
+		return PLAN_BARRIER;
+	if (is_jcc(d))
+		return PLAN_JCC;
+	if (d->map != 0 || d->opsize != 8)
+		return PLAN_OTHER;
+	if ((op >= 0x50 && op <= 0x57) || op == 0x68 || op == 0x6a || is_call(d) || (op == 0xff && sub == 6))
+		return PLAN_PUSH;
+	if (op >= 0x58 && op <= 0x5f)
+		return PLAN_POP;
+	if (op == 0xc2 || op == 0xc3 || op == 0xc9)
+		return PLAN_FRAME;
+	if (op == 0x8d && d->is_mem && d->addrsize == 8 && d->base < 16 && d->index == REG_NONE)
+		return PLAN_SUM;
+	if (!d->is_mem && (op == 0x89 || op == 0x8b || ((op == 0x81 || op == 0x83) && (sub == 0 || sub == 5)) ||
+			   (op == 0xff && sub < 2)))
+		return PLAN_SUM;
+	return PLAN_OTHER;
+}
+
+void find_plan(struct ginsn *g)
+{
+	const struct dinsn *d = &g->d;
+	unsigned op = d->opcode;
+
+	g->plan = plan_kind(g);
+	if (is_call(d) || is_jcc(d))
+		g->traits |= TRAIT_CUTS;
+	if ((leaves_block(d) && !is_call(d)) ||
+	    (d->map == 0 && (op == 0xe9 || op == 0xeb || op == 0xc2 || op == 0xc3 || (op == 0xff && (d->reg & 7) == 4))))
+		g->traits |= TRAIT_ENDS;
+}
+
+static void plan_pop(struct planner *p)
+{
+	const struct dinsn *d = p->t->d;
+	s64 offset = p->offset[REG_RSP];
+	u32 origin = p->origin[REG_RSP];
+
+	plan_access(p, WINDOW_STACK, (struct place){ REG_RSP, REG_NONE, 0, 0 }, 8, false);
+	forget_written(p); /* RSP as well, hidden or not */
+	if (d->opcode != 0x5c || (d->prefixes & DI_REX && d->bytes[d->len - 2] & 1)) {
+		p->origin[REG_RSP] = origin;
+		p->offset[REG_RSP] = offset;
+		derive(p, REG_RSP, REG_RSP, 8);
+	}
+}
+
+static void plan_sum(struct planner *p)
+{
+	const struct dinsn *d = p->t->d;
+	unsigned sub = d->reg & 7;
+
+	switch (d->opcode) {
+	case 0x8d:
+		derive(p, d->reg, d->base, d->disp);
+		break;
+	case 0x89:
+		derive(p, d->rm, d->reg, 0);
+		break;
+	case 0x8b:
+		derive(p, d->reg, d->rm, 0);
+		break;
+	case 0xff:
+		derive(p, d->rm, d->rm, sub ? -1 : 1);
+		break;
+	default:
+		derive(p, d->rm, d->rm, sub ? 0 - (s64)d->imm : (s64)d->imm);
+		break;
+	}
+}
+
 static void plan_insn(struct planner *p)
 {
-	const struct tr *t = p->t;
-	unsigned method = t->g->method;
-	bool branches = t->g->traits & TRAIT_BRANCH;
+	const struct ginsn *g = p->t->g;
 
-	if ((method != METHOD_CORE && method != METHOD_HOST) || (branches && t->d->map != 0 && !is_jcc(t->d))) {
+	switch ((enum plan_kind)g->plan) {
+	case PLAN_BARRIER:
 		forget_all(p);
 		return;
-	}
-	if (is_jcc(t->d)) {
+	case PLAN_JCC:
 		p->segment++;
-		if ((s64)t->d->imm < 0) /* what follows a loop does not run as often as the loop */
+		if ((s64)g->d.imm < 0) /* what follows a loop does not run as often as the loop */
 			forget_all(p);
 		return;
-	}
-	if (!plan_stack(p) && !plan_sum(p)) {
+	case PLAN_PUSH:
+		if (g->d.opcode == 0xff)
+			plan_operand(p);
+		plan_access(p, WINDOW_STACK, (struct place){ REG_RSP, REG_NONE, 0, -8 }, 8, true);
+		derive(p, REG_RSP, REG_RSP, -8);
+		break;
+	case PLAN_POP:
+		plan_pop(p);
+		break;
+	case PLAN_FRAME:
+		plan_access(p, WINDOW_STACK, (struct place){ g->d.opcode == 0xc9 ? REG_RBP : REG_RSP, REG_NONE, 0, 0 },
+			    8, false);
+		forget_written(p);
+		break;
+	case PLAN_SUM:
+		plan_sum(p);
+		break;
+	case PLAN_OTHER:
 		plan_operand(p);
 		forget_written(p);
+		break;
 	}
-	if (branches)
+	if (g->traits & TRAIT_BRANCH)
 		forget_all(p);
 }
 
 /* Does the block end behind this instruction, at `next`? As emit_block() has it. */
 static bool ends_here(const struct planner *p, u64 next)
 {
-	const struct dinsn *d = p->t->d;
-	unsigned op = d->opcode, sub = d->reg & 7;
-	bool call = d->map == 0 && (op == 0xe8 || (op == 0xff && sub == 2));
+	u32 traits = p->t->g->traits;
 
-	if (d->map == 0 && (op == 0xe9 || op == 0xeb || op == 0xc2 || op == 0xc3 || (op == 0xff && sub == 4)))
-		return true;
-	if ((call || is_jcc(d)) && p->n >= CUT_INSNS)
-		return true;
-	return (leaves_block(d) && !call) || *dbt_cut_slot(p->t->x, next) == next;
+	return traits & TRAIT_ENDS || (traits & TRAIT_CUTS && p->n >= CUT_INSNS) ||
+	       *dbt_cut_slot(p->t->x, next) == next;
 }
 
 void plan_windows(struct tr *t)
