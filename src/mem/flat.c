@@ -337,7 +337,7 @@ enum flat_result flat_miss(struct vcpu *v, gva_t lin, enum mmu_access acc)
 	struct flat *f = v->mmu->flat;
 	const enum mmu_index index = v->mmu->index;
 	const enum table_kind kind = acc == MMU_WRITE ? TABLE_WRITE : TABLE_READ;
-	const u64 resets = f->stats.resets;
+	u64 resets = f->stats.resets;
 	struct place p;
 	struct walk w;
 	unsigned set;
@@ -357,12 +357,18 @@ enum flat_result flat_miss(struct vcpu *v, gva_t lin, enum mmu_access acc)
 		return FLAT_SLOW;
 	if (mmu_watching(v))
 		return FLAT_FILLED;
+	resets = f->stats.resets;
 	/* With paging off linear addresses are physical ones: as good as a large page. */
 	if (!w.steps || w.shift > PAGE_SHIFT)
 		fill_large(v, set, index, page, &w);
 	else
 		fill_neighbours(v, set, index, page, &w);
-	return FLAT_FILLED;
+	if (likely(f->stats.resets == resets))
+		return FLAT_FILLED;
+	/* Table pages of others have cost the entry itself. */
+	if (mmu_locate(v, lin, acc, index, &p, &w))
+		return FLAT_FAULT;
+	return p.x.host && has_entry(f, set, kind, page, p.x.host - (p.x.gpa & ~PAGE_MASK)) ? FLAT_FILLED : FLAT_SLOW;
 }
 
 bool flat_code_target(struct vcpu *v, gva_t lin, gpa_t *gpa, u8 **host)

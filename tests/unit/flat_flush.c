@@ -307,6 +307,30 @@ static void cap(void **state)
 	assert_false(flat_table_fault(tables, NULL));
 }
 
+/* The table pages that a miss's neighbours take are the last: its own entry is there all the same. */
+static void cap_in_a_miss(void **state)
+{
+	struct rig *r = *state;
+	const struct flat_stats *st;
+	u64 found, lin = 0x100000000000;
+	u8 *user;
+
+	needs_tables();
+	st = flat_stats(tables);
+	rig_cpl(r, 3);
+	user = r->v.mmu->flat_base;
+	rig_map(r, FAR, 1, 0x5000 | E_P | E_U | E_A);
+	rig_map(r, FAR + PAGE_SIZE, 1, 0x6000 | E_ALL | E_A | E_D);
+	for (; st->table_pages < FLAT_PAGES_MAX - 1; lin += 6 * MiB)
+		entry(user, lin, MMU_READ);
+	assert_int_equal(miss(r, FAR, MMU_READ), FLAT_FILLED);
+	assert_int_equal(st->resets, 1);
+	tables = NULL; /* no page is made for who looks */
+	found = entry(user, FAR, MMU_READ);
+	tables = r->v.mmu->flat;
+	assert_ptr_equal((u8 *)(FAR + found + 1), r->ram + 0x5000);
+}
+
 static void auxiliary_area(void **state)
 {
 	struct rig *r = *state;
@@ -364,9 +388,10 @@ static void against_the_walk(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		FLAT_TEST(pcids),      FLAT_TEST(without_pcids),  FLAT_TEST(kernel_and_cr3),   FLAT_TEST(page_flushes),
-		FLAT_TEST(large_code), FLAT_TEST(everything),	  FLAT_TEST(protection_keys),  FLAT_TEST(protect_frame),
-		FLAT_TEST(cap),	       FLAT_TEST(auxiliary_area), FLAT_TEST(against_the_walk),
+		FLAT_TEST(pcids),	    FLAT_TEST(without_pcids),  FLAT_TEST(kernel_and_cr3),
+		FLAT_TEST(page_flushes),    FLAT_TEST(large_code),     FLAT_TEST(everything),
+		FLAT_TEST(protection_keys), FLAT_TEST(protect_frame),  FLAT_TEST(cap),
+		FLAT_TEST(cap_in_a_miss),   FLAT_TEST(auxiliary_area), FLAT_TEST(against_the_walk),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,6 +19,8 @@
 
 #define RET_STACK (64 * KiB)
 #define RET_SPAN (RET_STACK + 2 * PAGE_SIZE) /* a guard below, the bottom entry above */
+#define INTERP_ARENA (8 * MiB) /* single steps: an hour of stress-ng filled half of the 64 MiB interp has for itself   \
+				*/
 
 /* Behind struct dbt: what only ordinary C needs. */
 struct dbt_host {
@@ -200,7 +202,7 @@ static int dbt_attach(struct vcpu *v, struct error *e)
 		return -1;
 	}
 	dbt_make_trampolines(x);
-	if (dbt_observe_init(x, v->engine_options, e) || interp_init(v, &x->interp, e)) {
+	if (dbt_observe_init(x, v->engine_options, e) || interp_init(v, &x->interp, INTERP_ARENA, e)) {
 		free_engine(h);
 		return -1;
 	}

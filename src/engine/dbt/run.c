@@ -413,8 +413,10 @@ static bool write_entry(struct vcpu *v, const struct tinsn *i)
 			return false;
 		}
 	}
+	if (found != FLAT_FILLED) /* there may be no table */
+		return false;
 	h->t1 = *(const u64 *)(v->mmu->flat_base + FLAT_W_DISP - 8 * ((u64)(u32)(h->t0 >> PAGE_SHIFT) + 1));
-	return found == FLAT_FILLED && !b->dead;
+	return !b->dead;
 }
 
 static enum next do_miss(struct vcpu *v, const struct tinsn *i, bool write)

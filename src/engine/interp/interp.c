@@ -30,15 +30,15 @@ static void free_parts(struct interp *x)
 	free(x->step);
 }
 
-int interp_init(struct vcpu *v, struct interp *x, struct error *e)
+int interp_init(struct vcpu *v, struct interp *x, size_t arena, struct error *e)
 {
 	size_t scratch = sizeof(struct block) + (BLOCK_MAX + 1) * sizeof(struct insn);
 	struct memory_listener l = { map_changed, cache_page_written, v };
 
 	memset(x, 0, sizeof(*x));
 	x->v = v;
-	x->arena_size = ARENA_SIZE;
-	x->arena = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	x->arena_size = arena;
+	x->arena = mmap(NULL, arena, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (x->arena == MAP_FAILED)
 		x->arena = NULL;
 	x->build = calloc(1, scratch);
@@ -72,7 +72,7 @@ static int interp_attach(struct vcpu *v, struct error *e)
 
 	if (!x)
 		return error_set(e, "engine interp: out of memory");
-	if (interp_init(v, x, e)) {
+	if (interp_init(v, x, ARENA_SIZE, e)) {
 		free(x);
 		return -1;
 	}

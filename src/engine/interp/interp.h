@@ -306,8 +306,8 @@ void interp_single(struct vcpu *v);
 bool interp_careful(const struct vcpu *v);
 /* Bit per enum fpu_need: such instructions are enabled. */
 u8 interp_fpu_enabled(const struct cpu *c);
-/* Make and undo what the engine keeps, for `x` at v->engine_data. */
-int interp_init(struct vcpu *v, struct interp *x, struct error *e);
+/* Make and undo what the engine keeps, for `x` at v->engine_data; `arena`: bytes for what was decoded. */
+int interp_init(struct vcpu *v, struct interp *x, size_t arena, struct error *e);
 void interp_fini(struct vcpu *v, struct interp *x);
 
 /* thunk.c */
