@@ -341,7 +341,7 @@ def main():
         with toolbox(tmp, {"run.sh": script, **files}) as g:
             # a turn of the long form, in a slow engine, is some ten minutes
             usage, status = follow(g, a.minutes, 1800 if a.minutes else 300)
-            ok("the guest powers off, status 0", status == 0, f"{status}\n{g.errors()}\n{g.text[-2000:]}")
+            ok("the guest powers off, status 0", status == 0, f"{g.text[-2000:]}\n{g.errors()}\nstatus {status}")
         judge(g.text, table, want, a.seconds)
         if len(usage) > 3:
             # begin and end of each turn; the first turn fills caches, which are bounded
