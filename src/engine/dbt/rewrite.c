@@ -351,8 +351,7 @@ static bool add_bytes(struct rewrite *r, const struct plan *p)
 	unsigned len = p->d->len, modrm, reg;
 
 	r->is4 = p->narrow && narrow_has_is4(z, p->ops);
-	r->zeroes =
-	    p->narrow && (z->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || z->mnemonic == ZYDIS_MNEMONIC_VZEROALL);
+	r->zeroes = p->narrow && (z->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || z->mnemonic == ZYDIS_MNEMONIC_VZEROALL);
 	if (!(z->attributes & ZYDIS_ATTRIB_HAS_MODRM)) {
 		r->tail_at = (u8)(len - (z->raw.disp.size + z->raw.imm[0].size + z->raw.imm[1].size) / 8u);
 		return add_head(r, p, r->tail_at);
@@ -366,8 +365,8 @@ static bool add_bytes(struct rewrite *r, const struct plan *p)
 		r->modrm |= H_R14 & 7;
 	else if (p->mem == MEM_RCX)
 		r->modrm |= H_RCX;
-	r->tail_at = (u8)(z->raw.modrm.offset + 1u + (z->attributes & ZYDIS_ATTRIB_HAS_SIB ? 1 : 0) +
-			  z->raw.disp.size / 8);
+	r->tail_at =
+	    (u8)(z->raw.modrm.offset + 1u + (z->attributes & ZYDIS_ATTRIB_HAS_SIB ? 1 : 0) + z->raw.disp.size / 8);
 	return r->tail_at <= len && add_head(r, p, z->raw.modrm.offset);
 }
 
@@ -475,10 +474,9 @@ static unsigned emit_memory(struct tr *t, s32 *disp)
 
 bool emit_general(struct tr *t)
 {
-	static const u8 operand[] = { [MEM_NONE] = OPERAND_NONE,
-				      [MEM_PLAIN] = OPERAND_PLAIN,
-				      [MEM_R14] = OPERAND_R14,
-				      [MEM_RCX] = OPERAND_RCX };
+	static const u8 operand[] = {
+		[MEM_NONE] = OPERAND_NONE, [MEM_PLAIN] = OPERAND_PLAIN, [MEM_R14] = OPERAND_R14, [MEM_RCX] = OPERAND_RCX
+	};
 	const struct rewrite *r = &t->g->rewrite;
 	struct note *note = note_of(t);
 	struct emit *e = &t->e;

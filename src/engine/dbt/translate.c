@@ -262,8 +262,9 @@ static enum group group_of(const struct dinsn *d)
 	if (d->map == 1) {
 		if (op >= 0x80 && op <= 0x8f)
 			return GROUP_FLOW;
-		return d->is_mem && (op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb || op == 0xae) ? GROUP_ODD
-													 : GROUP_GENERAL;
+		return d->is_mem && (op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb || op == 0xae)
+			   ? GROUP_ODD
+			   : GROUP_GENERAL;
 	}
 	if (d->map != 0)
 		return GROUP_GENERAL;
@@ -415,9 +416,8 @@ static void emit_insn(struct tr *t, bool *ends, bool *cut)
 
 static void new_insn(struct tr *t, unsigned len)
 {
-	t->x->insns[t->insn] = (struct tinsn){ .host = (u16)(t->e.p - t->start),
-					       .guest = (u16)(t->lin - t->b->lin),
-					       .len = len & 15 };
+	t->x->insns[t->insn] =
+	    (struct tinsn){ .host = (u16)(t->e.p - t->start), .guest = (u16)(t->lin - t->b->lin), .len = len & 15 };
 	*note_of(t) = (struct note){ .how = HOW_HOST };
 }
 

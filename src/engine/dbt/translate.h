@@ -24,11 +24,8 @@ static inline u32 gpr_off(unsigned guest)
 	return guest * 8;
 }
 
-/*
- * A guest instruction and what follows from its bytes alone, which decode.c
- * keeps: each of the passes finds what it asks for ready.
- */
-enum group { /* whose it is to translate, if its method is METHOD_CORE */
+/* Whose it is to translate, if its method is METHOD_CORE. */
+enum group {
 	GROUP_GENERAL,
 	GROUP_NOP,
 	GROUP_DIRECTION,
@@ -42,32 +39,32 @@ enum group { /* whose it is to translate, if its method is METHOD_CORE */
 	GROUP_ODD
 };
 enum trait {
-	TRAIT_MODEL = 1 << 0,	 /* the CPU model has it */
-	TRAIT_HOST = 1 << 1,	 /* the host may run it, as far as can be told from its bytes */
-	TRAIT_BRANCH = 1 << 2,	 /* transfers control */
-	TRAIT_AWARE = 1 << 3,	 /* is emitted by code that keeps track of flags, if it is not METHOD_SYS */
-	TRAIT_NOP = 1 << 4,	 /* does nothing */
-	TRAIT_MEMORY = 1 << 5,	 /* has a memory operand, hidden or not */
-	TRAIT_OPERAND = 1 << 6,	 /* ModRM names its only one, of `size` bytes */
-	TRAIT_WRITES = 1 << 7,	 /* and it is written */
-	TRAIT_SETS_ALL = 1 << 8, /* sets all status flags whatever they were before */
-	TRAIT_FLAGS = 1 << 9,	 /* has to do with status flags */
+	TRAIT_MODEL = 1 << 0,	  /* the CPU model has it */
+	TRAIT_HOST = 1 << 1,	  /* the host may run it, as far as can be told from its bytes */
+	TRAIT_BRANCH = 1 << 2,	  /* transfers control */
+	TRAIT_AWARE = 1 << 3,	  /* is emitted by code that keeps track of flags, if it is not METHOD_SYS */
+	TRAIT_NOP = 1 << 4,	  /* does nothing */
+	TRAIT_MEMORY = 1 << 5,	  /* has a memory operand, hidden or not */
+	TRAIT_OPERAND = 1 << 6,	  /* ModRM names its only one, of `size` bytes */
+	TRAIT_WRITES = 1 << 7,	  /* and it is written */
+	TRAIT_SETS_ALL = 1 << 8,  /* sets all status flags whatever they were before */
+	TRAIT_FLAGS = 1 << 9,	  /* has to do with status flags */
 	TRAIT_MODIFIES = 1 << 10, /* changes some of them */
-	TRAIT_ENDS = 1 << 11,	 /* a block ends behind it */
-	TRAIT_CUTS = 1 << 12	 /* and behind this, if it is long enough */
+	TRAIT_ENDS = 1 << 11,	  /* a block ends behind it */
+	TRAIT_CUTS = 1 << 12	  /* and behind this, if it has become long enough */
 };
 /* How rewrite.c puts its bytes: up to the opcode, ModRM, SIB and displacement, the rest. */
 struct rewrite {
-	u64 head;		  /* prefixes and opcode, the first byte lowest */
-	u8 head_len, tail_at;	  /* bytes; of the guest's bytes, where the rest begins */
-	u8 modrm;		  /* of the register form; of the others only the reg field */
-	u8 ext_at;		  /* where REX is or would be, or the byte with the inverted B bit */
-	u8 ext : 2, mem : 2;	  /* enum rewrite_ext, enum rewrite_mem */
-	u8 borrowed : 2, ok : 1;  /* ok: it can be expressed */
-	u8 masked : 1;		  /* a memory operand of which a mask selects parts */
+	u64 head;		    /* prefixes and opcode, the first byte lowest */
+	u8 head_len, tail_at;	    /* bytes; of the guest's bytes, where the rest begins */
+	u8 modrm;		    /* of the register form; of the others only the reg field */
+	u8 ext_at;		    /* where REX is or would be, or the byte with the inverted B bit */
+	u8 ext : 2, mem : 2;	    /* enum rewrite_ext, enum rewrite_mem */
+	u8 borrowed : 2, ok : 1;    /* ok: it can be expressed */
+	u8 masked : 1;		    /* a memory operand of which a mask selects parts */
 	u8 rcx_in : 1, rcx_out : 1; /* RCX stands for the guest's: to be loaded, to be stored */
-	u8 is4 : 1;		  /* 32-bit code: a register in the last byte, bit 7 ignored */
-	u8 zeroes : 1;		  /* 32-bit code: VZEROUPPER, VZEROALL */
+	u8 is4 : 1;		    /* 32-bit code: a register in the last byte, bit 7 ignored */
+	u8 zeroes : 1;		    /* 32-bit code: VZEROUPPER, VZEROALL */
 	struct {
 		u8 guest : 4, temp : 4;
 		u8 load : 1, store : 1;
@@ -76,11 +73,15 @@ struct rewrite {
 enum rewrite_ext { EXT_NONE, EXT_NO_REX, EXT_REX, EXT_INVERTED };
 enum rewrite_mem { MEM_NONE, MEM_PLAIN, MEM_R14, MEM_RCX };
 
+/*
+ * A guest instruction and what follows from its bytes alone, which decode.c
+ * keeps: each of the passes finds what it asks for ready.
+ */
 struct ginsn {
 	struct dinsn d;
 	struct rewrite rewrite;
-	struct recipe recipe; /* of the flags it sets, but for `imm`; RECIPE_NONE */
-	u16 traits, writes;   /* enum trait; general registers, by number */
+	struct recipe recipe;	     /* of the flags it sets, but for `imm`; RECIPE_NONE */
+	u16 traits, writes;	     /* enum trait; general registers, by number */
 	u8 method, sys, group, need; /* as in struct isa_row; enum group, enum fpu_need */
 	u8 size;		     /* bytes of the operand that ModRM names */
 	u8 plan;		     /* enum plan_kind of window.c */
@@ -178,7 +179,7 @@ struct tr {
 	u32 segment;	 /* first tinsn of the present segment */
 	u8 crossing[15]; /* bytes of an instruction that crosses a page */
 	unsigned stubs_n, pending_n;
-	const u8 *code;	  /* the block's guest code, `avail` bytes in its page */
+	const u8 *code; /* the block's guest code, `avail` bytes in its page */
 	unsigned avail;
 	unsigned ginsns_n, planned; /* decoded; looked at by window.c */
 	enum decode_status decoded; /* of the last of them */

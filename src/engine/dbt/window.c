@@ -196,7 +196,7 @@ enum plan_kind {
 	PLAN_PUSH, /* CALL as well */
 	PLAN_POP,
 	PLAN_FRAME, /* RET, LEAVE */
-	PLAN_SUM /* makes a register from another by adding a constant */
+	PLAN_SUM    /* makes a register from another by adding a constant */
 };
 
 static bool is_jcc(const struct dinsn *d)
@@ -244,8 +244,8 @@ void find_plan(struct ginsn *g)
 	g->plan = plan_kind(g);
 	if (is_call(d) || is_jcc(d))
 		g->traits |= TRAIT_CUTS;
-	if ((leaves_block(d) && !is_call(d)) ||
-	    (d->map == 0 && (op == 0xe9 || op == 0xeb || op == 0xc2 || op == 0xc3 || (op == 0xff && (d->reg & 7) == 4))))
+	if ((leaves_block(d) && !is_call(d)) || (d->map == 0 && (op == 0xe9 || op == 0xeb || op == 0xc2 || op == 0xc3 ||
+								 (op == 0xff && (d->reg & 7) == 4))))
 		g->traits |= TRAIT_ENDS;
 }
 
