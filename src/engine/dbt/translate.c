@@ -11,9 +11,6 @@
 #include "isa/isa.h"
 
 #include <string.h>
-#include <sys/mman.h>
-
-#define POPULATE ((u64)(64 * KiB))
 
 /* Instructions whose host semantics would need more than their operands. */
 static bool is_odd(const struct dinsn *d)
@@ -637,36 +634,6 @@ static void set_apart(struct dbt *x, struct tblock *b, bool grows)
 	x->recipes_n = b->recipes + b->recipes_max;
 	x->fixes_n = b->fixes + b->fixes_n;
 	dbt_take_records(x, b);
-}
-
-/*
- * The next pages of the code cache and of the large pools, some at a time: a
- * fault for each costs as much as the translation of a small block. The guest's
- * vector state may be live: no C library but for the system call.
- */
-static void populate(void *pool, u64 size, u64 from, u64 to)
-{
-	u64 at = to & ~(POPULATE - 1);
-
-	if (unlikely((from ^ to) & ~(POPULATE - 1)) && at < size)
-		madvise((u8 *)pool + at, MIN(POPULATE, size - at), MADV_POPULATE_WRITE);
-}
-
-void dbt_take_records(struct dbt *x, const struct tblock *b)
-{
-	u32 insns = b->first + b->insns_max;
-
-	populate(x->rw, x->size, x->used, b->host_max);
-	populate(x->insns, x->regions * x->per.insns * sizeof(*x->insns), x->insns_n * sizeof(*x->insns),
-		 insns * sizeof(*x->insns));
-	populate(x->blocks, x->regions * x->per.blocks * sizeof(*x->blocks), x->blocks_n * sizeof(*x->blocks),
-		 (x->blocks_n + 1) * sizeof(*x->blocks));
-	x->used = b->host_max;
-	x->insns_n = insns;
-	for (u32 k = (b->first + INSNS_A_MARK - 1) / INSNS_A_MARK; k * INSNS_A_MARK < x->insns_n; k++)
-		x->insn_block[k] = x->blocks_n;
-	x->blocks_n++;
-	dbt_note_cursors(x);
 }
 
 /* A new one, which takes over the entries of `old`. */
