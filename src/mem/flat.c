@@ -13,18 +13,11 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "base/host_syscall.h"
 #include "mem/flat_priv.h"
 #include "mem/physmem_priv.h"
 
 #define NEIGHBOURS 8 /* entries of a guest page table looked at on each side of a miss */
-
-static long syscall3(long n, const void *a, u64 b, u64 c)
-{
-	long rc;
-
-	__asm__ volatile("syscall" : "=a"(rc) : "0"(n), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
-	return rc;
-}
 
 /* ---- table pages ---- */
 
@@ -36,8 +29,8 @@ static void fill_words(u64 *to, u64 n, u64 val)
 static void give_back(u8 *at)
 {
 	/* Neither can fail for lack of areas or memory: areas only merge. */
-	syscall3(SYS_mprotect, at, FLAT_TABLE_SIZE, PROT_NONE);
-	syscall3(SYS_madvise, at, FLAT_TABLE_SIZE, MADV_DONTNEED);
+	host_syscall3(SYS_mprotect, at, FLAT_TABLE_SIZE, PROT_NONE);
+	host_syscall3(SYS_madvise, at, FLAT_TABLE_SIZE, MADV_DONTNEED);
 }
 
 /* All tables as they were at first. Hints are by page, so they go too. */
@@ -60,7 +53,7 @@ static void reset(struct flat *f)
 		if (touched[n][TABLE_WRITE])
 			give_back(s->base + FLAT_W_DISP - FLAT_TABLE_SIZE);
 	}
-	syscall3(SYS_madvise, f->hint, f->hint_size, MADV_DONTNEED);
+	host_syscall3(SYS_madvise, f->hint, f->hint_size, MADV_DONTNEED);
 	f->pages = 0;
 	f->stats.table_pages = 0;
 	f->stats.resets++;
@@ -75,9 +68,9 @@ static struct table_page *touch(struct flat *f, unsigned set, enum table_kind ki
 
 	if (f->pages == FLAT_PAGES_MAX)
 		reset(f);
-	if (syscall3(SYS_mprotect, slot, PAGE_SIZE, PROT_READ | PROT_WRITE)) {
+	if (host_syscall3(SYS_mprotect, slot, PAGE_SIZE, PROT_READ | PROT_WRITE)) {
 		reset(f);
-		if (syscall3(SYS_mprotect, slot, PAGE_SIZE, PROT_READ | PROT_WRITE))
+		if (host_syscall3(SYS_mprotect, slot, PAGE_SIZE, PROT_READ | PROT_WRITE))
 			return NULL;
 	}
 	fill_words(slot, TABLE_ENTRIES, flat_absent(f, set, number));

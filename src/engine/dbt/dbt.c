@@ -19,8 +19,9 @@
 
 #define RET_STACK (64 * KiB)
 #define RET_SPAN (RET_STACK + 2 * PAGE_SIZE) /* a guard below, the bottom entry above */
-#define INTERP_ARENA (8 * MiB) /* single steps: an hour of stress-ng filled half of the 64 MiB interp has for itself   \
-				*/
+#define INTERP_ARENA                                                                                                   \
+	(8 * MiB) /* single steps: an hour of stress-ng filled half of the 64 MiB interp has for itself                \
+		   */
 
 /* Behind struct dbt: what only ordinary C needs. */
 struct dbt_host {

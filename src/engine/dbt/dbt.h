@@ -364,6 +364,8 @@ void dbt_free_page(struct dbt *x, struct tpage *p); /* no block refers to it */
 void dbt_empty_regions(struct dbt *x);
 void dbt_choose_region(struct dbt *x); /* the one for code of the present ring */
 void dbt_next_region(struct vcpu *v);  /* to be filled; blocks found before may be gone (stats.flushes) */
+/* What lies behind `b`, the latest block, are free. */
+void dbt_take_records(struct dbt *x, const struct tblock *b);
 void dbt_note_cursors(struct dbt *x);
 struct cursors dbt_in_use(const struct dbt *x); /* counts, of all regions together */
 /* cache.c, for that */
@@ -395,15 +397,13 @@ extern const size_t dbt_decoded_size;
 /* translate.c: ordinary C, vector state parked. NULL: out of room. `old`: the
  * dead block of the same page and address; its entries stay where they are. */
 struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin, struct tblock *old);
-/* cache.c: what b->entry_saved does: it puts the flags back, unless the body overwrites them before anything sees
- * them. */
-void dbt_entry_saved(const struct dbt *x, const struct tblock *b, bool unseen);
-/* The records behind `b`, the latest block, are free. */
-void dbt_take_records(struct dbt *x, const struct tblock *b);
 /* clone.c */
 void dbt_note_twin(struct dbt *x, const struct tblock *b);				      /* it may be cloned */
 const struct tblock *dbt_twin(struct dbt *x, const struct tpage *p, u64 lin);		      /* NULL: there is none */
 struct tblock *dbt_clone(struct dbt *x, const struct tblock *from, struct tpage *p, u64 lin); /* NULL: no room */
+/* cache.c: what b->entry_saved does: it puts the flags back, unless the body overwrites them before anything sees
+ * them. */
+void dbt_entry_saved(const struct dbt *x, const struct tblock *b, bool unseen);
 /* list.c: see engine_ops.describe. */
 void dbt_describe(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const char *text), void *opaque);
 /* entry.c */

@@ -1,26 +1,41 @@
 /*
  * Decoded instructions, kept: the same few thousand encodings make up all code,
- * with other displacements and immediates. What Zydis found is reused for bytes
- * that agree everywhere else; those two are then filled in from the code.
+ * with other displacements and immediates. What was found out about bytes is
+ * used again for bytes that agree everywhere else; those two are then filled in
+ * from the code.
  *
  * That is sound because where they lie and what they mean is decided by the
- * bytes before them. EVEX scales its displacement and some VEX instructions
- * name a register in the immediate: there all bytes must agree.
+ * bytes before them. EVEX scales its displacement, some VEX instructions name
+ * a register in the immediate, and some instructions have two: there all bytes
+ * must agree.
  */
 #include "engine/dbt/translate.h"
+#include "isa/isa.h"
 
 #include <string.h>
 
-#define DECODED 1024u
+#define DECODED 8192u
 
 struct decoded {
-	u64 key[2], mask[2]; /* of the first 16 bytes; no mask: empty */
-	bool exact;	     /* all bytes are in the mask */
-	ZydisDecodedInstruction z;
-	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-};
+	u64 mask[2]; /* of the bytes that must agree; the first 0: empty */
+	struct ginsn g;
+} __attribute__((aligned(64)));
+_Static_assert(sizeof(struct decoded) == 128, "two cache lines");
 
 const size_t dbt_decoded_size = DECODED * sizeof(struct decoded);
+
+/* The first bytes of an instruction, up to 16, as two words. */
+struct head {
+	u64 w[2];
+};
+/* A dinsn ends with the bytes and one of padding. */
+#define BYTES_AT offsetof(struct dinsn, bytes)
+_Static_assert(sizeof(struct dinsn) == BYTES_AT + 16, "16 bytes can be copied");
+
+static u64 low_bytes(unsigned n)
+{
+	return n >= 8 ? ~0ull : BIT(8 * n) - 1;
+}
 
 static bool has_modrm(unsigned map, unsigned op)
 {
@@ -33,32 +48,41 @@ static bool has_modrm(unsigned map, unsigned op)
 	return (op & 0xf0) != 0x80 && (op & 0xf8) != 0xc8 && (op & 0xf8) != 0x30 && op != 0x05 && op != 0x0b;
 }
 
+static bool is_prefix(unsigned b)
+{
+	return (b & 0xf0) == 0x40 || (b & 0xfc) == 0x64 || (b & 0xfe) == 0xf2 || b == 0xf0;
+}
+
 /* Of the bytes up to ModRM and SIB. Where it errs an entry is only not found. */
-static unsigned slot_of(const u8 *code)
+static unsigned slot_of(u64 first)
 {
 	unsigned n = 0, map = 0;
-	u64 head;
+	u64 rest = first;
 
-	while ((code[n] & 0xf0) == 0x40 || (code[n] & 0xfc) == 0x64 || (code[n] & 0xfe) == 0xf2 || code[n] == 0xf0) {
+	while (is_prefix(rest & 0xff)) {
+		rest >>= 8;
 		if (++n == 5)
 			break;
 	}
-	if (code[n] == 0xc4 || code[n] == 0xc5) {
-		n += code[n] == 0xc4 ? 3 : 2;
+	if ((rest & 0xfe) == 0xc4) {
+		unsigned k = rest & 1 ? 2 : 3;
+
+		n += k;
+		rest >>= 8 * k;
 		map = 1;
-	} else if (code[n] == 0x0f) {
+	} else if ((rest & 0xff) == 0x0f) {
+		unsigned k = (rest >> 8 & 0xfd) == 0x38 ? 2 : 1;
+
+		n += k;
+		rest >>= 8 * k;
 		map = 1;
-		n += code[n + 1] == 0x38 || code[n + 1] == 0x3a ? 2 : 1;
 	}
-	if (has_modrm(map, code[n])) {
-		n++;
-		if (code[n] < 0xc0 && (code[n] & 7) == 4)
-			n++;
+	if (has_modrm(map, rest & 0xff)) {
+		unsigned modrm = rest >> 8 & 0xff;
+
+		n += 1 + (modrm < 0xc0 && (modrm & 7) == 4);
 	}
-	n = MIN(n + 1, 8u);
-	memcpy(&head, code, 8);
-	head &= ~0ull >> (64 - 8 * n);
-	return (unsigned)(head * 0x9e3779b97f4a7c15ull >> 54) % DECODED;
+	return (unsigned)((first & low_bytes(n + 1)) * 0x9e3779b97f4a7c15ull >> 48) % DECODED;
 }
 
 static void unmask(struct decoded *s, unsigned offset, unsigned bits)
@@ -66,79 +90,111 @@ static void unmask(struct decoded *s, unsigned offset, unsigned bits)
 	memset((u8 *)s->mask + offset, 0, bits / 8);
 }
 
-static void set_mask(struct decoded *s)
+/* Which bytes must agree, and where those are that need not. */
+static void set_mask(struct decoded *s, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
 {
-	s->exact =
-	    s->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && s->z.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX;
+	struct ginsn *g = &s->g;
+	bool exact =
+	    (z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && z->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) ||
+	    z->raw.imm[1].size;
 
-	for (unsigned k = 0; k < s->z.operand_count; k++)
-		s->exact |= s->ops[k].encoding == ZYDIS_OPERAND_ENCODING_IS4;
-	memset(s->mask, 0, sizeof(s->mask));
-	memset(s->mask, 0xff, s->z.length);
-	if (s->exact)
+	for (unsigned k = 0; k < z->operand_count; k++)
+		exact |= ops[k].encoding == ZYDIS_OPERAND_ENCODING_IS4;
+	s->mask[0] = low_bytes(z->length);
+	s->mask[1] = z->length > 8 ? low_bytes(z->length - 8u) : 0;
+	if (exact)
 		return;
-	unmask(s, s->z.raw.disp.offset, s->z.raw.disp.size);
-	for (unsigned k = 0; k < 2; k++)
-		unmask(s, s->z.raw.imm[k].offset, s->z.raw.imm[k].size);
-}
+	if (g->d.is_mem && z->raw.disp.size) {
+		bool moffs = !g->d.has_modrm; /* an address, not a displacement: dinsn_from_zydis() */
 
-static s64 field(const u8 *code, unsigned offset, unsigned bits, bool is_signed)
-{
-	u64 v = 0;
-
-	memcpy(&v, code + offset, bits / 8);
-	return is_signed ? (s64)(v << (64 - bits)) >> (64 - bits) : (s64)v;
-}
-
-/* The displacement and the immediates that `code` has. */
-static void fill_in(struct decoded *s, const u8 *code)
-{
-	ZydisDecodedInstruction *z = &s->z;
-	unsigned imm = 0;
-
-	if (z->raw.disp.size)
-		z->raw.disp.value = field(code, z->raw.disp.offset, z->raw.disp.size, true);
-	for (unsigned k = 0; k < 2; k++)
-		if (z->raw.imm[k].size)
-			z->raw.imm[k].value.s =
-			    field(code, z->raw.imm[k].offset, z->raw.imm[k].size, z->raw.imm[k].is_signed);
-	for (unsigned k = 0; k < z->operand_count; k++) {
-		ZydisDecodedOperand *o = &s->ops[k];
-
-		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->mem.disp.has_displacement)
-			o->mem.disp.value = z->raw.disp.value;
-		else if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
-			 o->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT && imm < 2 && z->raw.imm[imm].size)
-			o->imm.value.s = z->raw.imm[imm++].value.s;
+		g->disp_at = z->raw.disp.offset;
+		g->disp_bits = z->raw.disp.size;
+		g->disp_signed = !moffs || g->d.addrsize == 8;
+		unmask(s, g->disp_at, g->disp_bits);
+	}
+	if (z->raw.imm[0].size) {
+		g->imm_at = z->raw.imm[0].offset;
+		g->imm_bits = z->raw.imm[0].size;
+		g->imm_signed = z->raw.imm[0].is_signed;
+		unmask(s, g->imm_at, g->imm_bits);
 	}
 }
 
-enum decode_status dbt_decode(struct dbt *x, const u8 *code, unsigned avail, enum code_mode mode,
-			      const ZydisDecodedInstruction **z, const ZydisDecodedOperand **ops, struct dinsn *d)
+static s64 field(const struct head *h, unsigned at, unsigned bits, bool is_signed)
 {
-	bool keep = mode == CODE_64 && avail >= 16;
-	struct decoded *s = &x->decoded[keep ? slot_of(code) : 0];
-	enum decode_status status;
-	u64 bytes[2] = { 0, 0 };
+	unsigned shift = 8 * (at & 7), up = 64 - bits;
+	u64 v = h->w[at >> 3] >> shift;
 
-	*z = &s->z;
-	*ops = s->ops;
-	memcpy(bytes, code, MIN(16u, avail));
-	if (keep && s->mask[0] && !((bytes[0] ^ s->key[0]) & s->mask[0]) && !((bytes[1] ^ s->key[1]) & s->mask[1])) {
-		if (!s->exact)
-			fill_in(s, code);
-		dinsn_from_zydis(d, &s->z, s->ops, code, mode);
-		return DECODE_OK;
-	}
+	if (at < 8 && shift)
+		v |= h->w[1] << (64 - shift);
+	return is_signed ? (s64)(v << up) >> up : (s64)(v << up >> up);
+}
+
+/* What the bytes `h` have in the place of those that were decoded. */
+static void fill_in(struct ginsn *g, const struct head *h)
+{
+	const struct head bytes = { { h->w[0] & low_bytes(g->d.len),
+				      g->d.len > 8 ? h->w[1] & low_bytes(g->d.len - 8u) : 0 } };
+
+	memcpy((u8 *)g + offsetof(struct ginsn, d) + BYTES_AT, &bytes, 16);
+	if (g->disp_bits)
+		g->d.disp = field(h, g->disp_at, g->disp_bits, g->disp_signed);
+	if (g->imm_bits)
+		g->d.imm = (u64)field(h, g->imm_at, g->imm_bits, g->imm_signed);
+}
+
+static enum decode_status decode(struct dbt *x, const u8 *code, unsigned avail, enum code_mode mode, struct decoded *s)
+{
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction z;
+	enum decode_status status = isa_decode_full(&z, ops, code, MIN(15u, avail), mode);
+	struct ginsn *g = &s->g;
+
 	s->mask[0] = 0;
-	status = isa_decode_full(&s->z, s->ops, code, MIN(15u, avail), mode);
 	if (status != DECODE_OK)
 		return status;
-	dinsn_from_zydis(d, &s->z, s->ops, code, mode);
-	if (keep) {
-		s->key[0] = bytes[0];
-		s->key[1] = bytes[1];
-		set_mask(s);
-	}
+	memset(g, 0, sizeof(*g));
+	dinsn_from_zydis(&g->d, &z, ops, code, mode);
+	classify(x, g, &z, ops);
+	find_flags_use(g, &z, ops);
+	find_operand(g, &z, ops);
+	find_plan(g);
+	find_rewrite(g, &z, ops);
+	set_mask(s, &z, ops);
 	return status;
+}
+
+enum decode_status dbt_decode(struct dbt *x, const u8 *code, unsigned avail, enum code_mode mode, struct ginsn *g)
+{
+	struct head h = { { 0, 0 } }, k;
+	enum decode_status status;
+	struct decoded *s;
+
+	if (likely(avail >= 16))
+		memcpy(&h, code, 16);
+	else
+		memcpy(&h, code, avail);
+	s = &x->decoded[slot_of(h.w[0])];
+	memcpy(&k, (const u8 *)&s->g.d + BYTES_AT, 16);
+	if (unlikely(!s->mask[0] || ((h.w[0] ^ k.w[0]) & s->mask[0]) || ((h.w[1] ^ k.w[1]) & s->mask[1]) ||
+		     s->g.d.mode != mode || s->g.d.len > avail)) {
+		status = decode(x, code, avail, mode, s);
+		if (status != DECODE_OK)
+			return status;
+	}
+	*g = s->g;
+	fill_in(g, &h);
+	return DECODE_OK;
+}
+
+enum decode_status decode_next(struct tr *t, unsigned n)
+{
+	unsigned at = t->ginsn_at[n];
+
+	if (n < t->ginsns_n || t->decoded != DECODE_OK)
+		return n < t->ginsns_n ? DECODE_OK : t->decoded;
+	t->decoded = dbt_decode(t->x, t->code + at, t->avail - at, t->narrow ? CODE_32 : CODE_64, &t->ginsn[n]);
+	if (t->decoded == DECODE_OK)
+		t->ginsn_at[++t->ginsns_n] = (u16)(at + t->ginsn[n].d.len);
+	return t->decoded;
 }

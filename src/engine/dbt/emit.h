@@ -50,20 +50,38 @@ static inline void put(struct emit *e, unsigned b)
 	else
 		e->overflow = true;
 }
+/* `n` <= 8 bytes, the first one lowest. What lies behind them, up to `end`, may be overwritten. */
+static inline void put_chunk(struct emit *e, u64 bytes, unsigned n)
+{
+	u8 *p = e->p;
+
+	if (likely(e->end - p >= 8)) {
+		__builtin_memcpy(p, &bytes, 8);
+		e->p = p + n;
+		return;
+	}
+	for (; n; n--, bytes >>= 8)
+		put(e, bytes & 0xff);
+}
 static inline void put_bytes(struct emit *e, const u8 *b, unsigned n)
 {
+	if (__builtin_constant_p(n) && n <= 8) {
+		u64 all = 0;
+
+		__builtin_memcpy(&all, b, n);
+		put_chunk(e, all, n);
+		return;
+	}
 	for (unsigned k = 0; k < n; k++)
 		put(e, b[k]);
 }
 static inline void put32(struct emit *e, u32 v)
 {
-	for (unsigned k = 0; k < 4; k++)
-		put(e, (v >> (8 * k)) & 0xff);
+	put_chunk(e, v, 4);
 }
 static inline void put64(struct emit *e, u64 v)
 {
-	put32(e, (u32)v);
-	put32(e, (u32)(v >> 32));
+	put_chunk(e, v, 8);
 }
 static inline bool fits8(s64 v)
 {
@@ -74,31 +92,63 @@ static inline bool fits32(s64 v)
 	return v == (s32)v;
 }
 
+/* An encoding being put together: `n` <= 8 bytes, the first one lowest. */
+struct chunk {
+	u64 bytes;
+	unsigned n;
+};
+static inline void add8(struct chunk *c, unsigned b)
+{
+	c->bytes |= (u64)(u8)b << (8 * c->n);
+	c->n++;
+}
+/* REX, if any of its bits is set, and the opcode. */
+static inline struct chunk opcode_chunk(unsigned rex_bits, unsigned op)
+{
+	if (rex_bits)
+		return (struct chunk){ 0x40 | rex_bits | op << 8, 2 };
+	return (struct chunk){ op, 1 };
+}
+/* ... and a displacement, mod being 0 for none, 1 for 8 bits, 2 for 32. */
+static inline void put_with_disp(struct emit *e, struct chunk c, unsigned mod, s32 disp)
+{
+	if (mod < 2) {
+		c.bytes |= mod ? (u64)(u8)disp << (8 * c.n) : 0;
+		put_chunk(e, c.bytes, c.n + mod);
+		return;
+	}
+	put_chunk(e, c.bytes, c.n);
+	put32(e, (u32)disp);
+}
+
 /* ModRM, SIB and displacement of [base + disp]; any base. */
-static inline void put_base_disp(struct emit *e, unsigned reg, unsigned base, s32 disp)
+static inline void put_operand(struct emit *e, struct chunk c, unsigned reg, unsigned base, s32 disp)
 {
 	unsigned mod = disp == 0 && (base & 7) != 5 ? 0 : fits8(disp) ? 1 : 2;
 
-	put(e, mod << 6 | (reg & 7) << 3 | (base & 7));
+	add8(&c, mod << 6 | (reg & 7) << 3 | (base & 7));
 	if ((base & 7) == 4)
-		put(e, 0x24);
-	if (mod == 1)
-		put(e, (u8)disp);
-	else if (mod == 2)
-		put32(e, (u32)disp);
+		add8(&c, 0x24);
+	put_with_disp(e, c, mod, disp);
+}
+static inline void put_base_disp(struct emit *e, unsigned reg, unsigned base, s32 disp)
+{
+	put_operand(e, (struct chunk){ 0, 0 }, reg, base, disp);
 }
 /* [base + index * 2^scale + disp] */
+static inline void put_indexed(struct emit *e, struct chunk c, unsigned reg, unsigned base, unsigned index,
+			       unsigned scale, s32 disp)
+{
+	unsigned mod = disp == 0 && (base & 7) != 5 ? 0 : fits8(disp) ? 1 : 2;
+
+	add8(&c, mod << 6 | (reg & 7) << 3 | 4);
+	add8(&c, scale << 6 | (index & 7) << 3 | (base & 7));
+	put_with_disp(e, c, mod, disp);
+}
 static inline void put_base_index_disp(struct emit *e, unsigned reg, unsigned base, unsigned index, unsigned scale,
 				       s32 disp)
 {
-	unsigned mod = disp == 0 && (base & 7) != 5 ? 0 : fits8(disp) ? 1 : 2;
-
-	put(e, mod << 6 | (reg & 7) << 3 | 4);
-	put(e, scale << 6 | (index & 7) << 3 | (base & 7));
-	if (mod == 1)
-		put(e, (u8)disp);
-	else if (mod == 2)
-		put32(e, (u32)disp);
+	put_indexed(e, (struct chunk){ 0, 0 }, reg, base, index, scale, disp);
 }
 
 /* The same, always with a displacement of 32 bits. */
@@ -113,47 +163,34 @@ static inline void put_base_index_disp32(struct emit *e, unsigned reg, unsigned 
 /* One-byte opcodes with a 64-bit (w) or 32-bit operand. */
 static inline void op_rr(struct emit *e, bool w, unsigned op, unsigned reg, unsigned rm)
 {
-	unsigned rex = 0x40 | w << 3 | (reg >> 3) << 2 | rm >> 3;
+	struct chunk c = opcode_chunk(w << 3 | (reg >> 3) << 2 | rm >> 3, op);
 
-	if (rex != 0x40)
-		put(e, rex);
-	put(e, op);
-	put(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+	add8(&c, 0xc0 | (reg & 7) << 3 | (rm & 7));
+	put_chunk(e, c.bytes, c.n);
 }
 static inline void op_rm(struct emit *e, bool w, unsigned op, unsigned reg, unsigned base, s32 disp)
 {
-	unsigned rex = 0x40 | w << 3 | (reg >> 3) << 2 | base >> 3;
-
-	if (rex != 0x40)
-		put(e, rex);
-	put(e, op);
-	put_base_disp(e, reg, base, disp);
+	put_operand(e, opcode_chunk(w << 3 | (reg >> 3) << 2 | base >> 3, op), reg, base, disp);
 }
 static inline void op_rmx(struct emit *e, bool w, unsigned op, unsigned reg, unsigned base, unsigned index,
 			  unsigned scale, s32 disp)
 {
-	unsigned rex = 0x40 | w << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3;
-
-	if (rex != 0x40)
-		put(e, rex);
-	put(e, op);
-	put_base_index_disp(e, reg, base, index, scale, disp);
+	put_indexed(e, opcode_chunk(w << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3, op), reg, base, index,
+		    scale, disp);
 }
 /* gs:[disp]: a field of struct vcpu. */
 static inline void put_gs_operand(struct emit *e, unsigned reg, u32 disp)
 {
-	put(e, (reg & 7) << 3 | 4);
-	put(e, 0x25);
-	put32(e, disp);
+	put_chunk(e, (reg & 7) << 3 | 4 | 0x25 << 8 | (u64)disp << 16, 6);
 }
 static inline void op_gs(struct emit *e, bool w, unsigned op, unsigned reg, u32 disp)
 {
-	unsigned rex = 0x40 | w << 3 | (reg >> 3) << 2;
+	unsigned rex = w << 3 | (reg >> 3) << 2;
 
-	put(e, 0x65);
-	if (rex != 0x40)
-		put(e, rex);
-	put(e, op);
+	if (rex)
+		put_chunk(e, 0x65 | (0x40 | rex) << 8 | op << 16, 3);
+	else
+		put_chunk(e, 0x65 | op << 8, 2);
 	put_gs_operand(e, reg, disp);
 }
 
@@ -178,17 +215,13 @@ static inline void mov_imm(struct emit *e, unsigned dst, u64 imm)
 {
 	if (imm == (u32)imm) {
 		if (dst >> 3)
-			put(e, 0x41);
-		put(e, 0xb8 | (dst & 7));
-		put32(e, (u32)imm);
+			put_chunk(e, 0x41 | (0xb8 | (dst & 7)) << 8 | imm << 16, 6);
+		else
+			put_chunk(e, 0xb8 | (dst & 7) | imm << 8, 5);
 	} else if (fits32((s64)imm)) {
-		put(e, 0x48 | dst >> 3);
-		put(e, 0xc7);
-		put(e, 0xc0 | (dst & 7));
-		put32(e, (u32)imm);
+		put_chunk(e, 0x48 | dst >> 3 | 0xc7 << 8 | (u64)(0xc0 | (dst & 7)) << 16 | (u64)(u32)imm << 24, 7);
 	} else {
-		put(e, 0x48 | dst >> 3);
-		put(e, 0xb8 | (dst & 7));
+		put_chunk(e, 0x48 | dst >> 3 | (0xb8 | (dst & 7)) << 8, 2);
 		put64(e, imm);
 	}
 }
@@ -208,8 +241,7 @@ static inline void mov_lin(struct emit *e, unsigned dst, u64 lin)
 /* mov dword gs:[disp], imm */
 static inline void mov_gs_imm32(struct emit *e, u32 disp, u32 imm)
 {
-	put(e, 0x65);
-	put(e, 0xc7);
+	put_chunk(e, 0x65 | 0xc7 << 8, 2);
 	put_gs_operand(e, 0, disp);
 	put32(e, imm);
 }
@@ -231,21 +263,17 @@ static inline void mov_gs_fix(struct emit *e, u32 disp, enum fix_kind kind, u32 
 /* rorx dst, src, n (64 bit) */
 static inline void rorx(struct emit *e, unsigned dst, unsigned src, unsigned n)
 {
-	put(e, 0xc4);
-	put(e, (dst >> 3 ? 0 : 0x80) | 0x40 | (src >> 3 ? 0 : 0x20) | 3);
-	put(e, 0xfb); /* W1 vvvv=1111 L0 pp=F2 */
-	put(e, 0xf0);
-	put(e, 0xc0 | (dst & 7) << 3 | (src & 7));
-	put(e, n);
+	u64 b = (dst >> 3 ? 0 : 0x80) | 0x40 | (src >> 3 ? 0 : 0x20) | 3;
+
+	/* W1 vvvv=1111 L0 pp=F2 */
+	put_chunk(e, 0xc4 | b << 8 | 0xf0fb0000 | (u64)(0xc0 | (dst & 7) << 3 | (src & 7)) << 32 | (u64)n << 40, 6);
 }
 /* pext dst32, src32, dword gs:[disp] */
 static inline void pext_gs(struct emit *e, unsigned dst, unsigned src, u32 disp)
 {
-	put(e, 0x65);
-	put(e, 0xc4);
-	put(e, (dst >> 3 ? 0 : 0x80) | 0x60 | 2);
-	put(e, (~src & 15) << 3 | 2); /* W0 L0 pp=F3 */
-	put(e, 0xf5);
+	u64 b = (dst >> 3 ? 0 : 0x80) | 0x60 | 2, v = (~src & 15) << 3 | 2; /* W0 L0 pp=F3 */
+
+	put_chunk(e, 0x65 | 0xc4 << 8 | b << 16 | v << 24 | 0xf5ull << 32, 5);
 	put_gs_operand(e, dst, disp);
 }
 /* pext dst, src, qword gs:[disp] */
@@ -261,11 +289,9 @@ static inline void pext64_gs(struct emit *e, unsigned dst, unsigned src, u32 dis
 /* pdep dst32, src32, dword gs:[disp] */
 static inline void pdep_gs(struct emit *e, unsigned dst, unsigned src, u32 disp)
 {
-	put(e, 0x65);
-	put(e, 0xc4);
-	put(e, (dst >> 3 ? 0 : 0x80) | 0x60 | 2);
-	put(e, (~src & 15) << 3 | 3); /* W0 L0 pp=F2 */
-	put(e, 0xf5);
+	u64 b = (dst >> 3 ? 0 : 0x80) | 0x60 | 2, v = (~src & 15) << 3 | 3; /* W0 L0 pp=F2 */
+
+	put_chunk(e, 0x65 | 0xc4 << 8 | b << 16 | v << 24 | 0xf5ull << 32, 5);
 	put_gs_operand(e, dst, disp);
 }
 /* jmp or call (op E9H, E8H) to `target`, an address in the executable view */

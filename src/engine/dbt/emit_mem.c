@@ -46,12 +46,12 @@ static void add_ref(struct tr *t, unsigned stub, u8 *at)
 		t->failed = true;
 }
 
-void islands(struct tr *t, unsigned room, bool inline_code)
+void land_branches(struct tr *t, unsigned room, bool inline_code)
 {
 	struct emit *e = &t->e;
 	unsigned bytes = t->pending_n * 5 + 2;
 
-	if (!t->pending_n || (inline_code && (unsigned)(e->p - t->pending[0].at) + room + bytes < 127))
+	if ((inline_code && (unsigned)(e->p - t->pending[0].at) + room + bytes < 127))
 		return;
 	if (inline_code) {
 		put(e, 0xeb);
@@ -87,10 +87,8 @@ void short_branch(struct tr *t, bool narrow, unsigned stub)
 
 void long_branch(struct tr *t, unsigned cc, unsigned stub)
 {
-	put(&t->e, 0x0f);
-	put(&t->e, 0x80 | cc);
-	add_ref(t, stub, t->e.p);
-	put32(&t->e, 0);
+	add_ref(t, stub, t->e.p + 2);
+	put_chunk(&t->e, 0x0f | (0x80 | cc) << 8, 6);
 }
 
 void put_info(struct emit *e, enum leave_reason reason, u32 info)
@@ -127,10 +125,8 @@ void put_cross_test(struct emit *e, unsigned lin, unsigned size)
 
 void put_align_test(struct emit *e, unsigned lin, unsigned size)
 {
-	put(e, 0x40 | lin >> 3); /* test lin, size - 1 */
-	put(e, 0xf6);
-	put(e, 0xc0 | (lin & 7));
-	put(e, size - 1);
+	/* test lin, size - 1 */
+	put_chunk(e, 0x40 | lin >> 3 | 0xf6 << 8 | (0xc0 | (lin & 7)) << 16 | (u64)(size - 1) << 24, 4);
 }
 
 /* The page may hold code elsewhere than in the store's lines. */
@@ -331,11 +327,12 @@ void put_lookup(struct emit *e, unsigned lin, bool write)
 		pext64_gs(e, H_RCX, lin, HOT(page_bits));
 	} else { /* one micro-operation more, one cycle less: others may wait for what is read */
 		rorx(e, H_RCX, lin, 12);
-		op_rr(e, false, 0x89, H_RCX, H_RCX);
+		put_chunk(e, 0xc989, 2); /* mov ecx, ecx */
 	}
 	if (write)
-		put_bytes(e, (const u8[]){ 0x48, 0xf7, 0xd1 }, 3); /* not rcx */
-	op_rmx(e, true, 0x8b, H_RCX, H_R15, H_RCX, 3, write ? FLAT_W_DISP : FLAT_R_DISP);
+		put_chunk(e, 0xd1f748, 3); /* not rcx */
+	put_chunk(e, 0xcf8c8b49, 4); /* mov rcx, [r15 + rcx*8 + disp32] */
+	put32(e, (u32)(write ? FLAT_W_DISP : FLAT_R_DISP));
 }
 
 enum access { ACCESS_ONE, ACCESS_PAGE, ACCESS_MASKED };

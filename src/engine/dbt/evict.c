@@ -13,6 +13,10 @@
  * programs that are started again are cloned from those before (clone.c), but
  * kernel code is translated anew.
  */
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include "base/host_syscall.h"
 #include "engine/dbt/dbt.h"
 
 static u32 region_base(const struct dbt *x, u32 r)
@@ -63,6 +67,37 @@ static void empty(struct dbt *x, u32 r)
 					 .sys = r * per->sys,
 					 .recipes = r * per->recipes,
 					 .fixes = r * per->fixes };
+}
+
+#define POPULATE ((u64)(64 * KiB))
+
+/*
+ * The next pages of the code cache and of the large pools, some at a time: a
+ * fault for each costs as much as the translation of a small block.
+ */
+static void populate(void *pool, u64 size, u64 from, u64 to)
+{
+	u64 at = to & ~(POPULATE - 1);
+
+	if (unlikely((from ^ to) & ~(POPULATE - 1)) && at < size)
+		host_syscall3(SYS_madvise, (u8 *)pool + at, MIN(POPULATE, size - at), MADV_POPULATE_WRITE);
+}
+
+void dbt_take_records(struct dbt *x, const struct tblock *b)
+{
+	u32 insns = b->first + b->insns_max;
+
+	populate(x->rw, x->size, x->used, b->host_max);
+	populate(x->insns, x->regions * x->per.insns * sizeof(*x->insns), x->insns_n * sizeof(*x->insns),
+		 insns * sizeof(*x->insns));
+	populate(x->blocks, x->regions * x->per.blocks * sizeof(*x->blocks), x->blocks_n * sizeof(*x->blocks),
+		 (x->blocks_n + 1) * sizeof(*x->blocks));
+	x->used = b->host_max;
+	x->insns_n = insns;
+	for (u32 k = (b->first + INSNS_A_MARK - 1) / INSNS_A_MARK; k * INSNS_A_MARK < x->insns_n; k++)
+		x->insn_block[k] = x->blocks_n;
+	x->blocks_n++;
+	dbt_note_cursors(x);
 }
 
 struct cursors dbt_in_use(const struct dbt *x)

@@ -23,9 +23,8 @@ static void save(struct tr *t)
 {
 	struct emit *e = &t->e;
 
-	mov_rr(e, H_RCX, H_RAX);
-	put_bytes(e, (const u8[]){ 0x9f, 0x0f, 0x90, 0xc0 }, 4); /* lahf ; seto al */
-	put_bytes(e, (const u8[]){ 0x65, 0x66, 0x89 }, 3);
+	put_chunk(e, 0xc0900f9fc18948, 7); /* mov rcx, rax ; lahf ; seto al */
+	put_chunk(e, 0x896665, 3);
 	put_gs_operand(e, H_RAX, HOT(flags));
 	mov_rr(e, H_RAX, H_RCX);
 }
@@ -150,9 +149,9 @@ static u32 status(ZyanU32 flags)
 }
 
 /* Does the host set all status flags whatever they were before? */
-static bool sets_all(const ZydisDecodedInstruction *z)
+static bool sets_all(unsigned mnemonic)
 {
-	switch (z->mnemonic) {
+	switch (mnemonic) {
 	case ZYDIS_MNEMONIC_ADD:
 	case ZYDIS_MNEMONIC_SUB:
 	case ZYDIS_MNEMONIC_CMP:
@@ -167,13 +166,6 @@ static bool sets_all(const ZydisDecodedInstruction *z)
 	default:
 		return false;
 	}
-}
-
-static bool uses_flags(const ZydisDecodedInstruction *z)
-{
-	const ZydisAccessedFlags *f = z->cpu_flags;
-
-	return f && status(f->tested | f->modified | f->set_0 | f->set_1 | f->undefined);
 }
 
 /* The number of a general register, but for AH, CH, DH, BH. */
@@ -196,19 +188,9 @@ static int low_gpr(const ZydisDecodedOperand *o)
 	}
 }
 
-static bool writes_gpr(const struct tr *t, unsigned g)
+static bool writes_gpr(const struct ginsn *g, unsigned n)
 {
-	for (unsigned k = 0; k < t->z->operand_count; k++) {
-		const ZydisDecodedOperand *o = &t->ops[k];
-		ZydisRegister large;
-
-		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER || !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
-			continue;
-		large = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, o->reg.value);
-		if (ZydisRegisterGetClass(large) == ZYDIS_REGCLASS_GPR64 && (unsigned)ZydisRegisterGetId(large) == g)
-			return true;
-	}
-	return false;
+	return g->writes >> n & 1;
 }
 
 /* Is `c` an instruction that sets all flags from registers and cannot leave? */
@@ -258,6 +240,7 @@ static bool flags_die(const struct tr *t)
 
 bool flags_prepare(struct tr *t, bool aware)
 {
+	const struct ginsn *g = t->g;
 	struct recipe *r = &t->recipe;
 	bool all, needs;
 
@@ -268,12 +251,12 @@ bool flags_prepare(struct tr *t, bool aware)
 		note_flags(t);
 		return false;
 	}
-	all = sets_all(t->z);
-	needs = uses_flags(t->z) && !all;
+	all = g->traits & TRAIT_SETS_ALL;
+	needs = g->traits & TRAIT_FLAGS && !all;
 	if (needs)
 		flags_to_host(t);
 	if (!all && r->kind != RECIPE_NONE &&
-	    (writes_gpr(t, r->dst) || (r->src != RECIPE_IMM && writes_gpr(t, r->src)))) {
+	    (writes_gpr(g, r->dst) || (r->src != RECIPE_IMM && writes_gpr(g, r->src)))) {
 		t->dying = flags_die(t);
 		if (!t->dying) {
 			flags_to_host(t);
@@ -304,42 +287,72 @@ static enum recipe_kind recipe_kind(ZydisMnemonic m)
 	}
 }
 
-/* The instruction just emitted set the flags. */
-static void make_recipe(struct tr *t)
+/* How the flags it sets can be set again, but for the immediate. */
+static struct recipe recipe_of(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
 {
-	struct recipe r = { .kind = (u8)recipe_kind(t->z->mnemonic), .src = RECIPE_IMM };
-	int dst = low_gpr(&t->ops[0]), src = low_gpr(&t->ops[1]);
+	struct recipe none = { .kind = RECIPE_NONE };
+	struct recipe r = { .kind = (u8)recipe_kind(z->mnemonic), .src = RECIPE_IMM };
+	int dst, src;
 
-	t->recipe.kind = RECIPE_NONE;
-	t->recipe_at = -1;
-	if (r.kind == RECIPE_NONE || dst < 0 || home[dst] == HOME_MEMORY)
-		return;
+	if (r.kind == RECIPE_NONE)
+		return none;
+	dst = low_gpr(&ops[0]);
+	src = low_gpr(&ops[1]);
+	if (dst < 0 || home[dst] == HOME_MEMORY)
+		return none;
 	r.dst = (u8)dst;
-	r.size = (u8)(t->ops[0].size / 8);
+	r.size = (u8)(ops[0].size / 8);
 	if (src >= 0) {
 		r.src = (u8)src;
 		if (home[src] == HOME_MEMORY || (src == dst && (r.kind == RECIPE_ADD || r.kind == RECIPE_SUB)))
-			return;
-	} else if (t->ops[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		if (!fits32((s64)t->d->imm) && r.size == 8)
-			return;
-		r.imm = (s32)t->d->imm;
-	} else {
-		return;
+			return none;
+	} else if (ops[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+		return none;
 	}
-	if (r.kind == RECIPE_LOGIC)
-		r.src = RECIPE_IMM;
-	t->recipe = r;
+	return r;
+}
+
+void find_flags_use(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+{
+	const ZydisAccessedFlags *f = z->cpu_flags;
+
+	if (sets_all(z->mnemonic))
+		g->traits |= TRAIT_SETS_ALL;
+	if (f && status(f->tested | f->modified | f->set_0 | f->set_1 | f->undefined))
+		g->traits |= TRAIT_FLAGS;
+	if (f && status(f->modified | f->set_0 | f->set_1 | f->undefined))
+		g->traits |= TRAIT_MODIFIES;
+	g->recipe = recipe_of(z, ops);
+}
+
+/* The instruction just emitted set the flags. */
+static void make_recipe(struct tr *t)
+{
+	struct recipe *r = &t->recipe;
+
+	*r = t->g->recipe;
+	t->recipe_at = -1;
+	if (r->kind == RECIPE_NONE)
+		return;
+	if (r->src == RECIPE_IMM) {
+		if (!fits32((s64)t->d->imm) && r->size == 8)
+			r->kind = RECIPE_NONE;
+		r->imm = (s32)t->d->imm;
+	}
+	if (r->kind == RECIPE_LOGIC)
+		r->src = RECIPE_IMM;
 }
 
 void flags_opening(struct tr *t, unsigned stubs)
 {
 	unsigned how = note_of(t)->how;
 
-	if (!t->aware || t->stubs_n != stubs || (how != HOW_HOST && how != HOW_NOP && how != HOW_LEA))
+	if (!t->aware || t->stubs_n != stubs || (how != HOW_HOST && how != HOW_NOP && how != HOW_LEA)) {
 		t->opening = false;
-	else if (uses_flags(t->z))
-		t->opening = false, t->unseen = sets_all(t->z);
+	} else if (t->g->traits & TRAIT_FLAGS) {
+		t->opening = false;
+		t->unseen = t->g->traits & TRAIT_SETS_ALL;
+	}
 }
 
 void flags_done(struct tr *t)
@@ -348,11 +361,8 @@ void flags_done(struct tr *t)
 		t->flags = FLAGS_HOST;
 		t->recipe.kind = RECIPE_NONE;
 	}
-	if (!uses_flags(t->z))
+	if (!(t->g->traits & TRAIT_MODIFIES))
 		return;
-	if (t->z->cpu_flags && !status(t->z->cpu_flags->modified | t->z->cpu_flags->set_0 | t->z->cpu_flags->set_1 |
-				       t->z->cpu_flags->undefined))
-		return; /* only read them */
 	t->flags = FLAGS_HOST;
 	make_recipe(t);
 }

@@ -20,12 +20,10 @@ bool legacy_segment(const struct tr *t)
 	}
 }
 
-bool legacy_expressible(const struct tr *t)
+bool legacy_expressible(const struct dinsn *d, const ZydisDecodedInstruction *z)
 {
-	const ZydisDecodedInstruction *z = t->z;
-
-	if (t->d->map == 0 && z->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY) {
-		switch (t->d->opcode) {
+	if (d->map == 0 && z->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY) {
+		switch (d->opcode) {
 		case 0x27: /* DAA, DAS, AAA, AAS */
 		case 0x2f:
 		case 0x37:
@@ -36,7 +34,7 @@ bool legacy_expressible(const struct tr *t)
 			return false;
 		}
 	}
-	return !t->d->is_mem || legacy_segment(t);
+	return true;
 }
 
 /* Operand-size prefix of a 16-bit operand. */
@@ -57,15 +55,12 @@ static void lea32(struct emit *e, unsigned dst, unsigned base, s32 disp)
 }
 
 /* INC and DEC in their one-byte forms, which are REX prefixes on the host. */
-bool emit_legacy_inc(struct tr *t)
+void emit_legacy_inc(struct tr *t)
 {
 	const struct dinsn *d = t->d;
 
-	if (d->map != 0 || d->opcode < 0x40 || d->opcode > 0x4f)
-		return false;
 	put_size(&t->e, d->opsize);
 	op_rr(&t->e, false, 0xff, d->opcode >> 3 & 1, home[d->opcode & 7]);
-	return true;
 }
 
 /* R14 = ESP - bytes, RCX its write entry. */

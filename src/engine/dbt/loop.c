@@ -239,11 +239,10 @@ static bool can_repeat(const struct tr *t)
 	       t->e.end - t->e.p > HOST_BYTES_MAX / 2;
 }
 
-unsigned emit_second_copy(struct tr *t, const u8 *code, unsigned avail)
+unsigned emit_second_copy(struct tr *t)
 {
 	struct loop *l = &t->loop;
 	bool ends, cut = true;
-	struct dinsn d;
 	unsigned n;
 
 	if (!l->usable || !l->branch || t->failed)
@@ -256,22 +255,19 @@ unsigned emit_second_copy(struct tr *t, const u8 *code, unsigned avail)
 		emit_exit(t, t->b->lin);
 		return 0;
 	}
-	t->d = &d;
 	l->first = t->insn;
 	t->next_here = false;
 	put_set(t);
 	if (t->x->counted)
 		flags_to_host(t);
 	l->fast = true;
-	for (n = 0, t->lin = t->b->lin; n < l->n && !t->failed; n++, t->lin += d.len) {
-		unsigned at = (unsigned)(t->lin - t->b->lin);
-
-		if (dbt_decode(t->x, code + at, avail - at, CODE_64, &t->z, &t->ops, &d) != DECODE_OK) {
-			t->failed = true; /* cannot be: it was decoded before */
-			break;
-		}
+	for (n = 0; n < l->n && !t->failed; n++) {
+		t->g = &t->ginsn[n];
+		t->d = &t->g->d;
+		t->lin = t->b->lin + t->ginsn_at[n];
 		islands(t, 110, true);
-		new_insn(t)->kind = KIND_LOOP;
+		new_insn(t, t->d->len);
+		t->x->insns[t->insn].kind = KIND_LOOP;
 		if (cut)
 			begin_segment(t);
 		emit_insn(t, &ends, &cut);

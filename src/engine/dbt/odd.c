@@ -2,7 +2,6 @@
  * Instructions whose host form reaches beyond its operand or has other
  * effects: bit strings, cache lines, XLAT, POP to memory.
  */
-#include "cpu/cpuid.h"
 #include "engine/dbt/translate.h"
 
 /* R14 = host address of the operand at `lin` */
@@ -87,7 +86,7 @@ static bool cache_line(struct tr *t)
 {
 	unsigned lin;
 
-	if (!cpu_model_has_isa_set(t->v->model, t->z->meta.isa_set))
+	if (!(t->g->traits & TRAIT_MODEL))
 		return false;
 	lin = emit_ea(t);
 	emit_access(t, lin, 1, false);

@@ -15,12 +15,12 @@
 #define NOT_GPR 0xff
 
 struct plan {
+	const ZydisDecodedInstruction *z;
+	const ZydisDecodedOperand *ops;
+	const struct dinsn *d;
 	u8 reg, rm, vvvv, opcode; /* host register of the field, NOT_GPR: as it is */
-	enum { MEM_NONE, MEM_PLAIN, MEM_R14, MEM_RCX } mem;
-	u8 lin;
-	s32 disp; /* MEM_PLAIN: [lin + rcx + disp + 1] */
-	u8 size;  /* of the memory operand */
-	bool read, write;
+	enum rewrite_mem mem;
+	bool narrow;   /* 32-bit code */
 	bool high;     /* AH, CH, DH or BH: no REX */
 	bool cl;       /* a count in CL */
 	bool rcx_home; /* RCX stands for the guest's own RCX */
@@ -55,10 +55,10 @@ static bool is_high(ZydisRegister r)
 	return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
 }
 
-static bool find_memory(struct tr *t, struct plan *p)
+static bool find_memory(struct plan *p)
 {
-	for (unsigned k = 0; k < t->z->operand_count; k++) {
-		const ZydisDecodedOperand *o = &t->ops[k];
+	for (unsigned k = 0; k < p->z->operand_count; k++) {
+		const ZydisDecodedOperand *o = &p->ops[k];
 
 		if (o->type != ZYDIS_OPERAND_TYPE_MEMORY)
 			continue;
@@ -66,9 +66,6 @@ static bool find_memory(struct tr *t, struct plan *p)
 		    o->mem.type != ZYDIS_MEMOP_TYPE_MEM)
 			return false;
 		p->mem = MEM_PLAIN;
-		p->size = (u8)(o->size / 8);
-		p->read = o->actions & ZYDIS_OPERAND_ACTION_MASK_READ;
-		p->write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 	}
 	return true;
 }
@@ -114,12 +111,12 @@ static u8 assign(struct plan *p, unsigned g, const ZydisDecodedOperand *o, bool 
 }
 
 /* What the instruction does with general registers. False: not expressible. */
-static bool find_registers(struct tr *t, struct plan *p)
+static bool find_registers(struct plan *p)
 {
 	bool borrows = false;
 
-	for (unsigned k = 0; k < t->z->operand_count; k++) {
-		const ZydisDecodedOperand *o = &t->ops[k];
+	for (unsigned k = 0; k < p->z->operand_count; k++) {
+		const ZydisDecodedOperand *o = &p->ops[k];
 		int g = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_number(o->reg.value) : -1;
 
 		if (g < 0)
@@ -149,22 +146,22 @@ static bool find_registers(struct tr *t, struct plan *p)
 }
 
 /* Does another operand read what operand `n` writes? */
-static bool read_elsewhere(const struct tr *t, unsigned n, int g)
+static bool read_elsewhere(const struct plan *p, unsigned n, int g)
 {
-	for (unsigned k = 0; k < t->z->operand_count; k++)
-		if (k != n && t->ops[k].type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_number(t->ops[k].reg.value) == g &&
-		    (t->ops[k].actions & ZYDIS_OPERAND_ACTION_MASK_READ))
+	for (unsigned k = 0; k < p->z->operand_count; k++)
+		if (k != n && p->ops[k].type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_number(p->ops[k].reg.value) == g &&
+		    (p->ops[k].actions & ZYDIS_OPERAND_ACTION_MASK_READ))
 			return true;
 	return false;
 }
 
-static bool assign_registers(struct tr *t, struct plan *p)
+static bool assign_registers(struct plan *p)
 {
 	static const u8 both[] = { H_R14, H_RCX }, rcx[] = { H_RCX };
 	const u8 *temps = both;
 	unsigned n = 2;
 	/* of a zero source they leave the whole destination alone */
-	bool keeps = t->z->mnemonic == ZYDIS_MNEMONIC_BSF || t->z->mnemonic == ZYDIS_MNEMONIC_BSR;
+	bool keeps = p->z->mnemonic == ZYDIS_MNEMONIC_BSF || p->z->mnemonic == ZYDIS_MNEMONIC_BSR;
 
 	if (p->mem == MEM_R14) {
 		temps = rcx;
@@ -174,8 +171,8 @@ static bool assign_registers(struct tr *t, struct plan *p)
 	} else if (p->cl) {
 		n = 1;
 	}
-	for (unsigned k = 0; k < t->z->operand_count; k++) {
-		const ZydisDecodedOperand *o = &t->ops[k];
+	for (unsigned k = 0; k < p->z->operand_count; k++) {
+		const ZydisDecodedOperand *o = &p->ops[k];
 		int g = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_number(o->reg.value) : -1;
 		u8 host;
 
@@ -183,7 +180,7 @@ static bool assign_registers(struct tr *t, struct plan *p)
 			continue;
 		if (o->encoding == ZYDIS_OPERAND_ENCODING_NONE)
 			continue;
-		host = assign(p, (unsigned)g, o, keeps || read_elsewhere(t, k, g), temps, n);
+		host = assign(p, (unsigned)g, o, keeps || read_elsewhere(p, k, g), temps, n);
 		if (host == NOT_GPR)
 			return false;
 		if (is_high(o->reg.value))
@@ -210,18 +207,17 @@ static bool assign_registers(struct tr *t, struct plan *p)
 	return true;
 }
 
-static unsigned legacy_rex(const struct tr *t, const struct plan *p)
+/* The REX byte, or 0; of [lin + rcx] with a `lin` of 0 to 7. */
+static unsigned legacy_rex(const struct plan *p)
 {
-	const ZydisDecodedInstruction *z = t->z;
-	unsigned old = z->attributes & ZYDIS_ATTRIB_HAS_REX ? t->d->bytes[z->raw.rex.offset] : 0, rex = old & 0x4f;
+	const ZydisDecodedInstruction *z = p->z;
+	unsigned old = z->attributes & ZYDIS_ATTRIB_HAS_REX ? p->d->bytes[z->raw.rex.offset] : 0, rex = old & 0x4f;
 
 	if (p->reg != NOT_GPR)
 		rex = (rex & ~4u) | (p->reg >> 3 && !p->high ? 4u : 0);
-	if (p->mem == MEM_PLAIN)
-		rex = (rex & ~3u) | p->lin >> 3;
-	else if (p->mem == MEM_R14)
+	if (p->mem == MEM_R14)
 		rex = (rex & ~3u) | 1;
-	else if (p->mem == MEM_RCX)
+	else if (p->mem != MEM_NONE)
 		rex = rex & ~3u;
 	else if (p->rm != NOT_GPR)
 		rex = (rex & ~3u) | (p->rm >> 3);
@@ -230,152 +226,148 @@ static unsigned legacy_rex(const struct tr *t, const struct plan *p)
 	return rex & 0xf ? rex | 0x40 : old ? 0x40 : 0;
 }
 
-/* The inverted R, X and B bits of VEX and EVEX, in bits 7, 6 and 5. */
+/* The inverted R, X and B bits of VEX and EVEX, in bits 7, 6 and 5; of [lin + rcx] likewise. */
 static unsigned extension_bits(unsigned old, const struct plan *p)
 {
 	unsigned b = old & 0xe0;
 
 	if (p->reg != NOT_GPR)
 		b = (b & ~0x80u) | (p->reg >> 3 ? 0 : 0x80);
-	if (p->mem == MEM_PLAIN)
-		b = (b & ~0x60u) | 0x40 | (p->lin >> 3 ? 0 : 0x20);
-	else if (p->mem == MEM_R14)
+	if (p->mem == MEM_R14)
 		b = (b & ~0x60u) | 0x40;
-	else if (p->mem == MEM_RCX)
+	else if (p->mem != MEM_NONE)
 		b |= 0x60;
 	else if (p->rm != NOT_GPR)
 		b = (b & ~0x60u) | 0x40 | (p->rm >> 3 ? 0 : 0x20);
 	return b;
 }
 
-static void put_vex(struct tr *t, const struct plan *p)
+static void add(struct rewrite *r, unsigned b)
 {
-	const u8 *x = t->d->bytes + t->z->raw.vex.offset;
-	bool three = t->z->raw.vex.size == 3;
+	r->head |= (u64)(b & 0xff) << (8 * r->head_len++);
+}
+
+static void add_vex(struct rewrite *r, const struct plan *p)
+{
+	const u8 *x = p->d->bytes + p->z->raw.vex.offset;
+	bool three = p->z->raw.vex.size == 3;
 	unsigned b1 = three ? x[1] : (x[1] & 0x80) | 0x61, b2 = three ? x[2] : x[1] & 0x7f;
 
-	if (t->narrow) { /* registers 0 to 7, whatever the bits say */
+	if (p->narrow) { /* registers 0 to 7, whatever the bits say */
 		b1 |= 0xe0;
 		b2 |= 0x40;
-		if (narrow_ignores_w(t->z, t->ops))
+		if (narrow_ignores_w(p->z, p->ops))
 			b2 &= 0x7f;
 	}
 	b1 = extension_bits(b1, p) | (b1 & 0x1f);
 	if (p->vvvv != NOT_GPR)
 		b2 = (b2 & ~0x78u) | (~(unsigned)p->vvvv & 15) << 3;
-	put(&t->e, 0xc4);
-	put(&t->e, b1);
-	put(&t->e, b2);
+	add(r, 0xc4);
+	add(r, b1);
+	add(r, b2);
 }
 
-static void put_evex(struct tr *t, const struct plan *p)
+static void add_evex(struct rewrite *r, const struct plan *p)
 {
-	const u8 *x = t->d->bytes + t->z->raw.evex.offset;
+	const u8 *x = p->d->bytes + p->z->raw.evex.offset;
 	unsigned p0 = x[1], p1 = x[2], p2 = x[3];
 
-	if (t->narrow) {
+	if (p->narrow) {
 		p0 |= 0xf0;
 		p1 |= 0x40;
 		p2 |= 0x08;
-		if (narrow_ignores_w(t->z, t->ops))
+		if (narrow_ignores_w(p->z, p->ops))
 			p1 &= 0x7f;
 	}
-	put(&t->e, 0x62);
-	put(&t->e, extension_bits(p0, p) | (p0 & 0x1f));
-	put(&t->e, p1);
-	put(&t->e, p2);
+	add(r, 0x62);
+	add(r, extension_bits(p0, p) | (p0 & 0x1f));
+	add(r, p1);
+	add(r, p2);
 }
 
-static void put_prefixes(struct tr *t)
+/* False: more of them than there is any use for. */
+static bool add_prefixes(struct rewrite *r, const struct plan *p)
 {
-	const ZydisDecodedInstruction *z = t->z;
+	const ZydisDecodedInstruction *z = p->z;
 
 	for (unsigned k = 0; k < z->raw.prefix_count; k++) {
 		u8 b = z->raw.prefixes[k].value;
 
-		if (b == 0x66 || b == 0xf2 || b == 0xf3 || b == 0xf0)
-			put(&t->e, b);
+		if (b != 0x66 && b != 0xf2 && b != 0xf3 && b != 0xf0)
+			continue;
+		if (r->head_len == 4)
+			return false;
+		add(r, b);
 	}
+	return true;
 }
 
-static void put_modrm(struct tr *t, const struct plan *p)
+/* Up to the opcode, `end` in the guest's bytes. */
+static bool add_head(struct rewrite *r, const struct plan *p, unsigned end)
 {
-	const ZydisDecodedInstruction *z = t->z;
-	unsigned modrm = t->d->bytes[z->raw.modrm.offset];
-	unsigned reg = p->reg != NOT_GPR ? p->reg & 7 : (modrm >> 3) & 7;
+	const ZydisDecodedInstruction *z = p->z;
+	const u8 *bytes = p->d->bytes;
+	unsigned at, rex;
 
-	switch (p->mem) {
-	case MEM_PLAIN:
-		if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)
-			put_base_index_disp32(&t->e, reg, p->lin, H_RCX, 0, p->disp + 1); /* 8 bits would be scaled */
-		else
-			put_base_index_disp(&t->e, reg, p->lin, H_RCX, 0, p->disp + 1);
-		break;
-	case MEM_R14:
-		put(&t->e, reg << 3 | (H_R14 & 7));
-		break;
-	case MEM_RCX:
-		put(&t->e, reg << 3 | H_RCX);
-		break;
-	default:
-		put(&t->e, 0xc0 | reg << 3 | (p->rm != NOT_GPR ? p->rm & 7 : modrm & 7));
-	}
-}
-
-static void put_instruction(struct tr *t, const struct plan *p)
-{
-	const ZydisDecodedInstruction *z = t->z;
-	const u8 *bytes = t->d->bytes;
-	unsigned at, tail, rex, n;
-	u8 zero[NARROW_ZERO_BYTES];
-
-	n = t->narrow ? narrow_zero(z, zero) : 0;
-	if (n) {
-		put_bytes(&t->e, zero, n);
-		return;
-	}
-	put_prefixes(t);
+	if (!add_prefixes(r, p))
+		return false;
+	r->ext_at = r->head_len;
 	if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
-		put_vex(t, p);
 		at = z->raw.vex.offset + z->raw.vex.size;
+		r->ext = EXT_INVERTED;
+		r->ext_at++;
+		add_vex(r, p);
 	} else if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
-		put_evex(t, p);
 		at = z->raw.evex.offset + 4u;
+		r->ext = EXT_INVERTED;
+		r->ext_at++;
+		add_evex(r, p);
 	} else {
-		rex = legacy_rex(t, p);
-		if (rex)
-			put(&t->e, rex);
 		at = z->raw.prefix_count;
+		rex = legacy_rex(p);
+		r->ext = rex ? EXT_REX : EXT_NO_REX;
+		if (rex)
+			add(r, rex);
 	}
-	if (!(z->attributes & ZYDIS_ATTRIB_HAS_MODRM)) {
-		while (at < t->d->len) {
-			bool last_opcode = p->opcode != NOT_GPR && bytes[at] == z->opcode;
+	if (p->mem != MEM_PLAIN)
+		r->ext = EXT_NONE;
+	if (at > end || r->head_len + (end - at) > 8 - (r->ext == EXT_NO_REX))
+		return false;
+	for (; at < end; at++) {
+		unsigned b = bytes[at];
 
-			put(&t->e, last_opcode ? (bytes[at] & 0xf8u) | (p->opcode & 7) : bytes[at]);
-			at++;
-			if (last_opcode)
-				break;
-		}
-		put_bytes(&t->e, bytes + at, t->d->len - at);
-		return;
+		if (p->opcode != NOT_GPR && at + 1 == end)
+			b = (b & 0xf8) | (p->opcode & 7);
+		else if (p->narrow && b == 0x82 && p->d->map == 0 && p->d->has_modrm)
+			b = 0x80; /* its alias there is none on the host */
+		add(r, b);
 	}
-	if (t->narrow && at + 1u == z->raw.modrm.offset && t->d->map == 0 && bytes[at] == 0x82)
-		put(&t->e, 0x80); /* its alias there is none on the host */
-	else
-		put_bytes(&t->e, bytes + at, z->raw.modrm.offset - at);
-	put_modrm(t, p);
-	tail = z->raw.modrm.offset + 1u + (z->attributes & ZYDIS_ATTRIB_HAS_SIB ? 1 : 0) + z->raw.disp.size / 8;
-	if (t->narrow && narrow_has_is4(t->z, t->ops)) { /* a register in bits 7:4, bit 7 ignored */
-		put(&t->e, bytes[tail] & 0x7f);
-		return;
-	}
-	put_bytes(&t->e, bytes + tail, t->d->len - tail);
+	return true;
 }
 
-static bool is_masked_access(const struct tr *t)
+static bool add_bytes(struct rewrite *r, const struct plan *p)
 {
-	return t->z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && t->d->is_mem &&
-	       t->z->avx.mask.reg != ZYDIS_REGISTER_K0 && t->z->avx.mask.reg != ZYDIS_REGISTER_NONE;
+	const ZydisDecodedInstruction *z = p->z;
+	unsigned len = p->d->len, modrm, reg;
+
+	r->is4 = p->narrow && narrow_has_is4(z, p->ops);
+	r->zeroes = p->narrow && (z->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || z->mnemonic == ZYDIS_MNEMONIC_VZEROALL);
+	if (!(z->attributes & ZYDIS_ATTRIB_HAS_MODRM)) {
+		r->tail_at = (u8)(len - (z->raw.disp.size + z->raw.imm[0].size + z->raw.imm[1].size) / 8u);
+		return add_head(r, p, r->tail_at);
+	}
+	modrm = p->d->bytes[z->raw.modrm.offset];
+	reg = p->reg != NOT_GPR ? p->reg & 7 : (modrm >> 3) & 7;
+	r->modrm = (u8)(reg << 3);
+	if (p->mem == MEM_NONE)
+		r->modrm |= 0xc0 | (p->rm != NOT_GPR ? p->rm & 7 : modrm & 7);
+	else if (p->mem == MEM_R14)
+		r->modrm |= H_R14 & 7;
+	else if (p->mem == MEM_RCX)
+		r->modrm |= H_RCX;
+	r->tail_at =
+	    (u8)(z->raw.modrm.offset + 1u + (z->attributes & ZYDIS_ATTRIB_HAS_SIB ? 1 : 0) + z->raw.disp.size / 8);
+	return r->tail_at <= len && add_head(r, p, z->raw.modrm.offset);
 }
 
 /* Does the host fault unless the operand is aligned to its size? Then it crosses no page. */
@@ -404,60 +396,145 @@ static bool must_be_aligned(ZydisMnemonic m)
 	}
 }
 
-static void emit_memory(struct tr *t, struct plan *p)
+void find_rewrite(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
 {
+	struct plan p = { .z = z,
+			  .ops = ops,
+			  .d = &g->d,
+			  .narrow = g->d.mode != CODE_64,
+			  .reg = NOT_GPR,
+			  .rm = NOT_GPR,
+			  .vvvv = NOT_GPR,
+			  .opcode = NOT_GPR };
+	struct rewrite *r = &g->rewrite;
+
+	if (!find_memory(&p) || !find_registers(&p) || !assign_registers(&p) || (p.high && legacy_rex(&p)))
+		return;
+	r->mem = p.mem & 3;
+	r->masked = z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && g->d.is_mem &&
+		    z->avx.mask.reg != ZYDIS_REGISTER_K0 && z->avx.mask.reg != ZYDIS_REGISTER_NONE;
+	r->evex = z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX;
+	r->aligned = !r->masked && must_be_aligned(z->mnemonic);
+	r->rcx_in = p.rcx_home || p.cl;
+	r->rcx_out = p.rcx_written;
+	r->borrowed = p.borrowed & 3;
+	for (unsigned k = 0; k < p.borrowed; k++) {
+		r->borrow[k].guest = p.borrow[k].guest & 15;
+		r->borrow[k].temp = p.borrow[k].temp & 15;
+		r->borrow[k].load = p.borrow[k].load;
+		r->borrow[k].store = p.borrow[k].store;
+	}
+	r->ok = add_bytes(r, &p);
+}
+
+/* Prefixes and opcode, for a memory operand [lin + rcx]. */
+static void put_head(struct emit *e, const struct rewrite *r, unsigned lin)
+{
+	unsigned shift = 8u * r->ext_at, len = r->head_len;
+	u64 head = r->head, low = BIT(shift) - 1;
+
+	if (lin >> 3) {
+		switch ((enum rewrite_ext)r->ext) {
+		case EXT_NONE:
+			break;
+		case EXT_REX:
+			head |= 1ull << shift;
+			break;
+		case EXT_NO_REX:
+			head = (head & low) | 0x41ull << shift | (head & ~low) << 8;
+			len++;
+			break;
+		case EXT_INVERTED:
+			head &= ~(0x20ull << shift);
+			break;
+		}
+	}
+	put_chunk(e, head, len);
+}
+
+/* `lin`, `disp`: of MEM_PLAIN, where the operand is [lin + rcx + disp + 1]. */
+static void put_instruction(struct tr *t, unsigned lin, s32 disp)
+{
+	const struct rewrite *r = &t->g->rewrite;
+	const struct dinsn *d = t->d;
 	struct emit *e = &t->e;
 
-	bool masked = is_masked_access(t);
+	if (unlikely(r->zeroes)) {
+		u8 zero[NARROW_ZERO_BYTES];
+
+		put_bytes(e, zero, narrow_zero(d->mnemonic, zero));
+		return;
+	}
+	put_head(e, r, lin);
+	if (r->mem == MEM_PLAIN && r->evex) /* 8 bits would be scaled */
+		put_base_index_disp32(e, r->modrm >> 3, lin, H_RCX, 0, disp + 1);
+	else if (r->mem == MEM_PLAIN)
+		put_base_index_disp(e, r->modrm >> 3, lin, H_RCX, 0, disp + 1);
+	else if (d->has_modrm)
+		put(e, r->modrm);
+	if (unlikely(r->is4)) /* a register in bits 7:4, bit 7 ignored */
+		put(e, d->bytes[r->tail_at] & 0x7f);
+	else
+		put_bytes(e, d->bytes + r->tail_at, d->len - r->tail_at);
+}
+
+/* Look the operand up; returns the register and, in *disp, the displacement it is at. */
+static unsigned emit_memory(struct tr *t, s32 *disp)
+{
+	const struct ginsn *g = t->g;
+	struct emit *e = &t->e;
+	bool write = g->traits & TRAIT_WRITES;
 	unsigned lin;
 
-	t->ea_size = p->size;
-	t->ea_aligned = !masked && must_be_aligned(t->z->mnemonic);
-	if (masked || !emit_window(t, WINDOW_OPERAND, &lin, &p->disp)) {
+	*disp = 0;
+	t->ea_size = g->size;
+	t->ea_aligned = g->rewrite.aligned;
+	if (g->rewrite.masked || !emit_window(t, WINDOW_OPERAND, &lin, disp)) {
 		lin = emit_ea(t);
-		if (masked)
-			emit_masked_access(t, lin, p->size, p->write);
+		if (g->rewrite.masked)
+			emit_masked_access(t, lin, g->size, write);
 		else
-			emit_access(t, lin, p->size, p->write);
+			emit_access(t, lin, g->size, write);
 	}
-	p->lin = (u8)lin;
-	if (p->mem == MEM_R14)
-		op_rmx(e, true, 0x8d, H_R14, lin, H_RCX, 0, p->disp + 1);
-	else if (p->mem == MEM_RCX)
-		op_rmx(e, true, 0x8d, H_RCX, lin, H_RCX, 0, p->disp + 1);
+	if (g->rewrite.mem == MEM_R14)
+		op_rmx(e, true, 0x8d, H_R14, lin, H_RCX, 0, *disp + 1);
+	else if (g->rewrite.mem == MEM_RCX)
+		op_rmx(e, true, 0x8d, H_RCX, lin, H_RCX, 0, *disp + 1);
+	return lin;
 }
 
 bool emit_general(struct tr *t)
 {
-	struct plan p = { .reg = NOT_GPR, .rm = NOT_GPR, .vvvv = NOT_GPR, .opcode = NOT_GPR };
+	static const u8 operand[] = {
+		[MEM_NONE] = OPERAND_NONE, [MEM_PLAIN] = OPERAND_PLAIN, [MEM_R14] = OPERAND_R14, [MEM_RCX] = OPERAND_RCX
+	};
+	const struct rewrite *r = &t->g->rewrite;
+	struct note *note = note_of(t);
 	struct emit *e = &t->e;
+	unsigned lin = 0;
+	s32 disp = 0;
 
-	if (!find_memory(t, &p) || !find_registers(t, &p) || !assign_registers(t, &p))
-		return false;
-	if (p.high && legacy_rex(t, &p))
+	if (!r->ok)
 		return false;
 	islands(t, 100, true);
-	note_of(t)->operand = p.mem == MEM_NONE	   ? OPERAND_NONE
-			      : p.mem == MEM_PLAIN ? OPERAND_PLAIN
-			      : p.mem == MEM_R14   ? OPERAND_R14
-						   : OPERAND_RCX;
-	for (unsigned k = 0; k < p.borrowed; k++) {
-		note_of(t)->borrow[k][0] = p.borrow[k].guest;
-		note_of(t)->borrow[k][1] = p.borrow[k].temp;
-		note_of(t)->borrowed++;
+	note->operand = operand[r->mem];
+	for (unsigned k = 0; k < r->borrowed; k++) {
+		note->borrow[k][0] = r->borrow[k].guest;
+		note->borrow[k][1] = r->borrow[k].temp;
+		note->borrowed++;
 	}
-	if (p.mem != MEM_NONE)
-		emit_memory(t, &p);
-	if (p.rcx_home || p.cl)
+	if (r->mem != MEM_NONE)
+		lin = emit_memory(t, &disp);
+	if (r->rcx_in)
 		mov_rr(e, H_RCX, home[1]);
-	for (unsigned k = 0; k < p.borrowed; k++)
-		if (p.borrow[k].load)
-			load_gs(e, p.borrow[k].temp, gpr_off(p.borrow[k].guest));
-	put_instruction(t, &p);
-	if (p.rcx_written)
+	for (unsigned k = 0; k < r->borrowed; k++)
+		if (r->borrow[k].load)
+			load_gs(e, r->borrow[k].temp, gpr_off(r->borrow[k].guest));
+	put_instruction(t, lin, disp);
+	if (r->rcx_out)
 		mov_rr(e, home[1], H_RCX);
-	for (unsigned k = 0; k < p.borrowed; k++)
-		if (p.borrow[k].store)
-			store_gs(e, p.borrow[k].temp, gpr_off(p.borrow[k].guest));
+	for (unsigned k = 0; k < r->borrowed; k++)
+		if (r->borrow[k].store)
+			store_gs(e, r->borrow[k].temp, gpr_off(r->borrow[k].guest));
 	return true;
 }

@@ -13,9 +13,9 @@
 #include <string.h>
 
 /* Instructions whose host semantics would need more than their operands. */
-static bool is_odd(const struct tr *t, enum fpu_need need)
+static bool is_odd(const struct dinsn *d)
 {
-	switch (t->z->mnemonic) {
+	switch (d->mnemonic) {
 	case ZYDIS_MNEMONIC_FNINIT:
 	case ZYDIS_MNEMONIC_FLDENV:
 	case ZYDIS_MNEMONIC_FNSTENV:
@@ -28,10 +28,8 @@ static bool is_odd(const struct tr *t, enum fpu_need need)
 	default:
 		break;
 	}
-	if (need == FPU_X87 && (t->x->key & KEY_X87_UNMASKED))
-		return true;
-	if (t->d->map == 1 && t->d->is_mem) { /* bit strings reach beyond their operand: what odd.c leaves */
-		unsigned op = t->d->opcode;
+	if (d->map == 1 && d->is_mem) { /* bit strings reach beyond their operand: what odd.c leaves */
+		unsigned op = d->opcode;
 
 		return op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb;
 	}
@@ -94,19 +92,16 @@ static void emit_moffs(struct tr *t)
 }
 
 /* MOV between registers of which one at least lives in memory: without the detour over a free one. */
-static bool emit_mov_home(struct tr *t)
+static void emit_mov_home(struct tr *t)
 {
 	const struct dinsn *d = t->d;
 	bool w = d->opsize == 8, load = d->opcode == 0x8b;
 	unsigned dst = load ? d->reg : d->rm, src = load ? d->rm : d->reg, from = home[src];
 	struct emit *e = &t->e;
 
-	if (d->map != 0 || (d->opcode != 0x89 && !load) || d->is_mem || d->opsize < 4 ||
-	    (home[dst] != HOME_MEMORY && from != HOME_MEMORY))
-		return false;
 	if (home[dst] != HOME_MEMORY) {
 		op_gs(e, w, 0x8b, home[dst], gpr_off(src));
-		return true;
+		return;
 	}
 	if (from == HOME_MEMORY || !w) {
 		if (from == HOME_MEMORY)
@@ -116,7 +111,6 @@ static bool emit_mov_home(struct tr *t)
 		from = H_RCX;
 	}
 	store_gs(e, from, gpr_off(dst));
-	return true;
 }
 
 static void check_fpu(struct tr *t)
@@ -147,7 +141,7 @@ static void check_fpu(struct tr *t)
 
 static void emit_x87_pointer(struct tr *t)
 {
-	switch (t->z->mnemonic) {
+	switch (t->d->mnemonic) {
 	case ZYDIS_MNEMONIC_FNCLEX:
 	case ZYDIS_MNEMONIC_FLDCW:
 	case ZYDIS_MNEMONIC_FNSTCW:
@@ -165,17 +159,17 @@ static void emit_x87_pointer(struct tr *t)
 
 static bool emit_host(struct tr *t)
 {
-	enum fpu_need need = thunk_need(t->z, t->ops);
+	unsigned need = t->g->need;
 
-	if (!cpu_model_has_isa_set(t->v->model, t->z->meta.isa_set) || is_odd(t, need) ||
-	    t->z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE || (t->narrow && !legacy_expressible(t)))
+	if (!(t->g->traits & TRAIT_HOST) || (need == FPU_X87 && (t->x->key & KEY_X87_UNMASKED)) ||
+	    (t->narrow && t->d->is_mem && !legacy_segment(t)))
 		return false;
 	if (need != FPU_NONE) {
 		if (!(t->x->key >> need & 1))
 			return false;
 		check_fpu(t);
 	}
-	if (t->z->mnemonic == ZYDIS_MNEMONIC_FLDCW)
+	if (t->d->mnemonic == ZYDIS_MNEMONIC_FLDCW)
 		emit_control_word_check(t);
 	if (!emit_general(t))
 		return false;
@@ -253,7 +247,8 @@ static void emit_sys(struct tr *t, unsigned sys)
 	islands(t, 0, false);
 }
 
-bool is_special(const struct dinsn *d)
+/* Instructions of string.c and odd.c, which expect the flags in the host. */
+static bool is_special(const struct dinsn *d)
 {
 	unsigned op = d->opcode;
 
@@ -263,87 +258,162 @@ bool is_special(const struct dinsn *d)
 	return d->map == 1 && d->is_mem && (op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb || op == 0xae);
 }
 
+static enum group group_of(const struct dinsn *d)
+{
+	unsigned op = d->opcode, sub = d->reg & 7;
+
+	if (is_nop(d))
+		return GROUP_NOP;
+	if (d->mnemonic == ZYDIS_MNEMONIC_CLD || d->mnemonic == ZYDIS_MNEMONIC_STD)
+		return GROUP_DIRECTION;
+	if (d->map == 1) {
+		if (op >= 0x80 && op <= 0x8f)
+			return GROUP_FLOW;
+		return d->is_mem && (op == 0xa3 || op == 0xab || op == 0xb3 || op == 0xbb || op == 0xae)
+			   ? GROUP_ODD
+			   : GROUP_GENERAL;
+	}
+	if (d->map != 0)
+		return GROUP_GENERAL;
+	if (d->mode == CODE_32 && op >= 0x40 && op <= 0x4f)
+		return GROUP_INC;
+	if ((op >= 0x70 && op <= 0x7f) || (op >= 0xe0 && op <= 0xe3) || op == 0xe8 || op == 0xe9 || op == 0xeb ||
+	    op == 0xc2 || op == 0xc3 || (op == 0xff && (sub == 2 || sub == 4)))
+		return GROUP_FLOW;
+	if (op == 0x8d && d->is_mem)
+		return GROUP_LEA;
+	if ((op == 0x89 || op == 0x8b) && !d->is_mem && d->opsize >= 4 &&
+	    (home[d->reg] == HOME_MEMORY || home[d->rm] == HOME_MEMORY))
+		return GROUP_MOV;
+	if (op >= 0xa0 && op <= 0xa3)
+		return GROUP_MOFFS;
+	if ((op >= 0x50 && op <= 0x61) || op == 0x68 || op == 0x6a || op == 0xc9 || (op == 0xff && sub == 6))
+		return GROUP_STACK;
+	if ((op >= 0xa4 && op <= 0xa7) || (op >= 0xaa && op <= 0xaf))
+		return GROUP_STRING;
+	return op == 0xd7 || op == 0x8f ? GROUP_ODD : GROUP_GENERAL;
+}
+
+void classify(const struct dbt *x, struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+{
+	const struct isa_row *row = isa_row_of(&g->d);
+	bool branch = z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE, core = row->method == METHOD_CORE;
+	bool model = cpu_model_has_isa_set(x->v->model, z->meta.isa_set);
+
+	g->method = row->method;
+	g->sys = (u8)row->sys;
+	g->group = core ? group_of(&g->d) : GROUP_GENERAL;
+	g->need = (u8)thunk_need(z, ops);
+	if (model)
+		g->traits |= TRAIT_MODEL;
+	if (branch)
+		g->traits |= TRAIT_BRANCH;
+	if (model && !branch && !is_odd(&g->d) && (g->d.mode == CODE_64 || legacy_expressible(&g->d, z)))
+		g->traits |= TRAIT_HOST;
+	if ((core || row->method == METHOD_HOST) && !is_special(&g->d))
+		g->traits |= TRAIT_AWARE;
+	if (is_nop(&g->d))
+		g->traits |= TRAIT_NOP;
+}
+
+/* By its group. False: it is one for emit_host(), or left to the reference engine. */
+static bool emit_group(struct tr *t, bool *ends, bool *cut)
+{
+	struct note *note = note_of(t);
+
+	switch ((enum group)t->g->group) {
+	case GROUP_NOP:
+		note->how = HOW_NOP;
+		return true;
+	case GROUP_DIRECTION:
+		emit_direction(t, t->d->mnemonic == ZYDIS_MNEMONIC_STD);
+		return true;
+	case GROUP_INC:
+		emit_legacy_inc(t);
+		note->how = HOW_ODD;
+		return true;
+	case GROUP_FLOW:
+		*cut = emit_flow(t, ends);
+		note->how = *cut ? HOW_FLOW : note->how;
+		return *cut;
+	case GROUP_LEA:
+		note->how = HOW_LEA;
+		emit_lea(t);
+		return true;
+	case GROUP_MOV:
+		emit_mov_home(t);
+		return true;
+	case GROUP_MOFFS:
+		note->how = HOW_MOFFS;
+		emit_moffs(t);
+		return true;
+	case GROUP_STACK:
+		note->how = HOW_STACK;
+		return t->narrow ? emit_stack32(t) : emit_stack(t);
+	case GROUP_STRING:
+		note->how = HOW_STRING;
+		return emit_string(t);
+	case GROUP_ODD:
+		note->how = HOW_ODD;
+		return emit_odd(t);
+	case GROUP_GENERAL:
+		break;
+	}
+	return false;
+}
+
+/* In 32-bit code: a memory operand in a segment that translated code cannot use. */
+static bool hidden_operand(const struct tr *t)
+{
+	switch ((enum group)t->g->group) {
+	case GROUP_NOP:
+	case GROUP_DIRECTION:
+	case GROUP_INC:
+	case GROUP_LEA:
+		return false;
+	default:
+		return t->d->is_mem && !legacy_segment(t);
+	}
+}
+
+/* Sets *ends if control never falls through, *cut if a new segment begins behind it. */
 static void emit_kind(struct tr *t, bool *ends, bool *cut)
 {
-	const struct isa_row *row = isa_row_of(t->d);
-	const struct dinsn *d = t->d;
-	bool core = row->method == METHOD_CORE;
+	const struct ginsn *g = t->g;
 
 	*ends = *cut = false;
-	if (row->method == METHOD_SYS) {
-		if (emit_sensitive(t, row->sys))
+	t->ea_aligned = false;
+	if (g->method == METHOD_SYS) {
+		if (emit_sensitive(t, g->sys))
 			return;
-		emit_sys(t, row->sys);
-		*ends = leaves_block(d);
+		emit_sys(t, g->sys);
+		*ends = leaves_block(t->d);
 		return;
 	}
-	if (row->method == METHOD_UD) {
+	if (g->method == METHOD_UD) {
 		emit_step(t);
 		*ends = true;
 		return;
 	}
-	if (core && is_nop(d)) {
-		note_of(t)->how = HOW_NOP;
-		return;
+	if (!(t->narrow && hidden_operand(t))) {
+		t->ea_size = 0;
+		if (emit_group(t, ends, cut))
+			return;
+		note_of(t)->how = HOW_HOST;
+		if (emit_host(t))
+			return;
 	}
-	if (core && (d->mnemonic == ZYDIS_MNEMONIC_CLD || d->mnemonic == ZYDIS_MNEMONIC_STD)) {
-		emit_direction(t, d->mnemonic == ZYDIS_MNEMONIC_STD);
-		return;
-	}
-	if (t->narrow && core && emit_legacy_inc(t)) {
-		note_of(t)->how = HOW_ODD;
-		return;
-	}
-	if (t->narrow && d->is_mem && !(core && d->map == 0 && d->opcode == 0x8d) && !legacy_segment(t)) {
-		emit_step(t);
-		*ends = leaves_block(d);
-		return;
-	}
-	t->ea_size = 0;
-	t->ea_aligned = false;
-	if (core && emit_flow(t, ends)) {
-		note_of(t)->how = HOW_FLOW;
-		*cut = true;
-		return;
-	}
-	if (core && d->map == 0 && d->opcode == 0x8d && d->is_mem) {
-		note_of(t)->how = HOW_LEA;
-		emit_lea(t);
-		return;
-	}
-	if (core && emit_mov_home(t))
-		return;
-	if (core && d->map == 0 && d->opcode >= 0xa0 && d->opcode <= 0xa3) {
-		note_of(t)->how = HOW_MOFFS;
-		emit_moffs(t);
-		return;
-	}
-	if (core && (t->narrow ? emit_stack32(t) : emit_stack(t))) {
-		note_of(t)->how = HOW_STACK;
-		return;
-	}
-	if (core && emit_string(t)) {
-		note_of(t)->how = HOW_STRING;
-		return;
-	}
-	if (core && emit_odd(t)) {
-		note_of(t)->how = HOW_ODD;
-		return;
-	}
-	if (emit_host(t))
-		return;
 	emit_step(t);
-	*ends = leaves_block(d);
+	*ends = leaves_block(t->d);
 }
 
 void emit_insn(struct tr *t, bool *ends, bool *cut)
 {
-	const struct isa_row *row = isa_row_of(t->d);
-	unsigned method = row->method, stubs = t->stubs_n;
-	bool sys = method == METHOD_SYS;
+	const struct ginsn *g = t->g;
+	unsigned stubs = t->stubs_n;
+	bool sys = g->method == METHOD_SYS;
 
-	t->aware =
-	    sys ? sensitive_aware(row->sys) : (method == METHOD_CORE || method == METHOD_HOST) && !is_special(t->d);
+	t->aware = sys ? sensitive_aware(g->sys) : g->traits & TRAIT_AWARE;
 	t->clobber = flags_prepare(t, t->aware);
 	emit_kind(t, ends, cut);
 	if (t->opening)
@@ -355,55 +425,57 @@ void emit_insn(struct tr *t, bool *ends, bool *cut)
 	t->clobber = false;
 }
 
-struct tinsn *new_insn(struct tr *t)
+void new_insn(struct tr *t, unsigned len)
 {
-	struct tinsn *i = &t->x->insns[t->insn];
-
-	*i = (struct tinsn){ .host = (u16)(t->e.p - t->start),
-			     .guest = (u16)(t->lin - t->b->lin),
-			     .len = t->d->len & 15 };
+	t->x->insns[t->insn] =
+	    (struct tinsn){ .host = (u16)(t->e.p - t->start), .guest = (u16)(t->lin - t->b->lin), .len = len & 15 };
 	*note_of(t) = (struct note){ .how = HOW_HOST };
-	return i;
+}
+
+/* The block's first instruction does not end in its page: perhaps its other bytes can be had. */
+static enum decode_status decode_crossing(struct tr *t)
+{
+	const u8 *both = crossing_bytes(t, t->code, &t->avail);
+	enum decode_status s;
+
+	if (!both)
+		return DECODE_MORE;
+	t->code = both;
+	t->decoded = DECODE_OK;
+	s = decode_next(t, 0);
+	/* RET n: undo_branch() reads it in its page */
+	return s == DECODE_OK && t->g->d.opcode == 0xc2 ? DECODE_INVALID : s;
 }
 
 /* Returns the number of instructions translated. */
-static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
+static unsigned emit_block(struct tr *t)
 {
-	struct dinsn d;
 	unsigned at = 0, n = 0, max = t->x->single ? 1 : BLOCK_INSNS;
 	bool ends = false, cut = true;
-	enum code_mode mode = t->narrow ? CODE_32 : CODE_64;
 
-	t->d = &d;
-	plan_windows(t, code, avail);
-	while (!ends && !t->failed && n < max && at < avail && t->stubs_n < STUBS_MAX - 8) {
-		enum decode_status s = dbt_decode(t->x, code + at, avail - at, mode, &t->z, &t->ops, &d);
+	plan_windows(t);
+	while (!ends && !t->failed && n < max && at < t->avail && t->stubs_n < STUBS_MAX - 8) {
+		enum decode_status s = decode_next(t, n);
+		unsigned len;
 
+		t->g = &t->ginsn[n];
+		t->d = &t->g->d;
 		if (t->insn == t->insn_end) {
 			t->failed = true;
 			break;
 		}
 		t->lin = t->b->lin + at;
-		if (s == DECODE_MORE && !n) {
-			const u8 *both = crossing_bytes(t, code, &avail);
-
-			max = 1;
-			if (both) {
-				code = both;
-				s = dbt_decode(t->x, code, avail, mode, &t->z, &t->ops, &d);
-				if (s == DECODE_OK &&
-				    t->z->opcode == 0xc2) /* RET n: undo_branch() reads it in its page */
-					s = DECODE_INVALID;
-			}
-		}
 		if (s == DECODE_MORE && n)
-			break;	    /* it crosses into the next page: a block of its own */
-		if (s != DECODE_OK) /* crosses, or not an instruction: the reference engine fetches it itself */
-			d.len = 1;
+			break; /* it crosses into the next page: a block of its own */
+		if (s == DECODE_MORE) {
+			max = 1;
+			s = decode_crossing(t);
+		}
+		len = s == DECODE_OK ? t->d->len : 1; /* crosses, or no instruction: the reference engine fetches it */
 		if (t->steps_only)
 			s = DECODE_INVALID;
 		islands(t, 110, true);
-		new_insn(t);
+		new_insn(t, len);
 		if (cut)
 			begin_segment(t);
 		if (s == DECODE_OK && t->b->crosses) {
@@ -417,14 +489,14 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 		} else {
 			bool shadow = t->shadow;
 
-			t->next_here = n + 1 < max && at + d.len + 15 <= avail && t->stubs_n < STUBS_MAX - 32;
+			t->next_here = n + 1 < max && at + len + 15 <= t->avail && t->stubs_n < STUBS_MAX - 32;
 			emit_insn(t, &ends, &cut);
 			if (shadow)
 				t->shadow = false;
-			if (d.opcode == 0xe8 || d.opcode == 0xff) /* behind a call */
+			if (t->d->opcode == 0xe8 || t->d->opcode == 0xff) /* behind a call */
 				t->fpu_checked = false;
 		}
-		at += d.len;
+		at += len;
 		t->insn++;
 		n++;
 		if (cut)
@@ -443,30 +515,20 @@ static unsigned emit_block(struct tr *t, const u8 *code, unsigned avail)
 }
 
 /* Does the block access memory before it touches the flags? Then its body begins with the flags saved. */
-static bool begins_with_access(struct dbt *x, const u8 *code, unsigned avail, enum code_mode mode)
+static bool begins_with_access(struct tr *t)
 {
-	const ZydisDecodedOperand *ops;
-	const ZydisDecodedInstruction *z;
-	struct dinsn d;
+	for (unsigned n = 0; n < 6 && t->ginsn_at[n] < t->avail; n++) {
+		const struct ginsn *g = &t->ginsn[n];
 
-	for (unsigned at = 0, n = 0; n < 6 && at < avail; n++, at += z->length) {
-		unsigned method;
-
-		if (dbt_decode(x, code + at, avail - at, mode, &z, &ops, &d) != DECODE_OK)
+		if (decode_next(t, n) != DECODE_OK || !(g->traits & TRAIT_AWARE))
 			return false;
-		method = isa_row_of(&d)->method;
-		if ((method != METHOD_CORE && method != METHOD_HOST) || is_special(&d))
-			return false;
-		if (is_nop(&d) || (d.map == 0 && d.opcode == 0x8d))
+		if (g->traits & TRAIT_NOP || (g->d.map == 0 && g->d.opcode == 0x8d))
 			continue;
-		for (unsigned k = 0; k < z->operand_count; k++)
-			if (ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
-				return true;
-		if (z->cpu_flags && (z->cpu_flags->tested | z->cpu_flags->modified | z->cpu_flags->set_0 |
-				     z->cpu_flags->set_1 | z->cpu_flags->undefined) &
-					(u32)FL_STATUS)
+		if (g->traits & TRAIT_MEMORY)
+			return true;
+		if (g->traits & TRAIT_FLAGS)
 			return false;
-		if (z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+		if (g->traits & TRAIT_BRANCH)
 			return true;
 	}
 	return true;
@@ -499,60 +561,62 @@ static void unlimit_pools(struct dbt *x, const struct limits *old)
 static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps_only)
 {
 	struct dbt *x = dbt_of(v);
-	static __thread struct tr t; /* large; used up within this call */
-	unsigned off = b->lin & ~PAGE_MASK, avail = (unsigned)PAGE_SIZE - off;
-	const u8 *code = b->page->host + off;
+	static __thread struct tr tr; /* large; used up within this call */
+	struct tr *t = &tr;
+	unsigned off = b->lin & ~PAGE_MASK;
 
-	memset(&t, 0, offsetof(struct tr, stub));
-	t.steps_only = steps_only;
-	t.v = v;
-	t.x = x;
-	t.b = b;
-	t.narrow = x->key & KEY_32;
-	t.word = t.narrow ? 4 : 8;
-	t.insn = b->first;
-	t.insn_end = b->first + b->insns_max;
-	t.start = x->rw + b->host;
-	t.e = (struct emit){ .p = x->rw + b->body, .end = x->rw + b->host_max, .to_rx = x->rx - x->rw };
-	t.recipe_at = -1;
+	memset(t, 0, offsetof(struct tr, stub));
+	t->steps_only = steps_only;
+	t->v = v;
+	t->x = x;
+	t->b = b;
+	t->narrow = x->key & KEY_32;
+	t->word = t->narrow ? 4 : 8;
+	t->insn = b->first;
+	t->insn_end = b->first + b->insns_max;
+	t->start = x->rw + b->host;
+	t->e = (struct emit){ .p = x->rw + b->body, .end = x->rw + b->host_max, .to_rx = x->rx - x->rw };
+	t->recipe_at = -1;
+	t->code = b->page->host + off;
+	t->avail = (unsigned)PAGE_SIZE - off;
 	/* what watches translations is to see each; the code at the entries is not translated again */
-	if (entries && !t.narrow && !(x->trace & TRACE_BLOCKS) && !x->observe.perf)
-		t.e.fixes = &t.fixes;
-	fixes_begin(&t.fixes, x->fixes + x->fixes_n, x->fixes + x->fixes_max, t.start, x->rx);
+	if (entries && !t->narrow && !(x->trace & TRACE_BLOCKS) && !x->observe.perf)
+		t->e.fixes = &t->fixes;
+	fixes_begin(&t->fixes, x->fixes + x->fixes_n, x->fixes + x->fixes_max, t->start, x->rx);
 	b->fixes = x->fixes_n;
 	b->fixes_n = 0;
 	b->fpu = b->calls = b->crosses = false;
 	b->tail_len = 0;
 	b->page2 = NULL;
 	if (entries) {
-		b->saved = !steps_only && begins_with_access(x, code, avail, t.narrow ? CODE_32 : CODE_64);
-		emit_entries(&t);
+		b->saved = !steps_only && begins_with_access(t);
+		emit_entries(t);
 	} else {
-		t.flags = b->saved ? FLAGS_SAVED : FLAGS_HOST;
+		t->flags = b->saved ? FLAGS_SAVED : FLAGS_HOST;
 		if (b->saved && steps_only)
-			flags_to_host(&t);
+			flags_to_host(t);
 	}
-	t.opening = !b->saved && !x->counted && !steps_only;
-	b->n = (u16)emit_block(&t, code, avail);
-	b->n += (u16)emit_second_copy(&t, code, avail);
-	while (t.e.p - (x->rw + b->body) < 10 && !t.e.overflow)
-		put(&t.e, 0x90); /* room for what dead blocks become */
-	b->stubs = (u16)(t.e.p - t.start);
-	if (t.failed) /* a stub may name a record that there was no room for */
+	t->opening = !b->saved && !x->counted && !steps_only;
+	b->n = (u16)emit_block(t);
+	b->n += (u16)emit_second_copy(t);
+	while (t->e.p - (x->rw + b->body) < 10 && !t->e.overflow)
+		put(&t->e, 0x90); /* room for what dead blocks become */
+	b->stubs = (u16)(t->e.p - t->start);
+	if (t->failed) /* a stub may name a record that there was no room for */
 		return false;
-	emit_stubs(&t);
-	if (t.failed || t.e.overflow)
+	emit_stubs(t);
+	if (t->failed || t->e.overflow)
 		return false;
-	b->host_end = (u32)(t.e.p - x->rw);
-	dbt_entry_saved(x, b, t.unseen);
-	if (t.e.fixes && !t.fixes.none && !b->crosses)
-		b->fixes_n = (u16)(t.fixes.at - t.fixes.first);
+	b->host_end = (u32)(t->e.p - x->rw);
+	dbt_entry_saved(x, b, t->unseen);
+	if (t->e.fixes && !t->fixes.none && !b->crosses)
+		b->fixes_n = (u16)(t->fixes.at - t->fixes.first);
 	x->stats.translations++;
 	x->stats.insns += b->n;
 	x->stats.guest_bytes += b->bytes;
 	x->stats.host_bytes += b->host_end - b->host;
 	if (unlikely(x->trace & TRACE_BLOCKS) || unlikely(x->observe.perf != NULL))
-		dbt_trace_block(&t);
+		dbt_trace_block(t);
 	return true;
 }
 
@@ -589,16 +653,6 @@ static void set_apart(struct dbt *x, struct tblock *b, bool grows)
 	x->recipes_n = b->recipes + b->recipes_max;
 	x->fixes_n = b->fixes + b->fixes_n;
 	dbt_take_records(x, b);
-}
-
-void dbt_take_records(struct dbt *x, const struct tblock *b)
-{
-	x->used = b->host_max;
-	x->insns_n = b->first + b->insns_max;
-	for (u32 k = (b->first + INSNS_A_MARK - 1) / INSNS_A_MARK; k * INSNS_A_MARK < x->insns_n; k++)
-		x->insn_block[k] = x->blocks_n;
-	x->blocks_n++;
-	dbt_note_cursors(x);
 }
 
 /* A new one, which takes over the entries of `old`. */

@@ -26,6 +26,73 @@ static inline u32 gpr_off(unsigned guest)
 	return guest * 8;
 }
 
+/* Whose it is to translate, if its method is METHOD_CORE. */
+enum group {
+	GROUP_GENERAL,
+	GROUP_NOP,
+	GROUP_DIRECTION,
+	GROUP_INC, /* of one byte, in 32-bit code */
+	GROUP_FLOW,
+	GROUP_LEA,
+	GROUP_MOV, /* between registers of which one at least lives in memory */
+	GROUP_MOFFS,
+	GROUP_STACK,
+	GROUP_STRING,
+	GROUP_ODD
+};
+enum trait {
+	TRAIT_MODEL = 1 << 0,	  /* the CPU model has it */
+	TRAIT_HOST = 1 << 1,	  /* the host may run it, as far as can be told from its bytes */
+	TRAIT_BRANCH = 1 << 2,	  /* transfers control */
+	TRAIT_AWARE = 1 << 3,	  /* is emitted by code that keeps track of flags, if it is not METHOD_SYS */
+	TRAIT_NOP = 1 << 4,	  /* does nothing */
+	TRAIT_MEMORY = 1 << 5,	  /* has a memory operand, hidden or not */
+	TRAIT_OPERAND = 1 << 6,	  /* ModRM names its only one, of `size` bytes */
+	TRAIT_WRITES = 1 << 7,	  /* and it is written */
+	TRAIT_SETS_ALL = 1 << 8,  /* sets all status flags whatever they were before */
+	TRAIT_FLAGS = 1 << 9,	  /* has to do with status flags */
+	TRAIT_MODIFIES = 1 << 10, /* changes some of them */
+	TRAIT_ENDS = 1 << 11,	  /* a block ends behind it */
+	TRAIT_CUTS = 1 << 12	  /* and behind this, if it has become long enough */
+};
+/* How rewrite.c puts its bytes: up to the opcode, ModRM, SIB and displacement, the rest. */
+struct rewrite {
+	u64 head;		    /* prefixes and opcode, the first byte lowest */
+	u8 head_len, tail_at;	    /* bytes; of the guest's bytes, where the rest begins */
+	u8 modrm;		    /* of the register form; of the others only the reg field */
+	u8 ext_at;		    /* where REX is or would be, or the byte with the inverted B bit */
+	u8 ext : 2, mem : 2;	    /* enum rewrite_ext, enum rewrite_mem */
+	u8 borrowed : 2, ok : 1;    /* ok: it can be expressed */
+	u8 masked : 1;		    /* a memory operand of which a mask selects parts */
+	u8 rcx_in : 1, rcx_out : 1; /* RCX stands for the guest's: to be loaded, to be stored */
+	u8 is4 : 1;		    /* 32-bit code: a register in the last byte, bit 7 ignored */
+	u8 evex : 1, aligned : 1;   /* aligned: the host faults if the operand is not */
+	u8 zeroes : 1;		    /* 32-bit code: VZEROUPPER, VZEROALL */
+	struct {
+		u8 guest : 4, temp : 4;
+		u8 load : 1, store : 1;
+	} borrow[2];
+};
+enum rewrite_ext { EXT_NONE, EXT_NO_REX, EXT_REX, EXT_INVERTED };
+enum rewrite_mem { MEM_NONE, MEM_PLAIN, MEM_R14, MEM_RCX };
+
+/*
+ * A guest instruction and what follows from its bytes alone, which decode.c
+ * keeps: each of the passes finds what it asks for ready.
+ */
+struct ginsn {
+	struct dinsn d;
+	struct rewrite rewrite;
+	struct recipe recipe;	     /* of the flags it sets, but for `imm`; RECIPE_NONE */
+	u16 traits, writes;	     /* enum trait; general registers, by number */
+	u8 method, sys, group, need; /* as in struct isa_row; enum group, enum fpu_need */
+	u8 size;		     /* bytes of the operand that ModRM names */
+	u8 plan;		     /* enum plan_kind of window.c */
+	/* Where code has its displacement and immediate, and how many bits; 0: none. */
+	u8 disp_at, disp_bits, imm_at, imm_bits;
+	bool disp_signed, imm_signed;
+};
+
 /* Code out of line, made when the block is complete. */
 enum stub_kind {
 	STUB_LEAVE,
@@ -121,9 +188,8 @@ struct tr {
 	u64 lin;  /* of the instruction being translated */
 	u32 insn; /* its tinsn */
 	u32 insn_end;
-	const struct dinsn *d;
-	const ZydisDecodedInstruction *z;
-	const ZydisDecodedOperand *ops;
+	const struct ginsn *g; /* the same, decoded */
+	const struct dinsn *d; /* g->d, or what stands for it */
 	bool fpu_checked, failed, steps_only;
 	bool shadow;	/* right behind an STI: no event may be looked at */
 	bool next_here; /* the next instruction will be in this block too */
@@ -145,12 +211,18 @@ struct tr {
 	u32 segment;	 /* first tinsn of the present segment */
 	u8 crossing[15]; /* bytes of an instruction that crosses a page */
 	unsigned stubs_n, pending_n;
+	const u8 *code; /* the block's guest code, `avail` bytes in its page */
+	unsigned avail;
+	unsigned ginsns_n, planned; /* decoded; looked at by window.c */
+	enum decode_status decoded; /* of the last of them */
 	struct stub stub[STUBS_MAX];
 	struct { /* short branches that wait for an island */
 		u8 *at;
 		u16 stub;
 	} pending[16];
 	struct note note[BLOCK_RECORDS];
+	struct ginsn ginsn[BLOCK_INSNS];
+	u16 ginsn_at[BLOCK_INSNS + 1]; /* offsets in `code` */
 	struct windows windows;
 	struct loop loop;
 };
@@ -164,7 +236,12 @@ static inline struct note *note_of(struct tr *t)
 void short_branch(struct tr *t, bool narrow, unsigned stub);
 /* Land pending short branches if they would get out of reach within `room`
  * bytes; `inline_code`: execution falls through here. */
-void islands(struct tr *t, unsigned room, bool inline_code);
+void land_branches(struct tr *t, unsigned room, bool inline_code);
+static inline void islands(struct tr *t, unsigned room, bool inline_code)
+{
+	if (unlikely(t->pending_n))
+		land_branches(t, room, inline_code);
+}
 unsigned new_stub(struct tr *t, enum stub_kind kind, enum leave_reason reason, u32 info);
 void emit_stubs(struct tr *t);
 /* Linear address of the memory operand; returns the register that holds it. */
@@ -194,7 +271,7 @@ void emit_leave(struct tr *t, const struct stub *s, unsigned reason);
 bool leaves_block(const struct dinsn *d);
 
 /* window.c */
-void plan_windows(struct tr *t, const u8 *code, unsigned avail);
+void plan_windows(struct tr *t);
 /* The access by a lookup shared with others: it is at [*lin + rcx + *disp + 1]. False: it shares none. */
 bool emit_window(struct tr *t, enum window_use use, unsigned *lin, s32 *disp);
 void emit_window_stub(struct tr *t, const struct stub *s);
@@ -209,14 +286,12 @@ void put_loop_branch(struct tr *t);
 /* In the second copy: all of it. */
 void emit_loop_branch(struct tr *t);
 /* The second copy, behind the block; returns its instructions. */
-unsigned emit_second_copy(struct tr *t, const u8 *code, unsigned avail);
+unsigned emit_second_copy(struct tr *t);
 /* As emit_window(). */
 bool emit_loop_window(struct tr *t, enum window_use use, unsigned *lin, s32 *disp);
 
 /* translate.c */
-/* Instructions of string.c and odd.c, which expect the flags in the host. */
-bool is_special(const struct dinsn *d);
-struct tinsn *new_insn(struct tr *t);
+void new_insn(struct tr *t, unsigned len);
 /* Sets *ends if control never falls through, *cut if a new segment begins behind it. */
 void emit_insn(struct tr *t, bool *ends, bool *cut);
 
@@ -293,8 +368,8 @@ void emit_control_word_check(struct tr *t);
 /* Is the segment of the memory operand such that translated code can use it? */
 bool legacy_segment(const struct tr *t);
 /* May the host run it, but for registers and the operand's address? */
-bool legacy_expressible(const struct tr *t);
-bool emit_legacy_inc(struct tr *t);
+bool legacy_expressible(const struct dinsn *d, const ZydisDecodedInstruction *z);
+void emit_legacy_inc(struct tr *t);
 bool emit_stack32(struct tr *t);
 /* `size`: 2 or 4 bytes. */
 void emit_push_const32(struct tr *t, unsigned size, u32 value);
@@ -309,10 +384,16 @@ static inline u64 code_address(const struct tr *t, u64 lin)
 	return t->narrow ? (u32)lin : lin;
 }
 
-/* decode.c: isa_decode_full() and dinsn_from_zydis(), from what was decoded before. *z and *ops are valid until
- * the next call. */
-enum decode_status dbt_decode(struct dbt *x, const u8 *code, unsigned avail, enum code_mode mode,
-			      const ZydisDecodedInstruction **z, const ZydisDecodedOperand **ops, struct dinsn *d);
+/* decode.c: of at most `avail` bytes, from what was decoded before. */
+enum decode_status dbt_decode(struct dbt *x, const u8 *code, unsigned avail, enum code_mode mode, struct ginsn *g);
+/* Instruction `n` of the block, those before it having been asked for: in ginsn[n]; sets `decoded`. */
+enum decode_status decode_next(struct tr *t, unsigned n);
+/* What its parts find out about an instruction just decoded. */
+void classify(const struct dbt *x, struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
+void find_flags_use(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
+void find_plan(struct ginsn *g);
+void find_operand(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
+void find_rewrite(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
 /* cross.c: an instruction that crosses into the next page */
 /* All its bytes and perhaps more, *n of them; NULL: those of the next page cannot be had. */
 const u8 *crossing_bytes(struct tr *t, const u8 *code, unsigned *n);

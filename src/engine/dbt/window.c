@@ -32,7 +32,6 @@
 struct planner {
 	struct tr *t;
 	struct windows *to;
-	u64 next;    /* linear address behind the instruction */
 	u32 written; /* registers, by bit */
 	u32 origin[16], origins;
 	s64 offset[16];
@@ -125,117 +124,86 @@ static void plan_access(struct planner *p, enum window_use use, struct place at,
 	found->high = MAX(found->high, own.low + (s32)size);
 	found->write |= write;
 	found->last = (u8)p->n;
-	p->to->ref[p->n][use] = (struct window_ref){ .window = (u8)(found - all->window),
-							.base = at.base,
-							.index = at.index,
-							.indexed = at.index != REG_NONE,
-							.size = (u8)size,
-							.write = write,
-							.disp = (s32)at.disp,
-							.at = own.low };
+	all->ref[p->n][use] = (struct window_ref){ .window = (u8)(found - all->window),
+						   .base = at.base,
+						   .index = at.index,
+						   .indexed = at.index != REG_NONE,
+						   .size = (u8)size,
+						   .write = write,
+						   .disp = (s32)at.disp,
+						   .at = own.low };
 }
 
-/* The operand that ModRM names, if its address has a base register. */
-static void plan_operand(struct planner *p)
+static u32 written_registers(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
 {
-	const struct tr *t = p->t;
-	const struct dinsn *d = t->d;
-	const ZydisDecodedOperand *m = NULL;
+	u32 all = 0;
 
-	if (!d->is_mem || !d->has_modrm || d->addrsize != 8 || d->seg >= SEG_FS || d->base >= 16)
-		return;
-	for (unsigned k = 0; k < t->z->operand_count; k++) {
-		const ZydisDecodedOperand *o = &t->ops[k];
-
-		if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM)
-			continue;
-		if (m || o->mem.type != ZYDIS_MEMOP_TYPE_MEM)
-			return;
-		m = o;
-	}
-	if (m && m->size && m->size <= 512)
-		plan_access(p, WINDOW_OPERAND, (struct place){ d->base, d->index, d->scale, d->disp }, m->size / 8u,
-			    m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
-}
-
-static void forget_written(struct planner *p)
-{
-	const struct tr *t = p->t;
-
-	for (unsigned k = 0; k < t->z->operand_count; k++) {
-		const ZydisDecodedOperand *o = &t->ops[k];
+	for (unsigned k = 0; k < z->operand_count; k++) {
+		const ZydisDecodedOperand *o = &ops[k];
 		ZydisRegister large;
 
 		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER || !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
 			continue;
 		large = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, o->reg.value);
 		if (ZydisRegisterGetClass(large) == ZYDIS_REGCLASS_GPR64)
-			forget(p, (unsigned)ZydisRegisterGetId(large));
+			all |= 1u << ZydisRegisterGetId(large);
 	}
+	return all;
 }
 
-/* Instructions that access the stack by themselves. False: it is none. */
-static bool plan_stack(struct planner *p)
+void find_operand(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
 {
-	const struct dinsn *d = p->t->d;
-	unsigned op = d->opcode, sub = d->reg & 7;
-	bool call = op == 0xe8 || (op == 0xff && sub == 2);
+	const ZydisDecodedOperand *m = NULL;
+	bool one = true;
 
-	if (d->map != 0 || d->opsize != 8)
-		return false;
-	if ((op >= 0x50 && op <= 0x57) || op == 0x68 || op == 0x6a || call || (op == 0xff && sub == 6)) {
-		if (op == 0xff)
-			plan_operand(p);
-		plan_access(p, WINDOW_STACK, (struct place){ REG_RSP, REG_NONE, 0, -8 }, 8, true);
-		derive(p, REG_RSP, REG_RSP, -8);
-		return true;
-	}
-	if (op >= 0x58 && op <= 0x5f) {
-		s64 offset = p->offset[REG_RSP];
-		u32 origin = p->origin[REG_RSP];
+	g->writes = (u16)written_registers(z, ops);
+	for (unsigned k = 0; k < z->operand_count; k++) {
+		const ZydisDecodedOperand *o = &ops[k];
 
-		plan_access(p, WINDOW_STACK, (struct place){ REG_RSP, REG_NONE, 0, 0 }, 8, false);
-		forget_written(p); /* RSP as well, hidden or not */
-		if (op != 0x5c || (d->prefixes & DI_REX && d->bytes[d->len - 2] & 1)) {
-			p->origin[REG_RSP] = origin;
-			p->offset[REG_RSP] = offset;
-			derive(p, REG_RSP, REG_RSP, 8);
-		}
-		return true;
+		if (o->type != ZYDIS_OPERAND_TYPE_MEMORY)
+			continue;
+		g->traits |= TRAIT_MEMORY;
+		if (o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM)
+			continue;
+		one &= !m && o->mem.type == ZYDIS_MEMOP_TYPE_MEM;
+		m = o;
 	}
-	if (op == 0xc2 || op == 0xc3 || op == 0xc9) {
-		plan_access(p, WINDOW_STACK, (struct place){ op == 0xc9 ? REG_RBP : REG_RSP, REG_NONE, 0, 0 }, 8,
-			    false);
-		forget_written(p);
-		return true;
-	}
-	return false;
+	if (!m || !one || !m->size || m->size > 512)
+		return;
+	g->traits |= TRAIT_OPERAND;
+	g->size = (u8)(m->size / 8);
+	if (m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+		g->traits |= TRAIT_WRITES;
 }
 
-/* What makes a register from another by adding a constant. */
-static bool plan_sum(struct planner *p)
+/* The operand that ModRM names, if its address has a base register. */
+static void plan_operand(struct planner *p)
 {
-	const struct dinsn *d = p->t->d;
-	unsigned op = d->opcode, sub = d->reg & 7;
+	const struct ginsn *g = p->t->g;
+	const struct dinsn *d = &g->d;
 
-	if (d->map != 0 || d->opsize != 8)
-		return false;
-	if (op == 0x8d && d->is_mem && d->addrsize == 8 && d->base < 16 && d->index == REG_NONE)
-		derive(p, d->reg, d->base, d->disp);
-	else if (d->is_mem)
-		return false;
-	else if (op == 0x89)
-		derive(p, d->rm, d->reg, 0);
-	else if (op == 0x8b)
-		derive(p, d->reg, d->rm, 0);
-	else if ((op == 0x81 || op == 0x83) && (sub == 0 || sub == 5))
-		derive(p, d->rm, d->rm, sub ? 0 - (s64)d->imm : (s64)d->imm);
-	else if (op == 0xff && sub < 2)
-		derive(p, d->rm, d->rm, sub ? -1 : 1);
-	else
-		return false;
-	return true;
+	if (d->is_mem && d->has_modrm && d->addrsize == 8 && d->seg < SEG_FS && d->base < 16 &&
+	    g->traits & TRAIT_OPERAND)
+		plan_access(p, WINDOW_OPERAND, (struct place){ d->base, d->index, d->scale, d->disp }, g->size,
+			    g->traits & TRAIT_WRITES);
 }
+
+static void forget_written(struct planner *p)
+{
+	for (u32 left = p->t->g->writes; left; left &= left - 1)
+		forget(p, (unsigned)__builtin_ctz(left));
+}
+
+/* What an instruction is to the planner. */
+enum plan_kind {
+	PLAN_OTHER,
+	PLAN_BARRIER, /* nothing is known behind it */
+	PLAN_JCC,
+	PLAN_PUSH, /* CALL as well */
+	PLAN_POP,
+	PLAN_FRAME, /* RET, LEAVE */
+	PLAN_SUM    /* makes a register from another by adding a constant */
+};
 
 static bool is_jcc(const struct dinsn *d)
 {
@@ -243,74 +211,163 @@ static bool is_jcc(const struct dinsn *d)
 	       (d->map == 1 && d->opcode >= 0x80 && d->opcode <= 0x8f);
 }
 
+static bool is_call(const struct dinsn *d)
+{
+	return d->map == 0 && (d->opcode == 0xe8 || (d->opcode == 0xff && (d->reg & 7) == 2));
+}
+
+static enum plan_kind plan_kind(const struct ginsn *g)
+{
+	const struct dinsn *d = &g->d;
+	unsigned op = d->opcode, sub = d->reg & 7;
+
+	if ((g->method != METHOD_CORE && g->method != METHOD_HOST) ||
+	    (g->traits & TRAIT_BRANCH && d->map != 0 && !is_jcc(d)))
+		return PLAN_BARRIER;
+	if (is_jcc(d))
+		return PLAN_JCC;
+	if (d->map != 0 || d->opsize != 8)
+		return PLAN_OTHER;
+	if ((op >= 0x50 && op <= 0x57) || op == 0x68 || op == 0x6a || is_call(d) || (op == 0xff && sub == 6))
+		return PLAN_PUSH;
+	if (op >= 0x58 && op <= 0x5f)
+		return PLAN_POP;
+	if (op == 0xc2 || op == 0xc3 || op == 0xc9)
+		return PLAN_FRAME;
+	if (op == 0x8d && d->is_mem && d->addrsize == 8 && d->base < 16 && d->index == REG_NONE)
+		return PLAN_SUM;
+	if (!d->is_mem && (op == 0x89 || op == 0x8b || ((op == 0x81 || op == 0x83) && (sub == 0 || sub == 5)) ||
+			   (op == 0xff && sub < 2)))
+		return PLAN_SUM;
+	return PLAN_OTHER;
+}
+
+void find_plan(struct ginsn *g)
+{
+	const struct dinsn *d = &g->d;
+	unsigned op = d->opcode;
+
+	g->plan = plan_kind(g);
+	if (is_call(d) || is_jcc(d))
+		g->traits |= TRAIT_CUTS;
+	if ((leaves_block(d) && !is_call(d)) || (d->map == 0 && (op == 0xe9 || op == 0xeb || op == 0xc2 || op == 0xc3 ||
+								 (op == 0xff && (d->reg & 7) == 4))))
+		g->traits |= TRAIT_ENDS;
+}
+
+static void plan_pop(struct planner *p)
+{
+	const struct dinsn *d = p->t->d;
+	s64 offset = p->offset[REG_RSP];
+	u32 origin = p->origin[REG_RSP];
+
+	plan_access(p, WINDOW_STACK, (struct place){ REG_RSP, REG_NONE, 0, 0 }, 8, false);
+	forget_written(p); /* RSP as well, hidden or not */
+	if (d->opcode != 0x5c || (d->prefixes & DI_REX && d->bytes[d->len - 2] & 1)) {
+		p->origin[REG_RSP] = origin;
+		p->offset[REG_RSP] = offset;
+		derive(p, REG_RSP, REG_RSP, 8);
+	}
+}
+
+static void plan_sum(struct planner *p)
+{
+	const struct dinsn *d = p->t->d;
+	unsigned sub = d->reg & 7;
+
+	switch (d->opcode) {
+	case 0x8d:
+		derive(p, d->reg, d->base, d->disp);
+		break;
+	case 0x89:
+		derive(p, d->rm, d->reg, 0);
+		break;
+	case 0x8b:
+		derive(p, d->reg, d->rm, 0);
+		break;
+	case 0xff:
+		derive(p, d->rm, d->rm, sub ? -1 : 1);
+		break;
+	default:
+		derive(p, d->rm, d->rm, sub ? 0 - (s64)d->imm : (s64)d->imm);
+		break;
+	}
+}
+
 /* A branch to the block's start? */
 static void find_loop(const struct planner *p)
 {
-	struct loop *l = &p->t->loop;
+	struct tr *t = p->t;
+	u64 next = t->b->lin + t->ginsn_at[p->n + 1];
 
-	if (p->next + p->t->d->imm != p->t->b->lin || l->n || p->n >= LOOP_INSNS)
+	if (next + t->d->imm != t->b->lin || t->loop.n || p->n >= LOOP_INSNS)
 		return;
-	l->n = p->n + 1;
-	l->end = p->next;
+	t->loop.n = p->n + 1;
+	t->loop.end = next;
 }
 
 static void plan_insn(struct planner *p)
 {
-	const struct tr *t = p->t;
-	unsigned method = isa_row_of(t->d)->method;
-	bool branches = t->z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
+	const struct ginsn *g = p->t->g;
 
-	if ((method != METHOD_CORE && method != METHOD_HOST) || (branches && t->d->map != 0 && !is_jcc(t->d))) {
+	switch ((enum plan_kind)g->plan) {
+	case PLAN_BARRIER:
 		forget_all(p);
 		return;
-	}
-	if (is_jcc(t->d)) {
+	case PLAN_JCC:
 		p->segment++;
-		if ((s64)t->d->imm < 0) { /* what follows a loop does not run as often as the loop */
+		if ((s64)g->d.imm < 0) { /* what follows a loop does not run as often as the loop */
 			find_loop(p);
 			forget_all(p);
 		}
 		return;
-	}
-	if (!plan_stack(p) && !plan_sum(p)) {
+	case PLAN_PUSH:
+		if (g->d.opcode == 0xff)
+			plan_operand(p);
+		plan_access(p, WINDOW_STACK, (struct place){ REG_RSP, REG_NONE, 0, -8 }, 8, true);
+		derive(p, REG_RSP, REG_RSP, -8);
+		break;
+	case PLAN_POP:
+		plan_pop(p);
+		break;
+	case PLAN_FRAME:
+		plan_access(p, WINDOW_STACK, (struct place){ g->d.opcode == 0xc9 ? REG_RBP : REG_RSP, REG_NONE, 0, 0 },
+			    8, false);
+		forget_written(p);
+		break;
+	case PLAN_SUM:
+		plan_sum(p);
+		break;
+	case PLAN_OTHER:
 		plan_operand(p);
 		forget_written(p);
+		break;
 	}
-	if (branches)
+	if (g->traits & TRAIT_BRANCH)
 		forget_all(p);
 }
 
 /* Does the block end behind this instruction, at `next`? As emit_block() has it. */
 static bool ends_here(const struct planner *p, u64 next)
 {
-	const struct dinsn *d = p->t->d;
-	unsigned op = d->opcode, sub = d->reg & 7;
-	bool call = d->map == 0 && (op == 0xe8 || (op == 0xff && sub == 2));
+	u32 traits = p->t->g->traits;
 
-	if (d->map == 0 && (op == 0xe9 || op == 0xeb || op == 0xc2 || op == 0xc3 || (op == 0xff && sub == 4)))
-		return true;
-	if ((call || is_jcc(d)) && p->n + 1 >= CUT_INSNS)
-		return true;
-	return (leaves_block(d) && !call) || *dbt_cut_slot(p->t->x, next) == next;
-}
-
-static void clear(struct windows *w)
-{
-	w->n = 0;
-	memset(w->ref, 0xff, sizeof(w->ref)); /* .window: none */
+	return traits & TRAIT_ENDS || (traits & TRAIT_CUTS && p->n >= CUT_INSNS) ||
+	       *dbt_cut_slot(p->t->x, next) == next;
 }
 
 /* May the instruction be in the second copy of a loop? */
 static bool may_loop(const struct planner *p)
 {
 	const struct tr *t = p->t;
-	unsigned method = isa_row_of(t->d)->method;
+	const struct ginsn *g = t->g;
+	u64 next = t->b->lin + t->ginsn_at[p->n + 1];
 
-	if ((method != METHOD_CORE && method != METHOD_HOST) || is_special(t->d))
+	if (!(g->traits & TRAIT_AWARE))
 		return false;
-	if (t->z->meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
+	if (!(g->traits & TRAIT_BRANCH))
 		return true;
-	return is_jcc(t->d) && (s64)t->d->imm >= 0 && p->next + t->d->imm >= t->loop.end;
+	return g->plan == PLAN_JCC && (s64)g->d.imm >= 0 && next + g->d.imm >= t->loop.end;
 }
 
 /* Which register held value `origin` at the loop's head? */
@@ -361,28 +418,34 @@ static bool find_strides(struct planner *p, const u32 *head)
 	return false;
 }
 
+/* The next instruction, which was decoded. */
+static void begin_insn(struct planner *p)
+{
+	struct tr *t = p->t;
+
+	p->to->ref[p->n][WINDOW_OPERAND].window = p->to->ref[p->n][WINDOW_STACK].window = WINDOW_NONE;
+	t->g = &t->ginsn[p->n];
+	t->d = &t->g->d;
+}
+
 /* The loop once more, by itself. */
-static void plan_loop(struct tr *t, const u8 *code, unsigned avail)
+static void plan_loop(struct tr *t)
 {
 	struct loop *l = &t->loop;
 	struct planner p = { .t = t, .to = &l->windows };
-	struct dinsn d;
 	u32 head[16];
 
-	t->d = &d;
-	clear(&l->windows);
+	l->windows.n = 0;
 	forget_all(&p);
 	memcpy(head, p.origin, sizeof(head));
 	p.written = 0;
-	for (unsigned at = 0; p.n + 1 < l->n; p.n++) {
-		if (dbt_decode(t->x, code + at, avail - at, CODE_64, &t->z, &t->ops, &d) != DECODE_OK)
-			return;
-		at += d.len;
-		p.next = t->b->lin + at;
+	for (; p.n + 1 < l->n; p.n++) {
+		begin_insn(&p);
 		if (!may_loop(&p))
 			return;
 		plan_insn(&p);
 	}
+	begin_insn(&p);
 	l->usable = find_strides(&p, head);
 	for (unsigned n = 0; n < l->n; n++)
 		for (unsigned use = 0; use < 2; use++) {
@@ -394,31 +457,26 @@ static void plan_loop(struct tr *t, const u8 *code, unsigned avail)
 		}
 }
 
-void plan_windows(struct tr *t, const u8 *code, unsigned avail)
+void plan_windows(struct tr *t)
 {
-	const struct dinsn *kept = t->d;
-	struct dinsn d;
 	struct planner p = { .t = t, .to = &t->windows };
 
-	t->loop.n = 0;
+	t->windows.n = t->planned = t->loop.n = 0;
 	t->loop.fast = t->loop.usable = false;
 	t->loop.branch = NULL;
-	clear(&t->windows);
 	if (t->narrow || t->steps_only || t->x->single)
 		return;
 	forget_all(&p);
-	t->d = &d;
-	for (unsigned at = 0; p.n < BLOCK_INSNS && at < avail; p.n++, at += d.len) {
-		if (dbt_decode(t->x, code + at, avail - at, CODE_64, &t->z, &t->ops, &d) != DECODE_OK)
-			break;
-		p.next = t->b->lin + at + d.len;
+	while (p.n < BLOCK_INSNS && t->ginsn_at[p.n] < t->avail && decode_next(t, p.n) == DECODE_OK) {
+		begin_insn(&p);
+		t->planned = p.n + 1;
 		plan_insn(&p);
-		if (ends_here(&p, p.next))
+		p.n++;
+		if (ends_here(&p, t->b->lin + t->ginsn_at[p.n]))
 			break;
 	}
 	if (t->loop.n)
-		plan_loop(t, code, avail);
-	t->d = kept;
+		plan_loop(t);
 }
 
 static unsigned free_slot(const struct tr *t, unsigned n)
@@ -538,9 +596,9 @@ bool emit_window(struct tr *t, enum window_use use, unsigned *lin, s32 *disp)
 
 	if (t->loop.fast)
 		return emit_loop_window(t, use, lin, disp);
-	r = &t->windows.ref[n][use];
-	if (r->window == WINDOW_NONE)
+	if (n >= t->planned || t->windows.ref[n][use].window == WINDOW_NONE)
 		return false;
+	r = &t->windows.ref[n][use];
 	w = &t->windows.window[r->window];
 	if (!w->open) {
 		if (!t->clobber || w->last <= n)

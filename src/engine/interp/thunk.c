@@ -257,11 +257,11 @@ bool narrow_has_is4(const ZydisDecodedInstruction *z, const ZydisDecodedOperand 
 	return false;
 }
 
-unsigned narrow_zero(const ZydisDecodedInstruction *z, u8 code[NARROW_ZERO_BYTES])
+unsigned narrow_zero(unsigned mnemonic, u8 code[NARROW_ZERO_BYTES])
 {
-	bool all = z->mnemonic == ZYDIS_MNEMONIC_VZEROALL;
+	bool all = mnemonic == ZYDIS_MNEMONIC_VZEROALL;
 
-	if (!all && z->mnemonic != ZYDIS_MNEMONIC_VZEROUPPER)
+	if (!all && mnemonic != ZYDIS_MNEMONIC_VZEROUPPER)
 		return 0;
 	for (unsigned r = 0; r < 8; r++) { /* VXORPS or VMOVAPS of 128 bits clears the rest */
 		u8 *c = code + 4 * r;
@@ -332,7 +332,7 @@ static void put_instruction(struct emit *e, const ZydisDecodedInstruction *z, co
 	unsigned opcode_at, tail_at, n;
 	u8 modrm, zero[NARROW_ZERO_BYTES];
 
-	n = narrow ? narrow_zero(z, zero) : 0;
+	n = narrow ? narrow_zero(z->mnemonic, zero) : 0;
 	if (n) {
 		put_bytes(e, zero, n);
 		return;

@@ -66,7 +66,7 @@ bool narrow_has_is4(const ZydisDecodedInstruction *z, const ZydisDecodedOperand 
 /* VZEROUPPER and VZEROALL leave registers 8 to 15 alone: host code that does
  * the same to 0 to 7. Returns its length, 0 for other instructions. */
 #define NARROW_ZERO_BYTES 32
-unsigned narrow_zero(const ZydisDecodedInstruction *z, u8 code[NARROW_ZERO_BYTES]);
+unsigned narrow_zero(unsigned mnemonic, u8 code[NARROW_ZERO_BYTES]);
 
 /* Which unit the instruction needs enabled. */
 enum fpu_need thunk_need(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
