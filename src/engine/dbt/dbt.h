@@ -76,7 +76,7 @@ struct dbt_hot {
 #define LOOP_SLOTS 8
 	u64 loop[LOOP_SLOTS], loop_limit; /* of the loop that runs, see loop.c */
 	u32 loop_left, loop_warm;
-	u32 ac_index[2];	  /* by EFLAGS.AC: what mmu_mode_changed() chooses at CPL 0 */
+	u32 ac_index[2]; /* by EFLAGS.AC: what mmu_mode_changed() chooses at CPL 0 */
 	struct tlb_entry *ac_table[2];
 	u8 *ac_base[2];
 };

@@ -331,7 +331,7 @@ void put_lookup(struct emit *e, unsigned lin, bool write)
 	}
 	if (write)
 		put_chunk(e, 0xd1f748, 3); /* not rcx */
-	put_chunk(e, 0xcf8c8b49, 4); /* mov rcx, [r15 + rcx*8 + disp32] */
+	put_chunk(e, 0xcf8c8b49, 4);	   /* mov rcx, [r15 + rcx*8 + disp32] */
 	put32(e, (u32)(write ? FLAT_W_DISP : FLAT_R_DISP));
 }
 

@@ -220,7 +220,8 @@ static enum next go_on(struct vcpu *v, const struct tinsn *i)
 		return NEXT_LOOP;
 	if (x->mode & KEY_32)
 		dbt_note_segments(v);
-	if (n == &x->insns[b->first] + b->n || n->kind == KIND_LOOP || v->cpu.rip != b->lin + n->guest || b->dead || b->page->key != x->key)
+	if (n == &x->insns[b->first] + b->n || n->kind == KIND_LOOP || v->cpu.rip != b->lin + n->guest || b->dead ||
+	    b->page->key != x->key)
 		return NEXT_JUMP;
 	if (!v->mmu->flat_base[AUX_VALID + b->page->index])
 		return NEXT_LOOK;

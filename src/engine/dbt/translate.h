@@ -162,17 +162,17 @@ struct loop {
 	u64 end;    /* linear address behind its branch */
 	bool fast;  /* its second copy is being translated */
 	bool usable;
-	u32 first;		/* tinsn of the second copy */
-	u8 *branch, *after;	/* rel32 of the first copy's branch; behind it */
-	u8 *head;		/* of the second copy */
-	struct recipe recipe;	/* of the flags at the branch */
+	u32 first;	      /* tinsn of the second copy */
+	u8 *branch, *after;   /* rel32 of the first copy's branch; behind it */
+	u8 *head;	      /* of the second copy */
+	struct recipe recipe; /* of the flags at the branch */
 	s32 recipe_at;
-	unsigned counter;	/* guest register that changes by `step` each time round */
+	unsigned counter; /* guest register that changes by `step` each time round */
 	s32 step;
-	s32 stride[WINDOWS_MAX]; /* what a window moves by */
+	s32 stride[WINDOWS_MAX];		  /* what a window moves by */
 	u8 base[WINDOWS_MAX], index[WINDOWS_MAX]; /* guest registers of its origin, REG_NONE */
-	bool folded[WINDOWS_MAX]; /* the slot includes the base */
-	struct windows windows;	  /* `slot` is one of hot->loop */
+	bool folded[WINDOWS_MAX];		  /* the slot includes the base */
+	struct windows windows;			  /* `slot` is one of hot->loop */
 };
 
 /* Where the guest's flags are, see flags.c. */

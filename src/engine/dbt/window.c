@@ -24,7 +24,7 @@
 
 #include <string.h>
 
-#define SPAN_MAX 256	     /* bytes of a group: wide ones lie in two pages too often */
+#define SPAN_MAX 256 /* bytes of a group: wide ones lie in two pages too often */
 #define LOOP_STRIDE_MAX 256
 #define FAR_AWAY (1ll << 30) /* offsets that are not looked at */
 
