@@ -50,6 +50,12 @@ void mmu_flush_page(struct vcpu *v, gva_t lin); /* of the current PCID, and glob
  * for the new mode. Cheap; called by everything that changes one of them. */
 void mmu_mode_changed(struct vcpu *v);
 
+/* A byte of an operand that begins lower: outside 64-bit mode it goes on at 0 behind 4 GiB. */
+static inline gva_t lin_operand(const struct cpu *c, gva_t lin)
+{
+	return cpu_64bit(c) ? lin : (u32)lin;
+}
+
 /* Is `lin` canonical for the current paging mode (48 or 57 bits)? */
 static inline bool lin_canonical(const struct cpu *c, gva_t lin)
 {

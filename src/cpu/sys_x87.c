@@ -63,7 +63,7 @@ static unsigned xmm_bytes(const struct cpu *c)
 static int write_chunks(struct vcpu *v, gva_t to, const u8 *src, unsigned len)
 {
 	for (unsigned done = 0; done < len; done += 64)
-		if (lin_write(v, to + done, src + done, MIN(64, len - done), LIN_CPL))
+		if (lin_write(v, lin_operand(&v->cpu, to + done), src + done, MIN(64, len - done), LIN_CPL))
 			return FAULT;
 	return 0;
 }
@@ -71,7 +71,7 @@ static int write_chunks(struct vcpu *v, gva_t to, const u8 *src, unsigned len)
 static int read_chunks(struct vcpu *v, gva_t from, u8 *dst, unsigned len)
 {
 	for (unsigned done = 0; done < len; done += 64)
-		if (lin_read(v, from + done, dst + done, MIN(64, len - done), LIN_CPL))
+		if (lin_read(v, lin_operand(&v->cpu, from + done), dst + done, MIN(64, len - done), LIN_CPL))
 			return FAULT;
 	return 0;
 }
@@ -87,7 +87,8 @@ int sys_fxsave(struct vcpu *v, const struct dinsn *d)
 	if (fx_address(v, d, SEG_ACC_WRITE, &area))
 		return FAULT;
 	/* Hardware looks at the last byte first. */
-	if (lin_probe_write(v, area + FX_AREA - 1, 1, LIN_CPL) || lin_probe_write(v, area, FX_AREA, LIN_CPL))
+	if (lin_probe_write(v, lin_operand(c, area + FX_AREA - 1), 1, LIN_CPL) ||
+	    lin_probe_write(v, area, FX_AREA, LIN_CPL))
 		return FAULT;
 	fpu_park(v);
 	xmm = xmm_bytes(c);
@@ -112,7 +113,7 @@ int sys_fxrstor(struct vcpu *v, const struct dinsn *d)
 
 	if (fx_address(v, d, SEG_ACC_READ, &area))
 		return FAULT;
-	if (lin_read(v, area + FX_AREA - 1, in, 1, LIN_CPL) || read_chunks(v, area, in, FX_AREA))
+	if (lin_read(v, lin_operand(c, area + FX_AREA - 1), in, 1, LIN_CPL) || read_chunks(v, area, in, FX_AREA))
 		return FAULT;
 	xmm = xmm_bytes(c);
 	if (xmm && (get32(in + FX_MXCSR) & ~v->model->mxcsr_mask))
@@ -267,7 +268,7 @@ static int x87_check(struct vcpu *v, bool waiting)
 static int probe_ends(struct vcpu *v, const struct dinsn *d, gva_t at, unsigned len, bool write)
 {
 	unsigned first = env16(d) ? 2 : 4;
-	gva_t end = at + len - 1;
+	gva_t end = lin_operand(&v->cpu, at + len - 1);
 	u8 scratch[4];
 
 	if (write)

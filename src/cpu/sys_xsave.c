@@ -33,7 +33,7 @@ static void piece_add(struct pieces *l, unsigned off, unsigned len, const void *
 static int write_pieces(struct vcpu *v, gva_t area, const struct pieces *l)
 {
 	for (unsigned i = 0; i < l->n; i++)
-		if (lin_probe_write(v, area + l->p[i].off, l->p[i].len, LIN_CPL))
+		if (lin_probe_write(v, lin_operand(&v->cpu, area + l->p[i].off), l->p[i].len, LIN_CPL))
 			return FAULT;
 	for (unsigned i = 0; i < l->n; i++) {
 		const struct piece *p = &l->p[i];
@@ -41,7 +41,8 @@ static int write_pieces(struct vcpu *v, gva_t area, const struct pieces *l)
 		for (unsigned done = 0; done < p->len; done += CHUNK) {
 			unsigned n = MIN(CHUNK, p->len - done);
 
-			if (lin_write(v, area + p->off + done, (const u8 *)p->src + done, n, LIN_CPL))
+			if (lin_write(v, lin_operand(&v->cpu, area + p->off + done), (const u8 *)p->src + done, n,
+				      LIN_CPL))
 				return FAULT;
 		}
 	}
@@ -51,7 +52,7 @@ static int write_pieces(struct vcpu *v, gva_t area, const struct pieces *l)
 static int read_chunks(struct vcpu *v, gva_t from, void *dst, unsigned len)
 {
 	for (unsigned done = 0; done < len; done += CHUNK)
-		if (lin_read(v, from + done, (u8 *)dst + done, MIN(CHUNK, len - done), LIN_CPL))
+		if (lin_read(v, lin_operand(&v->cpu, from + done), (u8 *)dst + done, MIN(CHUNK, len - done), LIN_CPL))
 			return FAULT;
 	return 0;
 }
@@ -149,7 +150,7 @@ static int do_save(struct vcpu *v, const struct dinsn *d, u64 features, enum xsa
 	if (!compact) {
 		u64 old;
 
-		if (lin_read(v, area + XSTATE_HEADER, &old, 8, LIN_CPL))
+		if (lin_read(v, lin_operand(&v->cpu, area + XSTATE_HEADER), &old, 8, LIN_CPL))
 			return FAULT;
 		header[0] |= old & ~rfbm;
 	}
@@ -220,7 +221,7 @@ static int read_components(struct vcpu *v, gva_t area, u64 xcomp, u64 load, bool
 		if (read_chunks(v, area, in->legacy, 24) || read_chunks(v, area + FX_ST, in->legacy + FX_ST, 128))
 			return FAULT;
 	}
-	if (read_mxcsr && lin_read(v, area + FX_MXCSR, &in->mxcsr, 4, LIN_CPL))
+	if (read_mxcsr && lin_read(v, lin_operand(&v->cpu, area + FX_MXCSR), &in->mxcsr, 4, LIN_CPL))
 		return FAULT;
 	if ((load & XCR0_SSE) && read_chunks(v, area + FX_XMM, in->legacy + FX_XMM, mode64 ? 256 : 128))
 		return FAULT;
@@ -230,7 +231,7 @@ static int read_components(struct vcpu *v, gva_t area, u64 xcomp, u64 load, bool
 		if (!(load & BIT(i)))
 			continue;
 		if (i == XSTATE_PKRU) {
-			if (lin_read(v, area + off, &in->pkru, 4, LIN_CPL))
+			if (lin_read(v, lin_operand(&v->cpu, area + off), &in->pkru, 4, LIN_CPL))
 				return FAULT;
 		} else if (read_chunks(v, area + off, in->ext[i], mode_size(i, mode64))) {
 			return FAULT;

@@ -32,8 +32,8 @@ int interp_stack_canonical(struct vcpu *v, const struct insn *i, gva_t lin, unsi
 
 int interp_masked_canonical(struct vcpu *v, const struct insn *i, gva_t lin, u64 active, gva_t *first, gva_t *last)
 {
-	*first = lin + (unsigned)__builtin_ctzll(active | BIT(63));
-	*last = lin + 63 - (unsigned)__builtin_clzll(active | 1);
+	*first = lin_operand(&v->cpu, lin + (unsigned)__builtin_ctzll(active | BIT(63)));
+	*last = lin_operand(&v->cpu, lin + 63 - (unsigned)__builtin_clzll(active | 1));
 	if (!active)
 		return 0;
 	if (interp_stack_canonical(v, i, *first, 1) || interp_stack_canonical(v, i, *last, 1))

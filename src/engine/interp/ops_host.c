@@ -120,7 +120,7 @@ static int masked_transfer(struct vcpu *v, const struct insn *i, gva_t lin, u8 *
 	if (interp_masked_canonical(v, i, lin, bytes, &first, &last))
 		return FAULT;
 	for (unsigned at = 0; at < t->mem_size; at += t->element) {
-		gva_t to = hot(v)->mode == BLOCK_64 ? lin + at : (u32)(lin + at);
+		gva_t to = lin_operand(&v->cpu, lin + at);
 
 		if (!(bytes >> at & 1))
 			continue;

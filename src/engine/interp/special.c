@@ -167,11 +167,12 @@ static const u8 *byte_operand(struct vcpu *v, const struct special *s, unsigned 
 
 /* MASKMOVQ, MASKMOVDQU: bytes of the source whose mask byte has its sign set
  * go to DS:rDI. As on hardware halves of 8 bytes, the upper first, are checked
- * as a whole, whatever the mask; a fault finds the MMX state entered. */
+ * as a whole, whatever the mask, each with an offset of its own that wraps; a fault
+ * finds the MMX state entered. */
 static int masked_bytes(struct vcpu *v, const struct insn *i)
 {
 	const struct special *s = special_of(i);
-	gva_t base;
+	gva_t base[2];
 
 	if (!enabled(v, i))
 		return interp_unit_fault(v, i->fpu);
@@ -181,14 +182,13 @@ static int masked_bytes(struct vcpu *v, const struct insn *i)
 		return fault_raise(v, EXC_MF, false, 0, 0);
 	if (s->mmx)
 		vector_enter_mmx(&v->cpu);
-	if (element_lin(v, i, s, v->cpu.gpr[REG_RDI], true, &base))
-		return FAULT;
 	for (unsigned half = s->count; half; half -= 8)
-		if (lin_probe_write(v, base + half - 8, 8, LIN_CPL))
+		if (element_lin(v, i, s, v->cpu.gpr[REG_RDI] + half - 8, true, &base[half / 8 - 1]) ||
+		    lin_probe_write(v, base[half / 8 - 1], 8, LIN_CPL))
 			return FAULT;
 	for (unsigned n = 0; n < s->count; n++)
 		if ((*byte_operand(v, s, s->mask_reg, n) & 0x80) &&
-		    mmu_write(v, base + n, byte_operand(v, s, s->value_reg, n), 1))
+		    mmu_write(v, lin_operand(&v->cpu, base[n / 8] + n % 8), byte_operand(v, s, s->value_reg, n), 1))
 			return FAULT;
 	return 0;
 }
