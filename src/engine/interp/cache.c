@@ -124,6 +124,8 @@ void cache_flush(struct vcpu *v)
 	x->arena_used = 0;
 	x->arena_flushes++;
 	v->mmu->gen++;
+	/* a branch of the present instruction must not find what was flushed */
+	hot(v)->key = (v->mmu->gen << 8) | (hot(v)->key & 0xff);
 }
 
 static void mark_lines(struct code_page *p, unsigned off, unsigned bytes)
