@@ -234,8 +234,8 @@ static bool flags_die(const struct tr *t)
 {
 	u64 next = t->lin + t->d->len;
 
-	return t->next_here && !t->narrow && !t->steps_only && *dbt_cut_slot(t->x, next) != next &&
-	       only_sets_flags(t->b->page->host + (next & ~PAGE_MASK));
+	return t->next_here && !t->narrow && !t->steps_only && !(t->g->traits & TRAIT_BRANCH) &&
+	       *dbt_cut_slot(t->x, next) != next && only_sets_flags(t->b->page->host + (next & ~PAGE_MASK));
 }
 
 bool flags_prepare(struct tr *t, bool aware)
