@@ -55,9 +55,9 @@ void dbt_note_twin(struct dbt *x, const struct tblock *b)
 const struct tblock *dbt_twin(struct dbt *x, const struct tpage *p, u64 lin)
 {
 	u32 n = *twin_slot(x, p, lin);
-	const struct tblock *b = &x->blocks[n - 1];
+	const struct tblock *b = n ? &x->blocks[n - 1] : NULL;
 
-	if (!n || b->dead || !b->fixes_n || b->page->host != p->host || b->page->key != p->key ||
+	if (!b || b->dead || !b->fixes_n || b->page->host != p->host || b->page->key != p->key ||
 	    (b->lin ^ lin) & ~PAGE_MASK)
 		return NULL;
 	return b;
