@@ -27,6 +27,7 @@ enum trace_switch {
 struct engine_options {
 	u64 code_cache; /* bytes for translated code, CODE_CACHE_MIN..CODE_CACHE_MAX; 0: the default. No matter to
 			   an engine without one */
+	bool alone;	/* only this processor touches guest RAM while the engine runs: LOCK may be left out */
 	bool count;	/* v->icount counts every instruction, even where nothing depends on it */
 	bool costs;	/* measure what exits cost, in host cycles */
 	bool perf_map;	/* write /tmp/perf-PID.map */

@@ -192,7 +192,7 @@ stress() {
 	*) limit="--$name-ops $(($3 * %d)) --timeout %d" ;;
 	esac
 	shift 3
-	set -- --$name 1 $limit --verify --oomable --seed $turn "$@"
+	set -- --$name 1 $limit --verify --verbose --oomable --seed $turn "$@"
 	start=$(cut -d. -f1 /proc/uptime)
 	case $name in
 	exec | spawn) su nobody -s /bin/sh -c "cd /tmp; stress-ng $*" >log 2>&1 ;;

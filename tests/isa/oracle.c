@@ -1,12 +1,12 @@
 /*
  * oracle [--engine NAME] [--seed N] [--count N] [--mnemonic NAME] [--form N [--instance HEX]] [--refused N] [--mode32]
- *        [-v]
+ *        [--locks] [-v]
  *
  * First every form is tried a few times: does the host run it? The engine must
  * agree that it does not (#UD) or do the same. Then random instances of the
  * forms the host runs, each form as often as any other, the ones an engine
  * does by itself somewhat more. Exit status 1 on any difference or when less
- * than 95 % of the forms were tested.
+ * than 95 % of the forms were tested. --locks: as if others used guest RAM too.
  */
 #include "oracle.h"
 
@@ -25,14 +25,15 @@ struct options {
 	u64 seed, count, instance, refused;
 	const char *mnemonic, *engine;
 	long form;
-	bool one, verbose, undefined, mode32;
+	bool one, verbose, undefined, mode32, locks;
 	unsigned print;
 };
 
 static void usage(void)
 {
-	fprintf(stderr, "usage: oracle [--engine NAME] [--seed N] [--count N] [--mnemonic NAME] "
-			"[--form N [--instance HEX]] [--refused N] [--print N] [--undefined] [--mode32] [-v]\n");
+	fprintf(stderr,
+		"usage: oracle [--engine NAME] [--seed N] [--count N] [--mnemonic NAME] "
+		"[--form N [--instance HEX]] [--refused N] [--print N] [--undefined] [--mode32] [--locks] [-v]\n");
 	exit(2);
 }
 
@@ -42,7 +43,7 @@ static void parse(struct options *p, int argc, char **argv)
 		{ "engine", 1, NULL, 'e' },   { "seed", 1, NULL, 's' },	 { "count", 1, NULL, 'c' },
 		{ "mnemonic", 1, NULL, 'm' }, { "form", 1, NULL, 'f' },	 { "instance", 1, NULL, 'i' },
 		{ "refused", 1, NULL, 'r' },  { "print", 1, NULL, 'p' }, { "undefined", 0, NULL, 'u' },
-		{ "mode32", 0, NULL, '3' },   { NULL, 0, NULL, 0 },
+		{ "mode32", 0, NULL, '3' },   { "locks", 0, NULL, 'l' }, { NULL, 0, NULL, 0 },
 	};
 	int c;
 
@@ -81,6 +82,9 @@ static void parse(struct options *p, int argc, char **argv)
 			break;
 		case '3':
 			p->mode32 = true;
+			break;
+		case 'l':
+			p->locks = true;
 			break;
 		case 'v':
 			p->verbose = true;
@@ -321,6 +325,7 @@ int main(int argc, char **argv)
 	fflush(stdout);
 	o.verbose = p.verbose;
 	oracle_mode = p.mode32 ? CODE_32 : CODE_64;
+	o.engine_options.alone = !p.locks;
 	oracle_memory(&o, engine, 1);
 	if (!host_init(fpu_host_components(), p.mode32)) {
 		printf("the host has no XSAVE: skipped\n");

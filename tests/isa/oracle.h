@@ -113,6 +113,7 @@ struct instance {
 };
 struct oracle {
 	struct rig rig;
+	struct engine_options engine_options;
 	struct form_list forms;
 	u8 *host_data, *host_code; /* writable views of the host's pages */
 	u8 *master;		   /* what the data pages hold before an instance */

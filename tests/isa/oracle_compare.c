@@ -55,7 +55,7 @@ void oracle_memory(struct oracle *o, const struct engine_ops *engine, u64 seed)
 	map_data(data, DATA_HIGH);
 	map_host((void *)CODE_LIN, code, 0, CODE_PAGES * PAGE_SIZE, PROT_READ | PROT_EXEC);
 
-	rig_create(&o->rig, engine);
+	rig_create_with(&o->rig, engine, &o->engine_options);
 	if (oracle_mode == CODE_32)
 		rig_compatibility_mode(&o->rig);
 	memcpy(rig_ram(&o->rig, DATA_OFF), o->master, DATA_SIZE);

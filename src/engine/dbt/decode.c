@@ -159,7 +159,7 @@ static enum decode_status decode(struct dbt *x, const u8 *code, unsigned avail, 
 	find_flags_use(g, &z, ops);
 	find_operand(g, &z, ops);
 	find_plan(g);
-	find_rewrite(g, &z, ops);
+	find_rewrite(g, &z, ops, x->options && x->options->alone);
 	set_mask(s, &z, ops);
 	return status;
 }

@@ -70,7 +70,7 @@ static bool bit_string(struct tr *t)
 		op_0f(e, wide, 0xa3, read_reg(t, d->reg, H_RCX), H_R14, false);
 	} else if (home[d->reg] == HOME_MEMORY || d->prefixes & DI_LOCK) {
 		pext_gs(e, H_RCX, read_reg(t, d->reg, H_RCX), HOT(bit_mask) + 4 * wide);
-		if (d->prefixes & DI_LOCK)
+		if (d->prefixes & DI_LOCK && !(t->x->options && t->x->options->alone))
 			put(e, 0xf0);
 		op_0f(e, wide, d->opcode, H_RCX, H_R14, true);
 	} else {

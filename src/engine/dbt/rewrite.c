@@ -9,6 +9,10 @@
  *   [lin + rcx + 1]   nothing is free
  *   folded: [r14]     RCX is
  *   folded: [rcx]     R14 is not, for it needs REX, which AH, BH and DH exclude
+ *
+ * Where nobody else touches guest RAM, LOCK is dropped: nothing comes between
+ * the accesses of one instruction. The lock of XCHG is in the instruction
+ * itself, so it becomes three moves.
  */
 #include "engine/dbt/translate.h"
 
@@ -20,6 +24,7 @@ struct plan {
 	const struct dinsn *d;
 	u8 reg, rm, vvvv, opcode; /* host register of the field, NOT_GPR: as it is */
 	enum rewrite_mem mem;
+	bool alone;    /* no locks */
 	bool narrow;   /* 32-bit code */
 	bool high;     /* AH, CH, DH or BH: no REX */
 	bool cl;       /* a count in CL */
@@ -295,6 +300,8 @@ static bool add_prefixes(struct rewrite *r, const struct plan *p)
 
 		if (b != 0x66 && b != 0xf2 && b != 0xf3 && b != 0xf0)
 			continue;
+		if (b == 0xf0 && p->alone)
+			continue;
 		if (r->head_len == 4)
 			return false;
 		add(r, b);
@@ -396,11 +403,12 @@ static bool must_be_aligned(ZydisMnemonic m)
 	}
 }
 
-void find_rewrite(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+void find_rewrite(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops, bool alone)
 {
 	struct plan p = { .z = z,
 			  .ops = ops,
 			  .d = &g->d,
+			  .alone = alone,
 			  .narrow = g->d.mode != CODE_64,
 			  .reg = NOT_GPR,
 			  .rm = NOT_GPR,
@@ -408,7 +416,12 @@ void find_rewrite(struct ginsn *g, const ZydisDecodedInstruction *z, const Zydis
 			  .opcode = NOT_GPR };
 	struct rewrite *r = &g->rewrite;
 
-	if (!find_memory(&p) || !find_registers(&p) || !assign_registers(&p) || (p.high && legacy_rex(&p)))
+	if (!find_memory(&p) || !find_registers(&p))
+		return;
+	r->exchange = alone && z->mnemonic == ZYDIS_MNEMONIC_XCHG && p.mem == MEM_PLAIN;
+	if (r->exchange)
+		p.mem = MEM_R14;
+	if (!assign_registers(&p) || (p.high && legacy_rex(&p)))
 		return;
 	r->mem = p.mem & 3;
 	r->masked = z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && g->d.is_mem &&
@@ -452,6 +465,25 @@ static void put_head(struct emit *e, const struct rewrite *r, unsigned lin)
 	put_chunk(e, head, len);
 }
 
+/* XCHG of [R14] with a register that has a home: RCX is free. */
+static void put_exchange(struct tr *t)
+{
+	const struct dinsn *d = t->d;
+	unsigned wide = d->opcode & 1, rex = 0x40 | (wide && d->opsize == 8 ? 8 : 0), reg = home[d->reg];
+	struct emit *e = &t->e;
+
+	for (unsigned k = 0; k < 3; k++) {
+		static const u8 op[] = { 0x8a, 0x88, 0x88 }; /* mov rcx, [r14]; mov [r14], reg; mov reg, rcx */
+		unsigned r = k == 1 ? reg : H_RCX, rm = k == 2 ? reg : H_R14;
+
+		if (wide && d->opsize == 2)
+			put(e, 0x66);
+		put(e, rex | (r >> 3) << 2 | rm >> 3);
+		put(e, op[k] | wide);
+		put(e, (k == 2 ? 0xc0 : 0) | (r & 7) << 3 | (rm & 7));
+	}
+}
+
 /* `lin`, `disp`: of MEM_PLAIN, where the operand is [lin + rcx + disp + 1]. */
 static void put_instruction(struct tr *t, unsigned lin, s32 disp)
 {
@@ -463,6 +495,10 @@ static void put_instruction(struct tr *t, unsigned lin, s32 disp)
 		u8 zero[NARROW_ZERO_BYTES];
 
 		put_bytes(e, zero, narrow_zero(d->mnemonic, zero));
+		return;
+	}
+	if (unlikely(r->exchange)) {
+		put_exchange(t);
 		return;
 	}
 	put_head(e, r, lin);

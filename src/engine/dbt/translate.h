@@ -68,6 +68,7 @@ struct rewrite {
 	u8 is4 : 1;		    /* 32-bit code: a register in the last byte, bit 7 ignored */
 	u8 evex : 1, aligned : 1;   /* aligned: the host faults if the operand is not */
 	u8 zeroes : 1;		    /* 32-bit code: VZEROUPPER, VZEROALL */
+	u8 exchange : 1;	    /* XCHG with memory as moves, without its lock */
 	struct {
 		u8 guest : 4, temp : 4;
 		u8 load : 1, store : 1;
@@ -393,7 +394,8 @@ void classify(const struct dbt *x, struct ginsn *g, const ZydisDecodedInstructio
 void find_flags_use(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
 void find_plan(struct ginsn *g);
 void find_operand(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
-void find_rewrite(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops);
+/* `alone`: without locks (struct engine_options). */
+void find_rewrite(struct ginsn *g, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops, bool alone);
 /* cross.c: an instruction that crosses into the next page */
 /* All its bytes and perhaps more, *n of them; NULL: those of the next page cannot be had. */
 const u8 *crossing_bytes(struct tr *t, const u8 *code, unsigned *n);
