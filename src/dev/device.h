@@ -53,6 +53,9 @@ struct board {
 	struct device *first, **tail;
 	/* Requests of a device to the machine; take effect at the next instruction boundary. */
 	void (*request)(void *machine, enum board_request r, int value);
+	/* A message-signalled interrupt: a write of `data` to `addr` as a PCI function does it (SDM vol. 3, 11.11).
+	 * NULL on boards without. */
+	void (*msi)(void *machine, u64 addr, u32 data);
 	void *machine;
 };
 

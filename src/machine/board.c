@@ -187,6 +187,21 @@ static bool ioapic_deliver(void *opaque, const struct apic_message *msg)
 	return lapic_deliver(((struct machine *)opaque)->lapics, msg);
 }
 
+/* Address and data of a message (SDM vol. 3, 11.11.1 and 11.11.2). */
+static void board_msi(void *opaque, u64 addr, u32 data)
+{
+	const struct apic_message msg = {
+		.dest = addr >> 12 & 0xff,
+		.logical = addr >> 2 & 1,
+		.level = data >> 15 & 1,
+		.mode = data >> 8 & 7,
+		.vector = data & 0xff,
+	};
+
+	if (addr >> 20 == 0xfee)
+		lapic_deliver(((struct machine *)opaque)->lapics, &msg);
+}
+
 static bool create_apics(struct machine *m)
 {
 	const struct lapic_wiring w = {
@@ -393,6 +408,7 @@ int machine_board_create(struct machine *m, struct error *e)
 		.clock = m->clock,
 		.door = m->door,
 		.request = board_request,
+		.msi = board_msi,
 		.machine = m,
 	};
 	if (!map_ram(m))

@@ -17,6 +17,7 @@
 #include "replay/door.h"
 
 #define SINKS 16
+#define SOURCES 64
 #define QUEUE_SIZE 65536u
 #define CHUNK 4096
 #define VIRTUAL_EPOCH 1577836800u /* 2020-01-01 00:00:00 UTC */
@@ -31,6 +32,13 @@ struct sink {
 	u64 last_icount; /* of the last byte taken */
 };
 
+struct source {
+	const char *name;
+	door_source_fn fn;
+	void *opaque;
+	u64 last_icount; /* of the last call */
+};
+
 struct door {
 	enum door_mode mode;
 	u64 random[2];
@@ -41,6 +49,9 @@ struct door {
 	struct sink sinks[SINKS];
 	int count;
 	atomic_int pending;
+	struct source sources[SOURCES];
+	int source_count;
+	atomic_ullong signalled; /* a bit for each source */
 };
 
 static u64 splitmix(u64 *s)
@@ -218,7 +229,26 @@ void door_sink_ready(struct door *d, int sink)
 
 bool door_pending(const struct door *d)
 {
-	return atomic_load_explicit(&d->pending, memory_order_acquire) > 0;
+	return atomic_load_explicit(&d->pending, memory_order_acquire) > 0 ||
+	       atomic_load_explicit(&d->signalled, memory_order_acquire);
+}
+
+int door_add_source(struct door *d, const char *name, door_source_fn fn, void *opaque)
+{
+	_Static_assert(SOURCES <= 64, "`signalled` has a bit for each");
+	if (d->source_count == SOURCES)
+		return -1;
+	d->sources[d->source_count] = (struct source){ .name = name, .fn = fn, .opaque = opaque };
+	return d->source_count++;
+}
+
+void door_signal(struct door *d, int source)
+{
+	if (source < 0 || source >= d->source_count)
+		return;
+	/* signalled before and not yet delivered: whoever did that kicks */
+	if (!(atomic_fetch_or(&d->signalled, BIT(source)) & BIT(source)))
+		kick(d);
 }
 
 /* Offer what is queued, piece by piece, until the sink refuses. */
@@ -254,6 +284,12 @@ void door_deliver(struct door *d, u64 icount)
 {
 	for (int i = 0; i < d->count; i++)
 		deliver(d, &d->sinks[i], icount);
+	for (u64 bits = atomic_exchange(&d->signalled, 0); bits; bits &= bits - 1) {
+		struct source *s = &d->sources[__builtin_ctzll(bits)];
+
+		s->last_icount = icount;
+		s->fn(s->opaque);
+	}
 	pthread_mutex_lock(&d->lock);
 	recount(d);
 	pthread_mutex_unlock(&d->lock);

@@ -50,6 +50,16 @@ void door_set_kick(struct door *d, void (*kick)(void *), void *opaque);
 /* Returns how many bytes were queued (the queue of a sink is bounded, 64 KiB). */
 size_t door_post(struct door *d, int sink, const void *bytes, size_t n);
 void door_sink_ready(struct door *d, int sink);
+/*
+ * Sources: what is too much to be copied through a queue (packets, finished
+ * disk requests) waits with its backend. door_signal(), from any thread, says
+ * that there is something; door_deliver() then calls `fn` on the vCPU thread at
+ * an instruction boundary, once for any number of signals before. Ids as
+ * those of sinks, counted apart. -1 if there are too many.
+ */
+typedef void (*door_source_fn)(void *opaque);
+int door_add_source(struct door *d, const char *name, door_source_fn fn, void *opaque);
+void door_signal(struct door *d, int source);
 /* True if door_deliver() would have something to hand over. Cheap, any thread. */
 bool door_pending(const struct door *d);
 void door_deliver(struct door *d, u64 icount);
