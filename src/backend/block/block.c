@@ -1,6 +1,8 @@
 /*
- * Images behind requests: block_submit() checks a request and gives it to a
- * pool of threads, which call the format's synchronous functions.
+ * Images behind requests. block_submit() checks a request. Reads and writes
+ * that are one transfer to one place of the file go to io_uring, if the host
+ * has it; all others, and those it did not do in full, go to a pool of threads
+ * that call the format's synchronous functions.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -9,18 +11,29 @@
 
 #include "backend/block/format.h"
 #include "backend/block/pool.h"
+#include "backend/block/uring.h"
+#include "base/log.h"
 
 #define POOL_THREADS 8
 #define PROBE_MAGIC "QFI\xfb"
+
+struct transfer { /* a request in the ring */
+	struct block_request *r;
+	struct pin pin;
+	struct transfer *next; /* while free */
+};
 
 struct block {
 	struct image *im;
 	u64 size;
 	bool guard_probe; /* raw by its first bytes: the guest must not make another format of it */
 	struct pool *pool;
-	pthread_mutex_t lock; /* of what follows */
+	struct uring *uring;	    /* or NULL */
+	struct transfer *transfers; /* URING_ENTRIES of them */
+	pthread_mutex_t lock;	    /* of what follows */
 	pthread_cond_t idle;
 	unsigned inflight;
+	struct transfer *free;
 };
 
 static void finish(struct block *b, struct block_request *r, int error)
@@ -81,6 +94,62 @@ static void run_item(void *opaque, void *item)
 	finish(opaque, item, run_request(opaque, item));
 }
 
+static struct transfer *take_transfer(struct block *b)
+{
+	struct transfer *t;
+
+	pthread_mutex_lock(&b->lock);
+	t = b->free;
+	if (t)
+		b->free = t->next;
+	pthread_mutex_unlock(&b->lock);
+	return t;
+}
+
+static void give_transfer(struct block *b, struct transfer *t)
+{
+	pthread_mutex_lock(&b->lock);
+	t->next = b->free;
+	b->free = t;
+	pthread_mutex_unlock(&b->lock);
+}
+
+/* A short transfer is done again by the pool, which finds out why. */
+static void uring_done(void *opaque, void *item, int result)
+{
+	struct block *b = opaque;
+	struct transfer *t = item;
+	struct block_request *r = t->r;
+
+	b->im->ops->unpin(b->im, &t->pin);
+	give_transfer(b, t);
+	if (result >= 0 && (u64)result == r->length)
+		finish(b, r, 0);
+	else
+		pool_put(b->pool, r);
+}
+
+static bool try_uring(struct block *b, struct block_request *r)
+{
+	bool write = r->op == BLOCK_WRITE;
+	struct view v = { r->iov, r->iov_n, 0 };
+	struct transfer *t;
+
+	if (!b->uring || (!write && r->op != BLOCK_READ) || (write && !r->offset && b->guard_probe))
+		return false;
+	t = take_transfer(b);
+	if (!t)
+		return false;
+	t->r = r;
+	if (b->im->ops->pin(b->im, &t->pin, write, r->offset, r->length, v)) {
+		if (uring_submit(b->uring, t->pin.fd, write, t->pin.offset, r->iov, r->iov_n, t))
+			return true;
+		b->im->ops->unpin(b->im, &t->pin);
+	}
+	give_transfer(b, t);
+	return false;
+}
+
 static int check_request(const struct block *b, const struct block_request *r)
 {
 	u64 sum = 0;
@@ -108,7 +177,7 @@ void block_submit(struct block *b, struct block_request *r)
 	pthread_mutex_unlock(&b->lock);
 	if (rc || (r->op != BLOCK_FLUSH && !r->length))
 		finish(b, r, rc);
-	else
+	else if (!try_uring(b, r))
 		pool_put(b->pool, r);
 }
 
@@ -122,7 +191,9 @@ void block_drain(struct block *b)
 
 static unsigned file_flags(const struct block_config *cfg)
 {
-	return (cfg->readonly || cfg->snapshot ? 0 : FILE_WRITE) | (cfg->cache == BLOCK_CACHE_UNSAFE ? FILE_NOSYNC : 0);
+	return (cfg->readonly || cfg->snapshot ? 0 : FILE_WRITE) |
+	       (cfg->cache == BLOCK_CACHE_UNSAFE ? FILE_NOSYNC : 0) |
+	       (cfg->cache == BLOCK_CACHE_NONE ? FILE_DIRECT : 0);
 }
 
 static bool is_qcow2(struct file *f)
@@ -151,6 +222,19 @@ static struct image *open_image(const struct block_config *cfg, bool *probed_raw
 	return raw_open(f, e);
 }
 
+/* Without: threads do it all. */
+static void start_uring(struct block *b)
+{
+	b->transfers = calloc(URING_ENTRIES, sizeof(*b->transfers));
+	if (!b->transfers)
+		return;
+	for (unsigned i = 0; i < URING_ENTRIES; i++)
+		give_transfer(b, &b->transfers[i]);
+	b->uring = uring_create(uring_done, b);
+	if (!b->uring)
+		log_debug("block", "%s: no io_uring here; threads do its work", b->im->file->path);
+}
+
 struct block *block_open(const struct block_config *cfg, struct error *e)
 {
 	struct block *b = calloc(1, sizeof(*b));
@@ -168,6 +252,8 @@ struct block *block_open(const struct block_config *cfg, struct error *e)
 		return NULL;
 	}
 	b->size = b->im->size & ~(u64)(BLOCK_SECTOR - 1);
+	if (!cfg->threads)
+		start_uring(b);
 	return b;
 }
 
@@ -189,7 +275,9 @@ int block_close(struct block *b)
 	if (!b)
 		return 0;
 	block_drain(b);
+	uring_destroy(b->uring);
 	pool_destroy(b->pool);
+	free(b->transfers);
 	if (b->im)
 		rc = b->im->ops->close(b->im);
 	pthread_cond_destroy(&b->idle);

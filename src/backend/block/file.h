@@ -8,6 +8,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include "backend/block/range.h"
 #include "base/error.h"
 #include "base/types.h"
 
@@ -19,7 +20,10 @@ struct view {
 };
 
 struct file {
-	int fd;
+	int fd;			      /* through the page cache */
+	int direct_fd;		      /* O_DIRECT, or -1 */
+	unsigned align, align_memory; /* of direct access, bytes; powers of two */
+	struct ranges around;	      /* read-modify-write around what is not aligned */
 	bool writable;
 	bool nosync;	  /* file_flush() does nothing */
 	bool device;	  /* a block device */
@@ -29,7 +33,7 @@ struct file {
 	char *path; /* for messages */
 };
 
-enum { FILE_WRITE = 1, FILE_NOSYNC = 2, FILE_NOLOCK = 4 };
+enum { FILE_WRITE = 1, FILE_NOSYNC = 2, FILE_NOLOCK = 4, FILE_DIRECT = 8 };
 
 /* Opens an existing regular file or block device and locks it. NULL with *e. */
 struct file *file_open(const char *path, unsigned flags, struct error *e);
@@ -38,11 +42,20 @@ struct file *file_from_fd(int fd, const char *path, unsigned flags);
 void file_close(struct file *f); /* NULL is allowed */
 
 int file_size(const struct file *f, u64 *size);
-/* Exactly `length` bytes at `offset`; a read past the end is EIO. */
+/*
+ * The data path: exactly `length` bytes at `offset`; a read past the end is
+ * EIO. With FILE_DIRECT past the page cache, through a copy where buffers or
+ * offsets are not aligned.
+ */
 int file_readv(struct file *f, u64 offset, u64 length, struct view v);
 int file_writev(struct file *f, u64 offset, u64 length, struct view v);
+/* Whether an asynchronous transfer may go to *fd as it is. */
+bool file_pin(const struct file *f, bool write, u64 offset, u64 length, struct view v, int *fd);
+/* Always through the page cache: not for bytes that share a page with data. */
 int file_read(struct file *f, u64 offset, void *buf, size_t n);
 int file_write(struct file *f, u64 offset, const void *buf, size_t n);
+/* The data path goes through the page cache from here on. Before any other thread uses the file. */
+void file_no_direct(struct file *f);
 int file_flush(struct file *f);
 /* Makes the bytes read zero; `unmap`: may deallocate them. */
 int file_zero(struct file *f, u64 offset, u64 length, bool unmap);

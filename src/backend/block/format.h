@@ -13,6 +13,13 @@
 
 struct image;
 
+/* A request that is one transfer to one place of a file, for an engine that waits for it elsewhere. */
+struct pin {
+	int fd;
+	u64 offset; /* in the file */
+	struct range range;
+};
+
 struct format_ops {
 	const char *name;
 	int (*read)(struct image *im, u64 offset, u64 length, struct view v);
@@ -20,6 +27,9 @@ struct format_ops {
 	int (*flush)(struct image *im);
 	int (*discard)(struct image *im, u64 offset, u64 length);
 	int (*zero)(struct image *im, u64 offset, u64 length, bool unmap);
+	/* Whether the request is such a transfer, found without waiting; unpin() when it is done. */
+	bool (*pin)(struct image *im, struct pin *p, bool write, u64 offset, u64 length, struct view v);
+	void (*unpin)(struct image *im, struct pin *p);
 	int (*close)(struct image *im); /* frees it; the error of the last flush */
 };
 

@@ -32,6 +32,14 @@ static int raw_zero(struct image *im, u64 offset, u64 length, bool unmap)
 	return file_zero(im->file, offset, length, unmap);
 }
 
+static bool raw_pin(struct image *im, struct pin *p, bool write, u64 offset, u64 length, struct view v)
+{
+	p->offset = offset;
+	return file_pin(im->file, write, offset, length, v, &p->fd);
+}
+
+static void raw_unpin(struct image *im, struct pin *p) {}
+
 static int raw_close(struct image *im)
 {
 	int rc = file_flush(im->file);
@@ -48,6 +56,8 @@ static const struct format_ops ops = {
 	.flush = raw_flush,
 	.discard = raw_discard,
 	.zero = raw_zero,
+	.pin = raw_pin,
+	.unpin = raw_unpin,
 	.close = raw_close,
 };
 
