@@ -33,7 +33,8 @@ static bool held_by_others(int fd, off_t at)
 int file_lock(int fd, const char *path, bool writable, struct error *e)
 {
 	unsigned used = writable ? BIT(CONSISTENT_READ) | BIT(WRITE) | BIT(RESIZE) : BIT(CONSISTENT_READ);
-	unsigned unshared = BIT(WRITE) | BIT(RESIZE);
+	/* QEMU's readers of raw images let others write; ours would not read what is being written */
+	unsigned unshared = BIT(WRITE) | BIT(RESIZE) | (writable ? BIT(CONSISTENT_READ) : 0);
 
 	for (unsigned p = 0; p < PERMISSIONS; p++) {
 		int rc = used & BIT(p) ? lock_byte(fd, USED_BASE + p) : 0;
