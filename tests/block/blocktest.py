@@ -3,7 +3,6 @@ import hashlib
 import os
 import random
 import subprocess
-import sys
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -73,9 +72,8 @@ def clean(image, leaks=False):
     assert r.returncode == 0 and (leaks or " leaks=0" in r.stdout), r.stdout[:600]
 
 
-def tests_main(tests):
+def tests_main(tests, wanted=()):
     failed = 0
-    wanted = sys.argv[1:]
     for number, t in enumerate(tests, 1):
         name = t.__name__.replace("_", " ")
         if wanted and not any(w in name for w in wanted):

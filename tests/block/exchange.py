@@ -380,4 +380,4 @@ if __name__ == "__main__":
         check_finds_what_qemu_finds, features_refused, the_file_is_checked,
         a_raw_disk_does_not_turn_into_another_format, locks, snapshot_leaves_the_file_alone, a_full_disk,
         a_file_cut_short_underneath, a_large_disk, discards_free_space, clusters_with_lying_refcounts,
-    ]))
+    ], sys.argv[1:]))
