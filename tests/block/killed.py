@@ -49,6 +49,7 @@ def one_round(rng, layout, engine):
     p.send_signal(signal.SIGKILL)
     out, _ = p.communicate()
     assert p.returncode == -signal.SIGKILL, out
+    blockio("file=image", "format=raw", "ro")  # waits until the kernel has let go of the file
     if layout != ["raw"]:
         clean("image", leaks=True)
         shutil.copy("image", "copy")
