@@ -23,6 +23,8 @@ struct echo {
 };
 
 static struct echo *echo_last; /* the one made last */
+/* Called with each chain that was popped, if set. */
+static void (*echo_look)(struct echo *d, struct virtq *q);
 
 static inline void echo_reply(struct echo *d, struct virtq *q)
 {
@@ -44,6 +46,8 @@ static void echo_notify(struct virtio *v, unsigned n)
 		d->popped = virtq_pop(q, &d->buf);
 		if (d->popped <= 0)
 			break;
+		if (echo_look)
+			echo_look(d, q);
 		if (n == 1)
 			d->head[d->held++] = d->buf.head;
 		else
