@@ -11,7 +11,7 @@
 #include "dev/virtio/rng.h"
 
 #define STEPS 400
-#define AREA VRIG_FIRST /* where buffers, tables and rings lie: near each other, so that they overlap */
+#define AREA 0x10000ull /* where buffers, tables and rings lie: near each other, so that they overlap */
 #define AREA_LEN 0x4000
 
 struct input {
@@ -87,12 +87,12 @@ static void start(struct rig *r, struct input *in, unsigned queues)
 static void descriptor(struct rig *r, struct input *in, struct vrig_queue *q)
 {
 	u8 where = take(in, 1), flags = take(in, 1), next = take(in, 1);
-	gpa_t table = where & 0x80 ? AREA + (next & 0x70) * 16 : q->desc;
+	gpa_t table = where & 0x80 ? AREA + (next & 0x70) * 16ull : q->desc;
 	u64 at = address(in);
 	u32 len = flags & 0x40 ? take(in, 4) : flags & VDESC_INDIRECT ? 16 * (take(in, 1) & 31) : take(in, 2);
 	u16 number = flags & 0x20 ? take(in, 2) : next % (q->size ? q->size : 1);
 
-	if (table + 16 * 128 <= 2 * MiB)
+	if (table < MiB)
 		vrig_desc(r, table, where & 31, at, len, flags & 7, number);
 }
 
@@ -189,6 +189,7 @@ static void step(struct rig *r, struct input *in, unsigned queues)
 		vrig_pci_read(r, take(in, 1), MIN(size, 4));
 		break;
 	case 12: /* a queue anywhere */
+		vrig_pci_setup(r);
 		vrig_negotiate(r, op & 0x10 ? VIRTIO_F_EVENT_IDX : 0);
 		*q = (struct vrig_queue){
 			1u << (take(in, 1) & 7), address(in) & ~15ull, address(in) & ~1ull, address(in) & ~3ull, 0, 0, 0
