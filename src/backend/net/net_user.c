@@ -17,6 +17,10 @@
  *
  * libslirp's MTU is therefore large, and datagrams above 1500 bytes that are not
  * TCP are cut here into IP fragments.
+ *
+ * The name server at 10.0.2.3 is the host's first one, read from resolv.conf
+ * at the start; libslirp would read it again and again, which a process in the
+ * jail cannot. So libslirp's own is off, and addresses are translated here.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -38,6 +42,7 @@
 #define TX_RING (1u << 20)
 #define RX_RING (2u << 20)
 #define TIMERS 4
+#define DNS_PORT 53
 
 #define NETWORK 0x0a000200u /* 10.0.2.0/24 */
 #define NETMASK 0xffffff00u
@@ -49,6 +54,12 @@ struct slirp_timer {
 	SlirpTimerCb fn;
 	void *opaque;
 	s64 at; /* ms, -1: not armed */
+};
+
+/* Guest ports whose last packet to port 53 went to 10.0.2.3: answers have to come from there. */
+struct dns {
+	u32 server;		/* of the host, 0: none */
+	u8 ports[2][65536 / 8]; /* UDP, TCP */
 };
 
 struct net_user {
@@ -64,7 +75,58 @@ struct net_user {
 	struct slirp_timer timer[TIMERS];
 	struct pollfd *fds;
 	unsigned fds_n, fds_max;
+	struct dns dns;
+	u8 scratch[NET_PACKET_MAX];
 };
+
+/* ---- the name server ---- */
+
+static u32 host_name_server(void)
+{
+	FILE *f = fopen("/etc/resolv.conf", "re");
+	char line[512], addr[64];
+	struct in_addr a;
+	u32 found = 0;
+
+	while (f && !found && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, " nameserver %63s", addr) == 1 && inet_pton(AF_INET, addr, &a) == 1)
+			found = ntohl(a.s_addr);
+	}
+	if (f)
+		fclose(f);
+	return found;
+}
+
+/* A frame of the guest. False: it goes nowhere. */
+static bool dns_out(struct dns *d, u8 *frame, size_t len)
+{
+	struct net_flow f;
+	u8 *byte, bit;
+
+	if (!net_parse_flow(frame, len, &f))
+		return true;
+	byte = &d->ports[f.tcp][f.source_port / 8];
+	bit = (u8)(1 << f.source_port % 8);
+	if (f.dest != HOST_DNS) {
+		if (f.dest_port == DNS_PORT)
+			*byte &= ~bit;
+		return true;
+	}
+	if (f.dest_port != DNS_PORT || !d->server)
+		return false;
+	*byte |= bit;
+	net_set_address(frame, false, d->server);
+	return true;
+}
+
+/* A frame to the guest is an answer to what dns_out() translated. */
+static bool dns_answer(const struct dns *d, const u8 *frame, size_t len)
+{
+	struct net_flow f;
+
+	return d->server && net_parse_flow(frame, len, &f) && f.source == d->server && f.source_port == DNS_PORT &&
+	       (d->ports[f.tcp][f.dest_port / 8] >> f.dest_port % 8 & 1);
+}
 
 /* ---- to the guest ---- */
 
@@ -100,6 +162,10 @@ static ssize_t cb_send_packet(const void *buf, size_t len, void *opaque)
 
 	if (len < ETH_HEADER || len > NET_PACKET_MAX - NET_HEADER)
 		return (ssize_t)len;
+	if (dns_answer(&u->dns, frame, len)) {
+		frame = memcpy(u->scratch, buf, len);
+		net_set_address(u->scratch, true, HOST_DNS);
+	}
 	if (len <= NET_FRAME) {
 		put_piece(u, frame, ETH_HEADER, frame + ETH_HEADER, len - ETH_HEADER);
 	} else if (!net_parse_tcp(frame, len, &t)) {
@@ -220,7 +286,8 @@ static void take_input(struct net_user *u)
 		if (net_finish(frame, len, &h)) {
 			if (atomic_load(&u->tso4))
 				net_raise_mss(frame, len, RAISED_MSS);
-			slirp_input(u->slirp, frame, (int)len);
+			if (dns_out(&u->dns, frame, len))
+				slirp_input(u->slirp, frame, (int)len);
 		}
 		net_port_taken(&u->port);
 	}
@@ -430,6 +497,7 @@ static Slirp *create_slirp(struct net_user *u, const struct net_user_config *cfg
 		.vhostname = u->hostname[0] ? u->hostname : NULL,
 		.if_mtu = SLIRP_MTU,
 		.if_mru = SLIRP_MTU,
+		.disable_dns = true,
 	};
 
 	return slirp_new(&c, &callbacks, u);
@@ -453,6 +521,7 @@ struct net *net_user_create(const struct net_user_config *cfg, struct error *e)
 	};
 	if (cfg->hostname)
 		snprintf(u->hostname, sizeof(u->hostname), "%s", cfg->hostname);
+	u->dns.server = host_name_server();
 	u->fds_max = 64;
 	u->fds = calloc(u->fds_max, sizeof(*u->fds));
 	if (net_port_init(&u->port, 0, TX_RING, RX_RING) || !u->fds) {

@@ -13,6 +13,7 @@
 #define IP_PROTOCOL 9
 #define IP_SUM 10
 #define IP_SOURCE 12
+#define IP_DEST 16
 #define IP_MORE 0x2000
 #define IP_OFFSET 0x1fff
 #define TCP_SEQ 4
@@ -23,6 +24,8 @@
 #define TCP_SYN 0x02
 #define TCP_PSH 0x08
 #define TCP_CWR 0x80
+#define UDP_LEN 8u
+#define UDP_SUM 6
 #define TCP_OPTION_END 0
 #define TCP_OPTION_NOP 1
 #define TCP_OPTION_MSS 2
@@ -210,6 +213,52 @@ void net_raise_mss(u8 *frame, size_t len, u16 mss)
 		return;
 	put16(value, mss);
 	set_tcp_checksum(ip, &t, NULL, t.payload);
+}
+
+/* ---- addresses ---- */
+
+bool net_parse_flow(const u8 *frame, size_t len, struct net_flow *f)
+{
+	const u8 *ip = frame + ETH_HEADER;
+	u32 total, ip_len = parse_ip(frame, len, &total);
+	bool tcp = ip_len && ip[IP_PROTOCOL] == IPPROTO_TCP;
+
+	if (!ip_len || (!tcp && ip[IP_PROTOCOL] != IPPROTO_UDP) || (get16(ip + IP_FRAGMENT) & (IP_MORE | IP_OFFSET)) ||
+	    total < ip_len + (tcp ? TCP_MIN : UDP_LEN))
+		return false;
+	*f = (struct net_flow){
+		.tcp = tcp,
+		.source = get32(ip + IP_SOURCE),
+		.dest = get32(ip + IP_DEST),
+		.source_port = get16(ip + ip_len),
+		.dest_port = get16(ip + ip_len + 2),
+	};
+	return true;
+}
+
+/* RFC 1624: the sum without the old value, with the new one. */
+static void mend(u8 *field, const u8 *old, const u8 *new)
+{
+	u8 words[10];
+
+	put16(words, (u16)~get16(field));
+	for (unsigned i = 0; i < 4; i++)
+		words[2 + i] = (u8)~old[i];
+	memcpy(words + 6, new, 4);
+	store_checksum(field, sum_bytes(words, sizeof(words), 0));
+}
+
+void net_set_address(u8 *frame, bool source, u32 addr)
+{
+	u8 *ip = frame + ETH_HEADER, *at = ip + (source ? IP_SOURCE : IP_DEST), *l4 = ip + (ip[0] & 15) * 4, old[4];
+	bool tcp = ip[IP_PROTOCOL] == IPPROTO_TCP;
+	u8 *sum = l4 + (tcp ? TCP_SUM : UDP_SUM);
+
+	memcpy(old, at, 4);
+	put32(at, addr);
+	mend(ip + IP_SUM, old, at);
+	if (tcp || get16(sum)) /* UDP's 0: none */
+		mend(sum, old, at);
 }
 
 /* ---- towards the guest ---- */

@@ -29,6 +29,16 @@ bool net_finish(u8 *frame, size_t len, const struct virtio_net_hdr_v1 *h);
 /* In a SYN whose maximum segment size is at least NET_MSS: puts `mss` instead. */
 void net_raise_mss(u8 *frame, size_t len, u16 mss);
 
+/* Ports of an IPv4 UDP or TCP frame that is no fragment. */
+struct net_flow {
+	bool tcp;
+	u32 source, dest; /* addresses, in the host's byte order */
+	u16 source_port, dest_port;
+};
+bool net_parse_flow(const u8 *frame, size_t len, struct net_flow *f);
+/* Sets the source (else the destination) address of such a frame, and mends its checksums. */
+void net_set_address(u8 *frame, bool source, u32 addr);
+
 /* The header that tells the receiver to cut frame `t` into segments of NET_MSS; its TCP checksum becomes that of the
  * pseudo header. */
 void net_gso_header(struct virtio_net_hdr_v1 *h, u8 *frame, const struct net_tcp *t);
