@@ -1,6 +1,6 @@
 /*
  * Options of `ectype run`: one row an option. They are given as --name value
- * or --name=value, in full and at most once; everything is checked before
+ * or --name=value, in full, most of them at most once; everything is checked before
  * anything is opened or created.
  */
 #include "cli/run_options.h"
@@ -19,7 +19,8 @@
 /* What the machine of the cache is started with. */
 #define DEFAULT_APPEND "console=ttyS0 quiet"
 
-enum argument { ARG_NONE, ARG_REQUIRED, ARG_OPTIONAL };
+/* ARG_MANY: required, and the option may be given more than once. */
+enum argument { ARG_NONE, ARG_REQUIRED, ARG_OPTIONAL, ARG_MANY };
 
 struct option_row {
 	const char *name;
@@ -142,7 +143,7 @@ static int set_jail(struct run_options *o, const char *value)
 
 static int set_net(struct run_options *o, const char *value)
 {
-	return strcmp(value, "none") ? usage_error("--net %s: networks are not built yet (only none)", value) : 0;
+	return net_options_parse(&o->nets, value);
 }
 
 static int refuse_disk(struct run_options *o, const char *value)
@@ -194,7 +195,7 @@ static const struct option_row rows[] = {
 	{ "trace-file", ARG_REQUIRED, set_trace_file, "F", "print the trace to F, not to stderr" },
 	{ "perf-map", ARG_NONE, set_perf_map, NULL, "write /tmp/perf-PID.map for perf" },
 	{ "guest-symbols", ARG_REQUIRED, set_symbols, "F", "names for both: System.map, kallsyms or ELF" },
-	{ "net", ARG_REQUIRED, set_net, "none", "only none yet" },
+	{ "net", ARG_MANY, set_net, "KIND", "network card: user, tap=NAME, none (default); see below" },
 	{ "jail", ARG_REQUIRED, set_jail, "on|off", "give up files, rights and system calls first; default on" },
 	{ "help", ARG_NONE, set_help, NULL, "this" },
 	/* in the plan, not in --help */
@@ -219,7 +220,9 @@ void run_options_help(void)
 		printf("  %s%-*s %s\n", left, (int)(20 - strlen(left)), rows[i].argument == ARG_OPTIONAL ? "]" : "",
 		       rows[i].help);
 	}
-	printf("\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
+	printf("\n--net user[,hostfwd=tcp|udp:[ADDR]:HPORT-[GADDR]:GPORT]...[,restrict][,hostname=H][,mac=M]\n"
+	       "--net tap=NAME[,queues=N][,mac=M]; once for each card.\n"
+	       "\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
 	       "Exit status: 0 the guest powered off, (v << 1) | 1 it wrote v to the debug-exit port,\n"
 	       "1 the machine failed, 2 bad usage.\n");
 }
@@ -248,14 +251,14 @@ static int parse_one(struct run_options *o, int argc, char **argv, int *i, u64 *
 	if (!row)
 		return usage_error("%s: unknown option '%.*s' (see ectype %s --help)", command, (int)len + 2, arg,
 				   command);
-	if (*seen & BIT(row - rows))
+	if ((*seen & BIT(row - rows)) && row->argument != ARG_MANY)
 		return usage_error("%s: --%s is given twice", command, row->name);
 	*seen |= BIT(row - rows);
 	if (arg[2 + len])
 		value = arg + 2 + len + 1;
 	if (value && row->argument == ARG_NONE)
 		return usage_error("%s: --%s takes no value", command, row->name);
-	if (!value && row->argument == ARG_REQUIRED) {
+	if (!value && (row->argument == ARG_REQUIRED || row->argument == ARG_MANY)) {
 		if (*i >= argc)
 			return usage_error("%s: --%s needs a value", command, row->name);
 		value = argv[(*i)++];

@@ -16,8 +16,15 @@
 
 struct machine;
 struct chr;
+struct net;
 
 enum machine_clock { MACHINE_CLOCK_REAL, MACHINE_CLOCK_VIRTUAL };
+
+#define MACHINE_NETS_MAX 8
+struct machine_net {
+	struct net *net; /* owned by the caller; one machine's only */
+	u8 mac[6];
+};
 
 struct machine_config {
 	const char *name;
@@ -32,6 +39,8 @@ struct machine_config {
 	const char *firmware; /* path, or "seabios" */
 	bool debug_exit, test_device, no_reboot;
 	struct chr *serial; /* COM1; NULL: none. Owned by the caller */
+	struct machine_net nets[MACHINE_NETS_MAX]; /* network cards, in this order */
+	unsigned net_count;
 	struct engine_options engine_options;
 	u64 insn_limit; /* stop (as by the debugger) after so many; 0: none. For tests */
 };
