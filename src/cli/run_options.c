@@ -144,7 +144,7 @@ static int set_jail(struct run_options *o, const char *value)
 
 static int set_net(struct run_options *o, const char *value)
 {
-	return strcmp(value, "none") ? usage_error("--net %s: networks are not built yet (only none)", value) : 0;
+	return net_options_parse(&o->nets, value);
 }
 
 static int refuse_share(struct run_options *o, const char *value)
@@ -192,7 +192,7 @@ static const struct option_row rows[] = {
 	{ "trace-file", ARG_REQUIRED, set_trace_file, "F", "print the trace to F, not to stderr" },
 	{ "perf-map", ARG_NONE, set_perf_map, NULL, "write /tmp/perf-PID.map for perf" },
 	{ "guest-symbols", ARG_REQUIRED, set_symbols, "F", "names for both: System.map, kallsyms or ELF" },
-	{ "net", ARG_REQUIRED, set_net, "none", "only none yet" },
+	{ "net", ARG_MANY, set_net, "KIND", "network card: user, tap=NAME, none (default); see below" },
 	{ "jail", ARG_REQUIRED, set_jail, "on|off", "give up files, rights and system calls first; default on" },
 	{ "help", ARG_NONE, set_help, NULL, "this" },
 	/* in the plan, not in --help */
@@ -220,6 +220,8 @@ void run_options_help(void)
 	printf("\n--disk FILE[,format=raw|qcow2][,readonly][,snapshot][,cache=writeback|none|unsafe]\n"
 	       "       [,serial=S][,id=NAME][,queues=N]; once for each disk. A comma in a name is written\n"
 	       "twice. snapshot: the file is only read, and what the guest writes is lost at the end.\n"
+	       "\n--net user[,hostfwd=tcp|udp:[ADDR]:HPORT-[GADDR]:GPORT]...[,restrict][,hostname=H][,mac=M]\n"
+	       "--net tap=NAME[,queues=N][,mac=M]; once for each card.\n"
 	       "\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
 	       "Exit status: 0 the guest powered off, (v << 1) | 1 it wrote v to the debug-exit port,\n"
 	       "1 the machine failed, 2 bad usage.\n");

@@ -2,6 +2,7 @@
 #ifndef ECTYPE_CLI_RUN_OPTIONS_H
 #define ECTYPE_CLI_RUN_OPTIONS_H
 
+#include "cli/net_options.h"
 #include "machine/machine.h"
 
 enum serial_kind { SERIAL_STDIO, SERIAL_NONE, SERIAL_FILE, SERIAL_UNIX };
@@ -10,6 +11,7 @@ struct run_options {
 	struct machine_config machine; /* without `serial` */
 	enum serial_kind serial;
 	const char *serial_path;
+	struct net_options nets;
 	const char *gdb;
 	const char *trace_path, *symbols_path; /* NULL: stderr; none */
 	bool stats;

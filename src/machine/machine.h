@@ -17,6 +17,7 @@
 
 struct machine;
 struct chr;
+struct net;
 
 enum machine_clock { MACHINE_CLOCK_REAL, MACHINE_CLOCK_VIRTUAL };
 
@@ -28,6 +29,11 @@ struct machine_disk {
 	unsigned queues;    /* 1 to 16; 0: one a processor */
 };
 #define MACHINE_DISKS_MAX 16
+#define MACHINE_NETS_MAX 8
+struct machine_net {
+	struct net *net; /* owned by the caller; one machine's only */
+	u8 mac[6];
+};
 
 struct machine_config {
 	const char *name;
@@ -44,6 +50,8 @@ struct machine_config {
 	struct machine_disk disk[MACHINE_DISKS_MAX]; /* in the order of their PCI slots */
 	unsigned disks;
 	struct chr *serial; /* COM1; NULL: none. Owned by the caller */
+	struct machine_net nets[MACHINE_NETS_MAX]; /* network cards, in this order */
+	unsigned net_count;
 	struct engine_options engine_options;
 	u64 insn_limit; /* stop (as by the debugger) after so many; 0: none. For tests */
 };
