@@ -21,6 +21,7 @@
 #include "dev/chipset/testdev.h"
 #include "dev/chipset/uart16550.h"
 #include "dev/pci/q35.h"
+#include "dev/virtio/console.h"
 #include "dev/virtio/rng.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
@@ -429,6 +430,11 @@ static int create_pci_devices(struct machine *m, struct error *e)
 
 	if (virtio_rng_create(&m->board, bus, LAYOUT_SLOT_RNG) < 0)
 		return error_set(e, "not enough host memory for the entropy device");
+	if (m->cfg.consoles) {
+		m->console = virtio_console_create(&m->board, bus, m->cfg.console, m->cfg.consoles);
+		if (!m->console)
+			return error_set(e, "not enough host memory or PCI slots for the virtio console");
+	}
 	return 0;
 }
 
