@@ -167,6 +167,7 @@ static void test_ranges(void **state)
 	struct range a, b, c;
 	struct ranges rs;
 	struct waiter w = { .rs = &rs, .start = 5, .end = 15, .exclusive = true };
+	bool waits;
 	pthread_t t;
 
 	ranges_init(&rs);
@@ -176,8 +177,12 @@ static void test_ranges(void **state)
 	assert_true(range_trylock(&rs, &c, 20, 30, true));
 	assert_false(range_trylock(&rs, &w.r, 25, 26, false));
 	pthread_create(&t, NULL, wait_for, &w);
-	while (rs.last != &w.r)
+	do {
 		usleep(1000);
+		pthread_mutex_lock(&rs.lock);
+		waits = rs.last == &w.r;
+		pthread_mutex_unlock(&rs.lock);
+	} while (!waits);
 	usleep(10000);
 	assert_false(w.got);
 	assert_false(range_trylock(&rs, &(struct range){ 0 }, 12, 13, false)); /* behind who waits */
