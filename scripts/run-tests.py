@@ -141,6 +141,7 @@ GUEST = {
     "bad_input.py": (120, True, ("auto",), ()),
     "boot.py": (420, False, ENGINES, ()),
     "compile.py": (420, False, ("dbt",), ("interp",)),
+    "console.py": (180, False, ("dbt",), ("interp",)),
     "determinism.py": (420, False, ENGINES, ()),
     "end.py": (240, False, ENGINES, ()),
     "engine.py": (60, False, ("auto",), ()),
