@@ -162,7 +162,7 @@ void machine_stats(struct machine *m, struct machine_stats *out);
 
 /* What the guest did with a disk. */
 struct machine_disk_stats {
-	const char *id, *format; /* "raw", "qcow2" */
+	const char *id, *format;			      /* "raw", "qcow2" */
 	u64 reads, writes, flushes, discards, zeroes, others; /* requests */
 	u64 read_bytes, written_bytes, errors;
 };
