@@ -11,6 +11,8 @@ packages() {
 	run) echo busybox-static ca-certificates ;;
 	test) echo gdb ;;
 	bench) echo qemu-system-x86 ;;
+	image) echo mmdebstrap dosfstools mtools fdisk e2fsprogs grub-common grub-pc-bin grub-efi-amd64-bin \
+		debian-archive-keyring $([ "$(id -u)" = 0 ] || echo fakeroot uidmap util-linux) ;;
 	bochs) echo bochs bochsbios vgabios grub-common grub-pc-bin xorriso mtools ;;
 	fuzz) echo clang libclang-rt-14-dev ;;
 	format) echo clang-format ;;
