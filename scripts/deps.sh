@@ -7,9 +7,10 @@ set -eu
 packages() {
 	case $1 in
 	build) echo gcc libc6-dev meson ninja-build pkg-config binutils python3 \
-		libzydis-dev libzycore-dev libjansson-dev libxxhash-dev libcmocka-dev ;;
+		libzydis-dev libzycore-dev libjansson-dev libxxhash-dev libcmocka-dev \
+		liburing-dev zlib1g-dev libzstd-dev ;;
 	run) echo busybox-static ca-certificates ;;
-	test) echo gdb ;;
+	test) echo gdb qemu-utils ;;
 	bench) echo qemu-system-x86 ;;
 	image) echo mmdebstrap dosfstools mtools fdisk e2fsprogs grub-common grub-pc-bin grub-efi-amd64-bin \
 		debian-archive-keyring $([ "$(id -u)" = 0 ] || echo fakeroot uidmap util-linux) ;;
