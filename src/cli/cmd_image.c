@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/image_commands.h"
 
 static const char *const script_places[] = { "../libexec/ectype/image.py", "../scripts/image.py" };
 
@@ -55,6 +56,10 @@ static const struct subcommand {
 } subcommands[] = {
 	{ "create", "F [OPTIONS]", "make a bootable Debian disk", run_script },
 	{ "kernel", "F DIR", "copy kernel and initrd out of a Debian disk", run_script },
+	{ "info", "F", "say what an image is", image_info },
+	{ "check", "F", "look for errors in a qcow2 image", image_check },
+	{ "overlay", "BASE F", "make a qcow2 image of what differs from BASE", image_overlay },
+	{ "convert", "SRC DST", "copy a disk into an image of another format", image_convert },
 };
 
 static int help(void)
