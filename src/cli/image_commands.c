@@ -223,7 +223,7 @@ static int backing_name(const char *base, const char *path, char out[PATH_MAX], 
 {
 	size_t n = folder_length(base);
 
-	if (base[0] != '/' && n == folder_length(path) && !strncmp(base, path, n)) {
+	if (n == folder_length(path) && !strncmp(base, path, n)) {
 		/* "protocol:name" is what a colon before any slash means to QEMU */
 		snprintf(out, PATH_MAX, "%s%s", strchr(base + n, ':') ? "./" : "", base + n);
 		return 0;
