@@ -1,8 +1,10 @@
+#!/usr/bin/env python3
 """The Debian image that tests and benchmarks start: made once by `ectype image create`, kept in the cache.
 
 ensure() returns a Debian: a raw disk that nobody writes to (take copy(),
 overlay() or the disk option `snapshot`), the ssh key that opens it, its kernel
-and initrd. It is made again when the recipe changes.
+and initrd. It is made again when the recipe changes. As a program it prints
+the directory of the image.
 """
 import fcntl
 import hashlib
@@ -10,6 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -100,3 +103,11 @@ def ensure(packages=(), kernel="cloud", size="4G"):
                 shutil.rmtree(new, ignore_errors=True)
         os.utime(folder)
     return Debian(folder)
+
+
+if __name__ == "__main__":
+    try:
+        print(ensure().folder)
+    except Missing as why:
+        print(why, file=sys.stderr)
+        sys.exit(77)
