@@ -85,11 +85,20 @@ static int prepare_jail(struct run *r, struct error *e)
 {
 	if (!r->o.jail)
 		return 0;
-	jail_prepare(&r->jail, !r->o.gdb || is_unix(r->o.gdb));
+	jail_prepare(&r->jail, !r->o.nets.count && (!r->o.gdb || is_unix(r->o.gdb)));
 	if (r->o.serial != SERIAL_UNIX && !is_unix(r->o.gdb))
 		return 0;
 	r->janitor = janitor_start(e);
 	return r->janitor ? 0 : -1;
+}
+
+static bool has_user_net(const struct run *r)
+{
+	for (unsigned i = 0; i < r->o.nets.count; i++) {
+		if (r->o.nets.net[i].kind == NET_KIND_USER)
+			return true;
+	}
+	return false;
 }
 
 /* The last thing before the guest's first instruction. */
@@ -101,7 +110,7 @@ static int lock_jail(struct run *r, struct error *e)
 		janitor_add(r->janitor, r->o.serial_path);
 	if (is_unix(r->o.gdb))
 		janitor_add(r->janitor, r->o.gdb + strlen("unix:"));
-	if (jail_lock(&r->jail, 0, e))
+	if (jail_lock(&r->jail, has_user_net(r) ? JAIL_SOCKETS : 0, e))
 		return -1;
 	if (r->jail.missing[0])
 		fprintf(stderr, "ectype: the jail lacks: %s\n", r->jail.missing);
@@ -128,7 +137,7 @@ static int build(struct run *r, struct error *e)
 		if (r->gdb_fd < 0)
 			return -1;
 	}
-	if (open_trace(r, e) || create_serial(r, e))
+	if (net_options_create(&r->o.nets, &r->o.machine, e) || open_trace(r, e) || create_serial(r, e))
 		return -1;
 	r->machine = machine_create(&r->o.machine, e);
 	if (!r->machine)
@@ -156,6 +165,7 @@ static void destroy(struct run *r)
 			unlink(r->o.gdb + 5);
 	}
 	machine_destroy(r->machine);
+	net_options_destroy(&r->o.machine);
 	guest_symbols_free(r->symbols);
 	if (r->trace)
 		fclose(r->trace);

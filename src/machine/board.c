@@ -21,6 +21,7 @@
 #include "dev/chipset/testdev.h"
 #include "dev/chipset/uart16550.h"
 #include "dev/pci/q35.h"
+#include "dev/virtio/net.h"
 #include "dev/virtio/rng.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
@@ -410,7 +411,13 @@ static int create_pci_devices(struct machine *m, struct error *e)
 
 	if (virtio_rng_create(&m->board, bus, LAYOUT_SLOT_RNG) < 0)
 		return error_set(e, "not enough host memory for the entropy device");
-	return 0;
+	for (unsigned i = 0; i < m->cfg.net_count; i++) {
+		const struct machine_net *n = &m->cfg.nets[i];
+
+		if (virtio_net_create(&m->board, bus, 0, n->net, n->mac) < 0)
+			return error_set(e, "network %u: not enough host memory, or no PCI slot is free", i + 1);
+	}
+	return machine_disks_create(m, bus, e);
 }
 
 int machine_board_create(struct machine *m, struct error *e)

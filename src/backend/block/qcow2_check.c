@@ -271,20 +271,24 @@ static void compare_cluster(struct walk *w, u64 c)
 	    (unsigned long long)c, (unsigned long long)have, (unsigned long long)want);
 }
 
+/* Whether no refcount block counts clusters from `c` on, before `end`. */
+static bool uncounted(const struct walk *w, u64 c, u64 end)
+{
+	u64 last = MIN((end - 1) >> w->q.block_bits, w->reftable_n - 1);
+
+	for (u64 i = c >> w->q.block_bits; i <= last; i++)
+		if (w->reftable[i])
+			return false;
+	return true;
+}
+
 static void compare(struct walk *w)
 {
-	for (u64 c = 0; c < w->file_clusters;) {
-		u64 index = c >> w->q.block_bits, end = MIN((index + 1) << w->q.block_bits, w->file_clusters);
+	for (u64 i = 0; i < w->chunks; i++) {
+		u64 c = i << CHUNK_BITS, end = MIN(c + CHUNK, w->file_clusters);
 
-		if (index >= w->reftable_n || !w->reftable[index]) { /* big steps through what is nowhere */
-			if (!(c & (CHUNK - 1)) && !w->chunk[c >> CHUNK_BITS] && c + CHUNK <= end) {
-				c += CHUNK;
-				continue;
-			}
-			if (index >= w->reftable_n)
-				end = MIN((c | (CHUNK - 1)) + 1, w->file_clusters);
-		}
-		end = MIN(end, (c | (CHUNK - 1)) + 1);
+		if (!w->chunk[i] && uncounted(w, c, end))
+			continue;
 		for (; c < end; c++)
 			compare_cluster(w, c);
 	}
