@@ -19,7 +19,7 @@
 
 struct run {
 	struct run_options o;
-	struct chr *serial;
+	struct chr *serial, *debugcon; /* may be the same */
 	struct machine *machine;
 	struct gdb *gdb;
 	int gdb_fd;
@@ -56,6 +56,15 @@ static int create_serial(struct run *r, struct error *e)
 	return r->serial ? 0 : -1;
 }
 
+static int create_debugcon(struct run *r, struct error *e)
+{
+	if (!r->o.debugcon)
+		return 0;
+	r->debugcon = r->o.debugcon_path ? chr_file_create(r->o.debugcon_path, e) : r->serial;
+	r->o.machine.debugcon = r->debugcon;
+	return r->debugcon ? 0 : -1;
+}
+
 /* Where the trace goes: to a file by whole lines, for a run may end badly. */
 static int open_trace(struct run *r, struct error *e)
 {
@@ -90,7 +99,7 @@ static int build(struct run *r, struct error *e)
 		if (r->gdb_fd < 0)
 			return -1;
 	}
-	if (open_trace(r, e) || create_serial(r, e))
+	if (open_trace(r, e) || create_serial(r, e) || create_debugcon(r, e))
 		return -1;
 	r->machine = machine_create(&r->o.machine, e);
 	if (!r->machine)
@@ -119,6 +128,8 @@ static void destroy(struct run *r)
 	guest_symbols_free(r->symbols);
 	if (r->trace)
 		fclose(r->trace);
+	if (r->debugcon && r->debugcon != r->serial)
+		r->debugcon->ops->destroy(r->debugcon);
 	if (r->serial)
 		r->serial->ops->destroy(r->serial);
 }

@@ -107,6 +107,17 @@ static int set_serial(struct run_options *o, const char *value)
 	return 0;
 }
 
+static int set_debugcon(struct run_options *o, const char *value)
+{
+	o->debugcon = true;
+	if (!strcmp(value, "stdio"))
+		return 0;
+	if (strncmp(value, "file:", 5) || !value[5])
+		return usage_error("--debugcon '%s' is neither stdio nor file:F", value);
+	o->debugcon_path = value + 5;
+	return 0;
+}
+
 static int set_stats(struct run_options *o, const char *value)
 {
 	o->stats = o->machine.engine_options.costs = true;
@@ -173,6 +184,7 @@ static const struct option_row rows[] = {
 	{ "clock", ARG_REQUIRED, set_clock, "KIND", "real (default), or virtual: time by instructions" },
 	{ "seed", ARG_REQUIRED, set_seed, "N", "random numbers of the virtual clock's machine" },
 	{ "serial", ARG_REQUIRED, set_serial, "WHERE", "stdio (default), none, file:F, unix:F" },
+	{ "debugcon", ARG_REQUIRED, set_debugcon, "WHERE", "firmware's log (port 402H): stdio or file:F" },
 	{ "gdb", ARG_REQUIRED, set_gdb, "WHERE", "wait for gdb on PORT (of 127.0.0.1) or unix:F" },
 	{ "debug-exit", ARG_NONE, set_debug_exit, NULL, "port F4H ends the machine with (value << 1) | 1" },
 	{ "test-device", ARG_NONE, set_test_device, NULL, "the device public bare-metal test suites expect" },
@@ -305,6 +317,8 @@ static int check_together(struct run_options *o)
 
 	if (m->kernel && m->firmware)
 		return usage_error("--kernel and --firmware exclude each other");
+	if (o->debugcon && !o->debugcon_path && o->serial != SERIAL_STDIO)
+		return usage_error("--debugcon stdio needs --serial stdio: give --debugcon file:F");
 	if (o->trace_path && !m->engine_options.trace)
 		return usage_error("--trace-file needs --trace");
 	if (o->symbols_path && !m->engine_options.trace && !m->engine_options.perf_map)

@@ -10,6 +10,8 @@ struct run_options {
 	struct machine_config machine; /* without `serial` */
 	enum serial_kind serial;
 	const char *serial_path;
+	bool debugcon;
+	const char *debugcon_path; /* NULL: where the serial port goes, on stdio */
 	const char *gdb;
 	const char *trace_path, *symbols_path; /* NULL: stderr; none */
 	bool stats;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #include "dev/chipset/acpi_pm.h"
+#include "dev/chipset/debugcon.h"
 #include "dev/chipset/debugexit.h"
 #include "dev/chipset/fw_cfg.h"
 #include "dev/chipset/i8042.h"
@@ -361,6 +362,8 @@ static bool create_legacy(struct machine *m)
 		if (!m->uart)
 			return false;
 	}
+	if (m->cfg.debugcon && !debugcon_create(b, m->cfg.debugcon))
+		return false;
 	return !m->cfg.debug_exit || debugexit_create(b);
 }
 

@@ -32,6 +32,7 @@ struct machine_config {
 	const char *firmware; /* path, or "seabios" */
 	bool debug_exit, test_device, no_reboot;
 	struct chr *serial; /* COM1; NULL: none. Owned by the caller */
+	struct chr *debugcon; /* what goes to the debug console port; NULL: no such port. Owned by the caller */
 	struct engine_options engine_options;
 	u64 insn_limit; /* stop (as by the debugger) after so many; 0: none. For tests */
 };
