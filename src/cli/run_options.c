@@ -46,6 +46,7 @@ STRING_OPTION(set_kernel, machine.kernel)
 STRING_OPTION(set_initrd, machine.initrd)
 STRING_OPTION(set_append, machine.append)
 STRING_OPTION(set_firmware, machine.firmware)
+STRING_OPTION(set_firmware_vars, machine.firmware_vars)
 STRING_OPTION(set_engine, machine.engine)
 STRING_OPTION(set_cpu_model, machine.cpu_model)
 STRING_OPTION(set_name, machine.name)
@@ -177,6 +178,7 @@ static const struct option_row rows[] = {
 	{ "initrd", ARG_REQUIRED, set_initrd, "F", "initial RAM disk; for multiboot \"FILE ARGS,FILE ARGS\"" },
 	{ "append", ARG_REQUIRED, set_append, "S", "kernel command line" },
 	{ "firmware", ARG_REQUIRED, set_firmware, "F", "ROM image instead of a kernel; seabios or ovmf: Debian's" },
+	{ "firmware-vars", ARG_REQUIRED, set_firmware_vars, "F", "keep ovmf's variables in F; else they end with it" },
 	{ "memory", ARG_REQUIRED, set_memory, "SIZE", "RAM, with K, M or G; default 512M" },
 	{ "cpus", ARG_REQUIRED, set_cpus, "N", "processors; only 1 yet" },
 	{ "engine", ARG_REQUIRED, set_engine, "NAME", "auto (default), dbt or interp" },
@@ -323,6 +325,8 @@ static int check_together(struct run_options *o)
 		return usage_error("--trace-file needs --trace");
 	if (o->symbols_path && !m->engine_options.trace && !m->engine_options.perf_map)
 		return usage_error("--guest-symbols needs --trace or --perf-map");
+	if (m->firmware_vars && !m->firmware)
+		return usage_error("--firmware-vars needs --firmware");
 	if (m->firmware && (m->initrd || m->append))
 		return usage_error("--initrd and --append need --kernel");
 	if (!m->kernel && !m->firmware)

@@ -29,7 +29,8 @@ struct machine_config {
 	const char *cpu_model; /* "host" or x86-64-v2.. */
 	/* what to boot: exactly one of kernel and firmware */
 	const char *kernel, *initrd, *append;
-	const char *firmware; /* path, or "seabios" */
+	const char *firmware;	   /* path, "seabios" or "ovmf" */
+	const char *firmware_vars; /* file of its variables, made if missing; NULL: in memory */
 	bool debug_exit, test_device, no_reboot;
 	struct chr *serial; /* COM1; NULL: none. Owned by the caller */
 	struct chr *debugcon; /* what goes to the debug console port; NULL: no such port. Owned by the caller */
