@@ -144,6 +144,14 @@ static int set_limit(struct run_options *o, const char *value)
 	return 0;
 }
 
+static int set_jail(struct run_options *o, const char *value)
+{
+	if (strcmp(value, "on") && strcmp(value, "off"))
+		return usage_error("--jail '%s' is neither on nor off", value);
+	o->jail = !strcmp(value, "on");
+	return 0;
+}
+
 static int set_net(struct run_options *o, const char *value)
 {
 	return strcmp(value, "none") ? usage_error("--net %s: networks are not built yet (only none)", value) : 0;
@@ -201,6 +209,7 @@ static const struct option_row rows[] = {
 	{ "perf-map", ARG_NONE, set_perf_map, NULL, "write /tmp/perf-PID.map for perf" },
 	{ "guest-symbols", ARG_REQUIRED, set_symbols, "F", "names for both: System.map, kallsyms or ELF" },
 	{ "net", ARG_REQUIRED, set_net, "none", "only none yet" },
+	{ "jail", ARG_REQUIRED, set_jail, "on|off", "give up files, rights and system calls first; default on" },
 	{ "help", ARG_NONE, set_help, NULL, "this" },
 	/* in the plan, not in --help */
 	{ "disk", ARG_REQUIRED, refuse_disk, NULL, NULL },
@@ -341,6 +350,7 @@ int run_options_parse(struct run_options *o, int argc, char **argv)
 
 	_Static_assert(ARRAY_SIZE(rows) <= 64, "`seen` has a bit for each option");
 	*o = (struct run_options){
+		.jail = true,
 		.machine = { .name = "ectype",
 			     .memory = DEFAULT_MEMORY,
 			     .cpus = 1,
