@@ -1,6 +1,6 @@
 /*
  * Options of `ectype run`: one row an option. They are given as --name value
- * or --name=value, in full and at most once; everything is checked before
+ * or --name=value, in full, most of them at most once; everything is checked before
  * anything is opened or created.
  */
 #include "cli/run_options.h"
@@ -13,13 +13,15 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/disk_options.h"
 #include "cli/trace_options.h"
 
 #define DEFAULT_MEMORY (512 * MiB)
 /* What the machine of the cache is started with. */
 #define DEFAULT_APPEND "console=ttyS0 quiet"
 
-enum argument { ARG_NONE, ARG_REQUIRED, ARG_OPTIONAL };
+/* ARG_MANY: required, and the option may be given more than once. */
+enum argument { ARG_NONE, ARG_REQUIRED, ARG_OPTIONAL, ARG_MANY };
 
 struct option_row {
 	const char *name;
@@ -157,11 +159,6 @@ static int set_net(struct run_options *o, const char *value)
 	return strcmp(value, "none") ? usage_error("--net %s: networks are not built yet (only none)", value) : 0;
 }
 
-static int refuse_disk(struct run_options *o, const char *value)
-{
-	return usage_error("--disk: disks are not built yet");
-}
-
 static int refuse_share(struct run_options *o, const char *value)
 {
 	return usage_error("--share: shared directories are not built yet");
@@ -187,6 +184,7 @@ static const struct option_row rows[] = {
 	{ "append", ARG_REQUIRED, set_append, "S", "kernel command line" },
 	{ "firmware", ARG_REQUIRED, set_firmware, "F", "ROM image instead of a kernel; seabios or ovmf: Debian's" },
 	{ "firmware-vars", ARG_REQUIRED, set_firmware_vars, "F", "keep ovmf's variables in F; else they end with it" },
+	{ "disk", ARG_MANY, disk_option_add, "F[,...]", "disk image, raw or qcow2; see below" },
 	{ "memory", ARG_REQUIRED, set_memory, "SIZE", "RAM, with K, M or G; default 512M" },
 	{ "cpus", ARG_REQUIRED, set_cpus, "N", "processors; only 1 yet" },
 	{ "engine", ARG_REQUIRED, set_engine, "NAME", "auto (default), dbt or interp" },
@@ -212,15 +210,15 @@ static const struct option_row rows[] = {
 	{ "jail", ARG_REQUIRED, set_jail, "on|off", "give up files, rights and system calls first; default on" },
 	{ "help", ARG_NONE, set_help, NULL, "this" },
 	/* in the plan, not in --help */
-	{ "disk", ARG_REQUIRED, refuse_disk, NULL, NULL },
 	{ "share", ARG_REQUIRED, refuse_share, NULL, NULL },
 };
 
 void run_options_help(void)
 {
-	printf("usage: ectype run [OPTIONS]\n"
+	printf("usage: ectype run [OPTIONS] [DISK]\n"
 	       "Runs a machine. Without --kernel and --firmware: vmlinuz and initramfs of the cache,\n"
-	       "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills.\n\n");
+	       "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills. A DISK alone is booted by\n"
+	       "SeaBIOS: the same as --disk DISK --firmware seabios.\n\n");
 	for (unsigned i = 0; i < ARRAY_SIZE(rows) && rows[i].help; i++) {
 		char left[40];
 		const char *v = rows[i].value_name;
@@ -233,7 +231,10 @@ void run_options_help(void)
 		printf("  %s%-*s %s\n", left, (int)(20 - strlen(left)), rows[i].argument == ARG_OPTIONAL ? "]" : "",
 		       rows[i].help);
 	}
-	printf("\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
+	printf("\n--disk FILE[,format=raw|qcow2][,readonly][,snapshot][,cache=writeback|none|unsafe]\n"
+	       "       [,serial=S][,id=NAME][,queues=N]; once for each disk. A comma in a name is written\n"
+	       "twice. snapshot: the file is only read, and what the guest writes is lost at the end.\n"
+	       "\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
 	       "Exit status: 0 the guest powered off, (v << 1) | 1 it wrote v to the debug-exit port,\n"
 	       "1 the machine failed, 2 bad usage.\n");
 }
@@ -254,6 +255,10 @@ static int parse_one(struct run_options *o, int argc, char **argv, int *i, u64 *
 
 	if (!strcmp(arg, "-h"))
 		arg = "--help";
+	if (arg[0] != '-') {
+		o->bare = true;
+		return disk_option_add(o, arg);
+	}
 	if (strncmp(arg, "--", 2))
 		return usage_error("%s: '%s' is not an option (see ectype %s --help)", command, arg, command);
 	size_t len = strcspn(arg + 2, "=");
@@ -262,14 +267,14 @@ static int parse_one(struct run_options *o, int argc, char **argv, int *i, u64 *
 	if (!row)
 		return usage_error("%s: unknown option '%.*s' (see ectype %s --help)", command, (int)len + 2, arg,
 				   command);
-	if (*seen & BIT(row - rows))
+	if ((*seen & BIT(row - rows)) && row->argument != ARG_MANY)
 		return usage_error("%s: --%s is given twice", command, row->name);
 	*seen |= BIT(row - rows);
 	if (arg[2 + len])
 		value = arg + 2 + len + 1;
 	if (value && row->argument == ARG_NONE)
 		return usage_error("%s: --%s takes no value", command, row->name);
-	if (!value && row->argument == ARG_REQUIRED) {
+	if (!value && (row->argument == ARG_REQUIRED || row->argument == ARG_MANY)) {
 		if (*i >= argc)
 			return usage_error("%s: --%s needs a value", command, row->name);
 		value = argv[(*i)++];
@@ -326,6 +331,8 @@ static int check_together(struct run_options *o)
 {
 	struct machine_config *m = &o->machine;
 
+	if (o->bare && !m->kernel && !m->firmware)
+		m->firmware = "seabios";
 	if (m->kernel && m->firmware)
 		return usage_error("--kernel and --firmware exclude each other");
 	if (o->debugcon && !o->debugcon_path && o->serial != SERIAL_STDIO)

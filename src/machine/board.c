@@ -448,7 +448,7 @@ static int create_pci_devices(struct machine *m, struct error *e)
 
 	if (virtio_rng_create(&m->board, bus, LAYOUT_SLOT_RNG) < 0)
 		return error_set(e, "not enough host memory for the entropy device");
-	return 0;
+	return machine_disks_create(m, bus, e);
 }
 
 int machine_board_create(struct machine *m, struct error *e)
