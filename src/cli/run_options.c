@@ -94,19 +94,23 @@ static int set_clock(struct run_options *o, const char *value)
 
 static int set_serial(struct run_options *o, const char *value)
 {
-	if (!strcmp(value, "stdio")) {
-		o->serial = SERIAL_STDIO;
-	} else if (!strcmp(value, "none")) {
-		o->serial = SERIAL_NONE;
-	} else if (!strncmp(value, "file:", 5) && value[5]) {
-		o->serial = SERIAL_FILE;
-		o->serial_path = value + 5;
-	} else if (!strncmp(value, "unix:", 5) && value[5]) {
-		o->serial = SERIAL_UNIX;
-		o->serial_path = value + 5;
-	} else {
-		return usage_error("--serial '%s' is none of stdio, none, file:F, unix:F", value);
-	}
+	if (o->serials == MACHINE_SERIALS)
+		return usage_error("--serial is given more than %u times", MACHINE_SERIALS);
+	return stream_parse_serial(&o->serial[o->serials++], value);
+}
+
+static int set_console(struct run_options *o, const char *value)
+{
+	struct stream_option *s = &o->console[o->consoles];
+
+	if (o->consoles == VIRTIO_CONSOLE_PORTS_MAX)
+		return usage_error("--console is given more than %u times", VIRTIO_CONSOLE_PORTS_MAX);
+	if (stream_parse_console(s, value))
+		return EXIT_USAGE;
+	for (unsigned i = 0; i < o->consoles; i++)
+		if (s->name[0] && !strcmp(s->name, o->console[i].name))
+			return usage_error("--console: two ports are named %s", s->name);
+	o->consoles++;
 	return 0;
 }
 
@@ -156,7 +160,7 @@ static int set_jail(struct run_options *o, const char *value)
 
 static int set_net(struct run_options *o, const char *value)
 {
-	return strcmp(value, "none") ? usage_error("--net %s: networks are not built yet (only none)", value) : 0;
+	return net_options_parse(&o->nets, value);
 }
 
 static int refuse_share(struct run_options *o, const char *value)
@@ -191,7 +195,9 @@ static const struct option_row rows[] = {
 	{ "cpu-model", ARG_REQUIRED, set_cpu_model, "NAME", "host (default), x86-64-v2, x86-64-v3, x86-64-v4" },
 	{ "clock", ARG_REQUIRED, set_clock, "KIND", "real (default), or virtual: time by instructions" },
 	{ "seed", ARG_REQUIRED, set_seed, "N", "random numbers of the virtual clock's machine" },
-	{ "serial", ARG_REQUIRED, set_serial, "WHERE", "stdio (default), none, file:F, unix:F" },
+	{ "serial", ARG_MANY, set_serial, "WHERE",
+	  "COM1, again: COM2 to 4: stdio (default), none, pty, file:F, unix:F" },
+	{ "console", ARG_MANY, set_console, "WHERE", "virtio console: stdio, pty, file:F, unix:F; ,name=N: a port" },
 	{ "debugcon", ARG_REQUIRED, set_debugcon, "WHERE", "firmware's log (port 402H): stdio or file:F" },
 	{ "gdb", ARG_REQUIRED, set_gdb, "WHERE", "wait for gdb on PORT (of 127.0.0.1) or unix:F" },
 	{ "debug-exit", ARG_NONE, set_debug_exit, NULL, "port F4H ends the machine with (value << 1) | 1" },
@@ -206,7 +212,7 @@ static const struct option_row rows[] = {
 	{ "trace-file", ARG_REQUIRED, set_trace_file, "F", "print the trace to F, not to stderr" },
 	{ "perf-map", ARG_NONE, set_perf_map, NULL, "write /tmp/perf-PID.map for perf" },
 	{ "guest-symbols", ARG_REQUIRED, set_symbols, "F", "names for both: System.map, kallsyms or ELF" },
-	{ "net", ARG_REQUIRED, set_net, "none", "only none yet" },
+	{ "net", ARG_MANY, set_net, "KIND", "network card: user, tap=NAME, none (default); see below" },
 	{ "jail", ARG_REQUIRED, set_jail, "on|off", "give up files, rights and system calls first; default on" },
 	{ "help", ARG_NONE, set_help, NULL, "this" },
 	/* in the plan, not in --help */
@@ -215,10 +221,11 @@ static const struct option_row rows[] = {
 
 void run_options_help(void)
 {
-	printf("usage: ectype run [OPTIONS] [DISK]\n"
-	       "Runs a machine. Without --kernel and --firmware: vmlinuz and initramfs of the cache,\n"
-	       "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills. A DISK alone is booted by\n"
-	       "SeaBIOS: the same as --disk DISK --firmware seabios.\n\n");
+	printf(
+	    "usage: ectype run [OPTIONS] [DISK]\n"
+	    "Runs a machine. Without --kernel and --firmware: vmlinuz and initramfs of the cache,\n"
+	    "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills. A DISK alone is booted by\n"
+	    "SeaBIOS: the same as --disk DISK --firmware seabios.\n\n");
 	for (unsigned i = 0; i < ARRAY_SIZE(rows) && rows[i].help; i++) {
 		char left[40];
 		const char *v = rows[i].value_name;
@@ -234,6 +241,8 @@ void run_options_help(void)
 	printf("\n--disk FILE[,format=raw|qcow2][,readonly][,snapshot][,cache=writeback|none|unsafe]\n"
 	       "       [,serial=S][,id=NAME][,queues=N]; once for each disk. A comma in a name is written\n"
 	       "twice. snapshot: the file is only read, and what the guest writes is lost at the end.\n"
+	       "\n--net user[,hostfwd=tcp|udp:[ADDR]:HPORT-[GADDR]:GPORT]...[,restrict][,hostname=H][,mac=M]\n"
+	       "--net tap=NAME[,queues=N][,mac=M]; once for each card.\n"
 	       "\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
 	       "Exit status: 0 the guest powered off, (v << 1) | 1 it wrote v to the debug-exit port,\n"
 	       "1 the machine failed, 2 bad usage.\n");
@@ -317,13 +326,31 @@ static int use_cache(struct run_options *o)
 	if (o->machine.append)
 		return 0;
 	/* A serial line does not tell the size of its terminal. */
-	if (o->serial == SERIAL_STDIO && isatty(STDIN_FILENO) && !ioctl(STDIN_FILENO, TIOCGWINSZ, &w) && w.ws_row &&
-	    w.ws_col)
+	if (o->serial[0].kind == STREAM_STDIO && isatty(STDIN_FILENO) && !ioctl(STDIN_FILENO, TIOCGWINSZ, &w) &&
+	    w.ws_row && w.ws_col)
 		snprintf(o->append, sizeof(o->append), DEFAULT_APPEND " ectype.rows=%u ectype.cols=%u", w.ws_row,
 			 w.ws_col);
 	else
 		snprintf(o->append, sizeof(o->append), DEFAULT_APPEND);
 	o->machine.append = o->append;
+	return 0;
+}
+
+/* COM1 is on the terminal if nothing else was said and no console is there. */
+static int check_streams(struct run_options *o)
+{
+	unsigned stdio = 0;
+
+	for (unsigned i = 0; i < o->consoles; i++)
+		stdio += o->console[i].kind == STREAM_STDIO;
+	if (!o->serials) {
+		o->serial[0].kind = stdio ? STREAM_NONE : STREAM_STDIO;
+		o->serials = 1;
+	}
+	for (unsigned i = 0; i < o->serials; i++)
+		stdio += o->serial[i].kind == STREAM_STDIO;
+	if (stdio > 1)
+		return usage_error("only one of --serial and --console can be stdio");
 	return 0;
 }
 
@@ -333,9 +360,12 @@ static int check_together(struct run_options *o)
 
 	if (o->bare && !m->kernel && !m->firmware)
 		m->firmware = "seabios";
+	if (check_streams(o))
+		return EXIT_USAGE;
+
 	if (m->kernel && m->firmware)
 		return usage_error("--kernel and --firmware exclude each other");
-	if (o->debugcon && !o->debugcon_path && o->serial != SERIAL_STDIO)
+	if (o->debugcon && !o->debugcon_path && o->serial[0].kind != STREAM_STDIO)
 		return usage_error("--debugcon stdio needs --serial stdio: give --debugcon file:F");
 	if (o->trace_path && !m->engine_options.trace)
 		return usage_error("--trace-file needs --trace");

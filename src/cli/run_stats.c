@@ -100,19 +100,6 @@ static void put_counted(json_t *top, const struct machine_stats *s)
 	json_object_set_new(top, "mips", s->counted ? json_real(mips(s)) : json_null());
 }
 
-FILE *run_stats_open(const char *path, struct error *e)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-	FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
-
-	if (!f) {
-		error_errno(e, errno, "--stats: cannot write %s", path);
-		if (fd >= 0)
-			close(fd);
-	}
-	return f;
-}
-
 static json_t *disks_json(struct machine *m)
 {
 	json_t *out = json_array();
@@ -144,6 +131,19 @@ static void print_disks(struct machine *m)
 			d.id, d.reads, (double)d.read_bytes / 1e6, d.writes, (double)d.written_bytes / 1e6, d.flushes,
 			d.discards, d.zeroes, d.others, d.errors);
 	}
+}
+
+FILE *run_stats_open(const char *path, struct error *e)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+	FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
+
+	if (!f) {
+		error_errno(e, errno, "--stats: cannot write %s", path);
+		if (fd >= 0)
+			close(fd);
+	}
+	return f;
 }
 
 int run_stats_json(struct machine *m, const struct machine_result *r, FILE *f, struct error *e)

@@ -17,6 +17,10 @@
 
 struct machine;
 struct chr;
+struct net;
+struct virtio_console_port;
+
+#define MACHINE_SERIALS 4
 
 enum machine_clock { MACHINE_CLOCK_REAL, MACHINE_CLOCK_VIRTUAL };
 
@@ -28,6 +32,11 @@ struct machine_disk {
 	unsigned queues;    /* 1 to 16; 0: one a processor */
 };
 #define MACHINE_DISKS_MAX 16
+#define MACHINE_NETS_MAX 8
+struct machine_net {
+	struct net *net; /* owned by the caller; one machine's only */
+	u8 mac[6];
+};
 
 struct machine_config {
 	const char *name;
@@ -44,7 +53,13 @@ struct machine_config {
 	bool debug_exit, test_device, no_reboot;
 	struct machine_disk disk[MACHINE_DISKS_MAX]; /* in the order of their PCI slots */
 	unsigned disks;
-	struct chr *serial; /* COM1; NULL: none. Owned by the caller */
+	struct machine_net nets[MACHINE_NETS_MAX]; /* network cards, in this order */
+	unsigned net_count;
+	struct chr *serial[MACHINE_SERIALS]; /* COM1 to COM4; NULL: none. Owned by the caller */
+	/* ports of a virtio console (dev/virtio/console.h); valid during machine_create(), the streams as long as the
+	 * machine */
+	const struct virtio_console_port *console;
+	unsigned consoles;
 	struct chr *debugcon; /* what goes to the debug console port; NULL: no such port. Owned by the caller */
 	struct engine_options engine_options;
 	u64 insn_limit; /* stop (as by the debugger) after so many; 0: none. For tests */
@@ -149,7 +164,7 @@ void machine_stats(struct machine *m, struct machine_stats *out);
 
 /* What the guest did with a disk. */
 struct machine_disk_stats {
-	const char *id, *format; /* "raw", "qcow2" */
+	const char *id, *format;			      /* "raw", "qcow2" */
 	u64 reads, writes, flushes, discards, zeroes, others; /* requests */
 	u64 read_bytes, written_bytes, errors;
 };

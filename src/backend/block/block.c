@@ -196,30 +196,14 @@ static unsigned file_flags(const struct block_config *cfg)
 	       (cfg->cache == BLOCK_CACHE_NONE ? FILE_DIRECT : 0);
 }
 
-static bool is_qcow2(struct file *f)
+static struct image *open_image(const struct block_config *cfg, bool look, bool *probed_raw, struct error *e)
 {
-	char magic[4];
+	struct image *im = chain_open(cfg->path, cfg->format, file_flags(cfg), NULL, look, probed_raw, e);
 
-	return file_read(f, 0, magic, sizeof(magic)) == 0 && !memcmp(magic, PROBE_MAGIC, 4);
-}
-
-static struct image *open_image(const struct block_config *cfg, bool *probed_raw, struct error *e)
-{
-	enum block_format format = cfg->format;
-	struct file *f = file_open(cfg->path, file_flags(cfg), e);
-
-	if (!f)
-		return NULL;
-	if (format == BLOCK_FORMAT_AUTO) {
-		format = is_qcow2(f) ? BLOCK_FORMAT_QCOW2 : BLOCK_FORMAT_RAW;
-		*probed_raw = format == BLOCK_FORMAT_RAW;
-	}
-	if (format == BLOCK_FORMAT_QCOW2) {
-		error_set(e, "%s: qcow2 images are not supported", f->path);
-		file_close(f);
-		return NULL;
-	}
-	return raw_open(f, e);
+	if (!im || !cfg->snapshot || look)
+		return im;
+	*probed_raw = false;
+	return snapshot_open(im, e);
 }
 
 /* Without: threads do it all. */
@@ -246,7 +230,7 @@ struct block *block_open(const struct block_config *cfg, struct error *e)
 	}
 	pthread_mutex_init(&b->lock, NULL);
 	pthread_cond_init(&b->idle, NULL);
-	b->im = open_image(cfg, &b->guard_probe, e);
+	b->im = open_image(cfg, false, &b->guard_probe, e);
 	if (!b->im) {
 		block_close(b);
 		return NULL;
@@ -260,7 +244,7 @@ struct block *block_open(const struct block_config *cfg, struct error *e)
 int block_check_config(const struct block_config *cfg, struct error *e)
 {
 	bool probed;
-	struct image *im = open_image(cfg, &probed, e);
+	struct image *im = open_image(cfg, true, &probed, e);
 
 	if (!im)
 		return -1;

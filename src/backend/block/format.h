@@ -41,6 +41,19 @@ struct image {
 	unsigned granularity;
 };
 
+struct link { /* an image of a chain, and those above it */
+	const struct file *file;
+	const struct link *above;
+};
+
+/* Opens an image and what it is backed by, which is only read. `above`: what this one backs, or NULL. `look`: nothing
+ * is changed, not even what an image that was not closed needs. `flags`: of file_open(). *probed_raw (or NULL): it is
+ * raw because it looked like nothing else. NULL with *e. */
+struct image *chain_open(const char *path, enum block_format format, unsigned flags, const struct link *above,
+			 bool look, bool *probed_raw, struct error *e);
+/* An overlay in a temporary file without a name over `base`, which it takes over, also in case of failure. */
+struct image *snapshot_open(struct image *base, struct error *e);
+
 /* Takes the file over, also in case of failure. NULL with *e. */
 struct image *raw_open(struct file *f, struct error *e);
 

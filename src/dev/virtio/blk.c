@@ -418,7 +418,8 @@ static bool advance(struct request *r)
 	bool writes = r->type == T_OUT || r->type == T_DISCARD || r->type == T_WRITE_ZEROES;
 
 	if (r->error) {
-		log_failure(b, r);
+		if (r->error != EOPNOTSUPP)
+			log_failure(b, r);
 		complete(r, r->error == EOPNOTSUPP ? S_UNSUPP : S_IOERR);
 		return true;
 	}
