@@ -1,7 +1,7 @@
 /*
- * Inside the AHCI controller: ahci.c has registers, command slots and FISes,
- * ahci_dma.c the guest's memory, ata.c the commands of disks, atapi.c those of
- * CD-ROM drives.
+ * Inside the AHCI controller: ahci.c has its registers, ahci_command.c command
+ * slots and FISes, ahci_dma.c the guest's memory, ahci_state.c what is saved,
+ * ata.c the commands of disks, atapi.c those of CD-ROM drives.
  *
  * A command goes ata_start() or atapi_start() -> any number of ahci_submit(),
  * each followed by ata_step() or atapi_step() -> ahci_finish().
@@ -23,6 +23,24 @@
 enum { ATA_BSY = 0x80, ATA_DRDY = 0x40, ATA_DSC = 0x10, ATA_DRQ = 0x08, ATA_ERR = 0x01 };
 enum { ATA_UNC = 0x40, ATA_IDNF = 0x10, ATA_ABRT = 0x04 };
 #define ATA_GOOD (ATA_DRDY | ATA_DSC)
+
+/* Registers of the controller and of a port, as far as others than ahci.c use them (AHCI 1.3.1, 3.1.2 and 3.3) */
+#define GHC_IE 0x00000002u
+#define GHC_AE 0x80000000u
+#define PORT_ST 0x00000001u /* PxCMD */
+#define PORT_FRE 0x00000010u
+#define PORT_ATAPI 0x01000000u
+#define PORT_CMD_WRITABLE (PORT_ST | PORT_FRE | PORT_ATAPI)
+#define IS_DHRS 0x00000001u /* PxIS */
+#define IS_PSS 0x00000002u
+#define IS_SDBS 0x00000008u
+#define IS_PCS 0x00000040u /* follows SERR.DIAG.X */
+#define IS_HBFS 0x20000000u
+#define IS_TFES 0x40000000u
+#define IS_ALL 0xfdc000ffu
+#define SERR_X 0x04000000u
+#define TFD_NO_DEVICE 0x7fu
+#define SIG_NO_DEVICE 0xffffffffu
 
 struct ahci;
 struct ahci_port;
@@ -96,7 +114,8 @@ struct ahci {
 
 	pthread_mutex_t lock;
 	struct ahci_slot *done, **done_tail;
-	bool inside; /* the vCPU thread will look at the list: no signal needed */
+	bool loading; /* the registers are not all there: no command starts */
+	bool inside;  /* the vCPU thread will look at the list: no signal needed */
 };
 
 /* ---- ahci_dma.c: the guest's memory. Only RAM is touched: a device is no target ---- */
@@ -116,6 +135,21 @@ void ahci_arrived(struct ahci_slot *s);
 
 /* ---- ahci.c ---- */
 
+void ahci_update_irq(struct ahci *h);
+
+/* ---- ahci_command.c ---- */
+
+static inline bool ahci_present(const struct ahci_port *p)
+{
+	return p->drive.image;
+}
+/* Starts what can be started and ends what is done, until there is nothing more of both. */
+void ahci_work(struct ahci *h);
+/* Forgets all commands of a port. Guest memory is not touched any more when it returns. */
+void ahci_abort(struct ahci_port *p);
+/* The link comes up and the drive sends its signature, or there is none. */
+void ahci_link_up(struct ahci_port *p);
+
 /* A step of the backend. Offset and length are multiples of SECTOR within the image. READ and WRITE use what
  * ahci_map() found. */
 void ahci_submit(struct ahci_slot *s, enum block_op op, u64 offset, u64 length);
@@ -125,6 +159,12 @@ void ahci_finish(struct ahci_slot *s, u8 status, u8 error);
 void ahci_log_error(struct ahci_port *p, const char *what, int error);
 /* The drive's signature in `r` (ATA8-ACS, 9.12). */
 void ahci_signature(const struct ahci_port *p, struct ata_regs *r);
+
+/* ---- ahci_state.c: of struct device_ops ---- */
+
+void ahci_save(const struct device *d, struct encoder *e);
+int ahci_check(const struct device *d, struct decoder *in);
+void ahci_load(struct device *d, struct decoder *in);
 
 /* ---- ata.c, atapi.c ---- */
 

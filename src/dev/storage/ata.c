@@ -459,7 +459,6 @@ void ata_step(struct ahci_slot *s)
 	}
 	switch (op) {
 	case BLOCK_READ:
-		ahci_arrived(s);
 		s->moved = (u32)s->block.length;
 		st->reads++;
 		st->read_bytes += s->block.length;

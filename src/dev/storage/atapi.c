@@ -488,7 +488,6 @@ void atapi_step(struct ahci_slot *s)
 		return;
 	}
 	if (s->block.op == BLOCK_READ) {
-		ahci_arrived(s);
 		s->moved = (u32)s->block.length;
 		st->reads++;
 		st->read_bytes += s->block.length;
