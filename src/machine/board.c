@@ -472,8 +472,8 @@ static int create_balloon(struct machine *m, struct pci_bus *bus, struct error *
 	return m->balloon ? 0 : error_set(e, "not enough host memory for the balloon");
 }
 
-/* What is plugged into the PCI bus. Entropy device and balloon have slots of their own; others follow in the order of the
- * command line, in the next free slots. */
+/* What is plugged into the PCI bus. Entropy device and balloon have slots of their own; others follow in the order of
+ * the command line, in the next free slots. */
 static int create_pci_devices(struct machine *m, struct error *e)
 {
 	struct pci_bus *bus = q35_bus(m->q35);
