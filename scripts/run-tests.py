@@ -144,6 +144,7 @@ GUEST = {
     "memtest.py": (240, False, ("dbt",), ("interp",)),
     "stress.py": (480, False, ("dbt",), ("interp",)),
     "terminal.py": (240, True, ("dbt",), ("interp",)),
+    "virtio.py": (420, False, ENGINES, ()),
 }
 
 

@@ -131,6 +131,10 @@ static int check_machine(struct command *l)
 		return usage_error("lockstep: only the virtual clock makes two runs equal");
 	if (l->run.serial == SERIAL_UNIX)
 		return usage_error("lockstep: --serial is stdio, none or file:F here: nothing is read from it");
+	for (unsigned i = 0; i < l->run.machine.disks; i++)
+		if (!l->run.machine.disk[i].image.readonly && !l->run.machine.disk[i].image.snapshot)
+			return usage_error("lockstep: two machines cannot write one disk: give --disk %s,snapshot",
+					   l->run.machine.disk[i].image.path);
 	if (l->run.nets.count)
 		return usage_error("lockstep: a network does not come to two runs alike: --net none");
 	l->run.machine.clock = MACHINE_CLOCK_VIRTUAL;

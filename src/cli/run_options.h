@@ -18,8 +18,12 @@ struct run_options {
 	const char *stats_path; /* NULL: human, to stderr */
 	bool jail;
 	bool help;
+	bool bare; /* a disk was given without --disk: its firmware is the default */
 	/* storage of the defaults taken from the cache */
 	char kernel[4096], initrd[4096], append[256];
+	/* what --disk names */
+	char disk_text[32768];
+	size_t disk_text_used;
 };
 
 /* 0, or the exit status after a message. Looks at no file but the cache's. */

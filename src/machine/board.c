@@ -417,7 +417,7 @@ static int create_pci_devices(struct machine *m, struct error *e)
 		if (virtio_net_create(&m->board, bus, 0, n->net, n->mac) < 0)
 			return error_set(e, "network %u: not enough host memory, or no PCI slot is free", i + 1);
 	}
-	return 0;
+	return machine_disks_create(m, bus, e);
 }
 
 int machine_board_create(struct machine *m, struct error *e)
