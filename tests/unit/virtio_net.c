@@ -379,7 +379,7 @@ static void test_offloads(void **state)
 static struct device *make(struct rig *r)
 {
 	/* two devices at once in a round trip */
-	struct fake_net *f = calloc(1, sizeof(*f));
+	static struct fake_net both[2], *f;
 	struct q35_config cfg = { 0 };
 	struct device *d;
 
@@ -388,6 +388,7 @@ static struct device *make(struct rig *r)
 	for (unsigned i = 0; i < 16; i++)
 		cfg.pic[i] = rig_irq(r, i);
 	r->extra = calloc(1, sizeof(struct vrig));
+	f = f == both ? both + 1 : both;
 	fake_init(f, 2);
 	d = q35_create(&r->board, &cfg);
 	vrig(r)->bus = q35_bus(d);
