@@ -20,7 +20,7 @@
 
 struct run {
 	struct run_options o;
-	struct chr *serial;
+	struct virtio_console_port console[VIRTIO_CONSOLE_PORTS_MAX];
 	struct machine *machine;
 	struct gdb *gdb;
 	int gdb_fd;
@@ -38,25 +38,36 @@ static void stop(void *opaque)
 		machine_stop(r->machine);
 }
 
-static int create_serial(struct run *r, struct error *e)
+static int create_streams(struct run *r, struct error *e)
 {
 	const struct chr_stdio_actions actions = { .quit = stop, .opaque = r };
 
-	switch (r->o.serial) {
-	case SERIAL_NONE:
-		return 0;
-	case SERIAL_STDIO:
-		r->serial = chr_stdio_create(&actions, e);
-		break;
-	case SERIAL_FILE:
-		r->serial = chr_file_create(r->o.serial_path, e);
-		break;
-	case SERIAL_UNIX:
-		r->serial = chr_unix_create(r->o.serial_path, e);
-		break;
+	for (unsigned i = 0; i < r->o.serials; i++) {
+		if (r->o.serial[i].kind == STREAM_NONE)
+			continue;
+		r->o.machine.serial[i] = stream_create(&r->o.serial[i], "--serial", &actions, e);
+		if (!r->o.machine.serial[i])
+			return -1;
 	}
-	r->o.machine.serial = r->serial;
-	return r->serial ? 0 : -1;
+	for (unsigned i = 0; i < r->o.consoles; i++) {
+		const struct stream_option *o = &r->o.console[i];
+
+		r->console[i] = (struct virtio_console_port){
+			.chr = stream_create(o, "--console", &actions, e),
+			.name = o->name[0] ? o->name : NULL,
+		};
+		if (!r->console[i].chr)
+			return -1;
+	}
+	r->o.machine.console = r->console;
+	r->o.machine.consoles = r->o.consoles;
+	return 0;
+}
+
+static void destroy_stream(struct chr *c)
+{
+	if (c)
+		c->ops->destroy(c);
 }
 
 /* Where the trace goes: to a file by whole lines, for a run may end badly. */
@@ -80,13 +91,32 @@ static bool is_unix(const char *where)
 	return where && !strncmp(where, "unix:", 5);
 }
 
+/* The paths of sockets to be removed at the end, told to `j` if there is one; returns their number. */
+static unsigned each_socket(struct run *r, struct janitor *j)
+{
+	const char *path[MACHINE_SERIALS + VIRTIO_CONSOLE_PORTS_MAX + 1];
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < r->o.serials; i++)
+		if (r->o.serial[i].kind == STREAM_UNIX)
+			path[n++] = r->o.serial[i].path;
+	for (unsigned i = 0; i < r->o.consoles; i++)
+		if (r->o.console[i].kind == STREAM_UNIX)
+			path[n++] = r->o.console[i].path;
+	if (is_unix(r->o.gdb))
+		path[n++] = r->o.gdb + strlen("unix:");
+	for (unsigned i = 0; j && i < n; i++)
+		janitor_add(j, path[i]);
+	return n;
+}
+
 /* Before files are opened and threads started. */
 static int prepare_jail(struct run *r, struct error *e)
 {
 	if (!r->o.jail)
 		return 0;
 	jail_prepare(&r->jail, !r->o.nets.count && (!r->o.gdb || is_unix(r->o.gdb)));
-	if (r->o.serial != SERIAL_UNIX && !is_unix(r->o.gdb))
+	if (!each_socket(r, NULL))
 		return 0;
 	r->janitor = janitor_start(e);
 	return r->janitor ? 0 : -1;
@@ -106,10 +136,7 @@ static int lock_jail(struct run *r, struct error *e)
 {
 	if (!r->o.jail)
 		return 0;
-	if (r->o.serial == SERIAL_UNIX)
-		janitor_add(r->janitor, r->o.serial_path);
-	if (is_unix(r->o.gdb))
-		janitor_add(r->janitor, r->o.gdb + strlen("unix:"));
+	each_socket(r, r->janitor);
 	if (jail_lock(&r->jail, has_user_net(r) ? JAIL_SOCKETS : 0, e))
 		return -1;
 	if (r->jail.missing[0])
@@ -137,7 +164,7 @@ static int build(struct run *r, struct error *e)
 		if (r->gdb_fd < 0)
 			return -1;
 	}
-	if (net_options_create(&r->o.nets, &r->o.machine, e) || open_trace(r, e) || create_serial(r, e))
+	if (net_options_create(&r->o.nets, &r->o.machine, e) || open_trace(r, e) || create_streams(r, e))
 		return -1;
 	r->machine = machine_create(&r->o.machine, e);
 	if (!r->machine)
@@ -171,8 +198,10 @@ static void destroy(struct run *r)
 		fclose(r->trace);
 	if (r->stats)
 		fclose(r->stats);
-	if (r->serial)
-		r->serial->ops->destroy(r->serial);
+	for (unsigned i = 0; i < MACHINE_SERIALS; i++)
+		destroy_stream(r->o.machine.serial[i]);
+	for (unsigned i = 0; i < VIRTIO_CONSOLE_PORTS_MAX; i++)
+		destroy_stream(r->console[i].chr);
 	janitor_finish(r->janitor);
 }
 

@@ -93,19 +93,23 @@ static int set_clock(struct run_options *o, const char *value)
 
 static int set_serial(struct run_options *o, const char *value)
 {
-	if (!strcmp(value, "stdio")) {
-		o->serial = SERIAL_STDIO;
-	} else if (!strcmp(value, "none")) {
-		o->serial = SERIAL_NONE;
-	} else if (!strncmp(value, "file:", 5) && value[5]) {
-		o->serial = SERIAL_FILE;
-		o->serial_path = value + 5;
-	} else if (!strncmp(value, "unix:", 5) && value[5]) {
-		o->serial = SERIAL_UNIX;
-		o->serial_path = value + 5;
-	} else {
-		return usage_error("--serial '%s' is none of stdio, none, file:F, unix:F", value);
-	}
+	if (o->serials == MACHINE_SERIALS)
+		return usage_error("--serial is given more than %u times", MACHINE_SERIALS);
+	return stream_parse_serial(&o->serial[o->serials++], value);
+}
+
+static int set_console(struct run_options *o, const char *value)
+{
+	struct stream_option *s = &o->console[o->consoles];
+
+	if (o->consoles == VIRTIO_CONSOLE_PORTS_MAX)
+		return usage_error("--console is given more than %u times", VIRTIO_CONSOLE_PORTS_MAX);
+	if (stream_parse_console(s, value))
+		return EXIT_USAGE;
+	for (unsigned i = 0; i < o->consoles; i++)
+		if (s->name[0] && !strcmp(s->name, o->console[i].name))
+			return usage_error("--console: two ports are named %s", s->name);
+	o->consoles++;
 	return 0;
 }
 
@@ -178,7 +182,9 @@ static const struct option_row rows[] = {
 	{ "cpu-model", ARG_REQUIRED, set_cpu_model, "NAME", "host (default), x86-64-v2, x86-64-v3, x86-64-v4" },
 	{ "clock", ARG_REQUIRED, set_clock, "KIND", "real (default), or virtual: time by instructions" },
 	{ "seed", ARG_REQUIRED, set_seed, "N", "random numbers of the virtual clock's machine" },
-	{ "serial", ARG_REQUIRED, set_serial, "WHERE", "stdio (default), none, file:F, unix:F" },
+	{ "serial", ARG_MANY, set_serial, "WHERE",
+	  "COM1, again: COM2 to 4: stdio (default), none, pty, file:F, unix:F" },
+	{ "console", ARG_MANY, set_console, "WHERE", "virtio console: stdio, pty, file:F, unix:F; ,name=N: a port" },
 	{ "gdb", ARG_REQUIRED, set_gdb, "WHERE", "wait for gdb on PORT (of 127.0.0.1) or unix:F" },
 	{ "debug-exit", ARG_NONE, set_debug_exit, NULL, "port F4H ends the machine with (value << 1) | 1" },
 	{ "test-device", ARG_NONE, set_test_device, NULL, "the device public bare-metal test suites expect" },
@@ -201,10 +207,11 @@ static const struct option_row rows[] = {
 
 void run_options_help(void)
 {
-	printf("usage: ectype run [OPTIONS] [DISK]\n"
-	       "Runs a machine. Without --kernel and --firmware: vmlinuz and initramfs of the cache,\n"
-	       "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills. A DISK alone is booted by\n"
-	       "SeaBIOS: the same as --disk DISK --firmware seabios.\n\n");
+	printf(
+	    "usage: ectype run [OPTIONS] [DISK]\n"
+	    "Runs a machine. Without --kernel and --firmware: vmlinuz and initramfs of the cache,\n"
+	    "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills. A DISK alone is booted by\n"
+	    "SeaBIOS: the same as --disk DISK --firmware seabios.\n\n");
 	for (unsigned i = 0; i < ARRAY_SIZE(rows) && rows[i].help; i++) {
 		char left[40];
 		const char *v = rows[i].value_name;
@@ -305,13 +312,31 @@ static int use_cache(struct run_options *o)
 	if (o->machine.append)
 		return 0;
 	/* A serial line does not tell the size of its terminal. */
-	if (o->serial == SERIAL_STDIO && isatty(STDIN_FILENO) && !ioctl(STDIN_FILENO, TIOCGWINSZ, &w) && w.ws_row &&
-	    w.ws_col)
+	if (o->serial[0].kind == STREAM_STDIO && isatty(STDIN_FILENO) && !ioctl(STDIN_FILENO, TIOCGWINSZ, &w) &&
+	    w.ws_row && w.ws_col)
 		snprintf(o->append, sizeof(o->append), DEFAULT_APPEND " ectype.rows=%u ectype.cols=%u", w.ws_row,
 			 w.ws_col);
 	else
 		snprintf(o->append, sizeof(o->append), DEFAULT_APPEND);
 	o->machine.append = o->append;
+	return 0;
+}
+
+/* COM1 is on the terminal if nothing else was said and no console is there. */
+static int check_streams(struct run_options *o)
+{
+	unsigned stdio = 0;
+
+	for (unsigned i = 0; i < o->consoles; i++)
+		stdio += o->console[i].kind == STREAM_STDIO;
+	if (!o->serials) {
+		o->serial[0].kind = stdio ? STREAM_NONE : STREAM_STDIO;
+		o->serials = 1;
+	}
+	for (unsigned i = 0; i < o->serials; i++)
+		stdio += o->serial[i].kind == STREAM_STDIO;
+	if (stdio > 1)
+		return usage_error("only one of --serial and --console can be stdio");
 	return 0;
 }
 
@@ -321,6 +346,9 @@ static int check_together(struct run_options *o)
 
 	if (o->bare && !m->kernel && !m->firmware)
 		m->firmware = "seabios";
+	if (check_streams(o))
+		return EXIT_USAGE;
+
 	if (m->kernel && m->firmware)
 		return usage_error("--kernel and --firmware exclude each other");
 	if (o->trace_path && !m->engine_options.trace)

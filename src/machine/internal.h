@@ -37,7 +37,8 @@ struct machine {
 
 	struct board board;
 	struct lapic_bus *lapics;
-	struct device *pic, *ioapic, *uart, *q35;
+	struct device *pic, *ioapic, *q35, *uart[MACHINE_SERIALS];
+	struct virtio *console; /* NULL: none */
 	struct {
 		struct block *image;
 		struct virtio *dev;

@@ -14,6 +14,7 @@
 #include "cpu/xstate.h"
 #include "cpu/linear.h"
 #include "dev/chipset/uart16550.h"
+#include "dev/virtio/console.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
 #include "mem/mmu.h"
@@ -138,7 +139,8 @@ struct machine *machine_create(const struct machine_config *cfg, struct error *e
 	atomic_init(&m->armed, CLOCK_NEVER);
 	pthread_mutex_init(&m->call_lock, NULL);
 	pthread_cond_init(&m->call_done, NULL);
-	if (check_config(m, e) || load_files(m, e) || machine_disks_open(m, e) || machine_tables_create(m, e) || create_parts(m, e))
+	if (check_config(m, e) || load_files(m, e) || machine_disks_open(m, e) || machine_tables_create(m, e) ||
+	    create_parts(m, e))
 		goto fail;
 	if (machine_start_anew(m, e) || m->engine->vcpu_attach(m->vcpu, e))
 		goto fail;
@@ -230,6 +232,24 @@ static void set_running(struct machine *m, bool running)
 	pthread_mutex_unlock(&m->call_lock);
 }
 
+static void machine_streams_start(struct machine *m)
+{
+	for (unsigned i = 0; i < MACHINE_SERIALS; i++)
+		if (m->uart[i])
+			m->cfg.serial[i]->ops->start(m->cfg.serial[i], m->door, uart_sink(m->uart[i]));
+	if (m->console)
+		virtio_console_start(m->console);
+}
+
+static void machine_streams_stop(struct machine *m)
+{
+	for (unsigned i = 0; i < MACHINE_SERIALS; i++)
+		if (m->uart[i])
+			m->cfg.serial[i]->ops->stop(m->cfg.serial[i]);
+	if (m->console)
+		virtio_console_stop(m->console);
+}
+
 void machine_run(struct machine *m, struct machine_result *out)
 {
 	struct error e = { .text = "" };
@@ -243,14 +263,12 @@ void machine_run(struct machine *m, struct machine_result *out)
 		return;
 	}
 	set_running(m, true);
-	if (m->uart)
-		m->cfg.serial->ops->start(m->cfg.serial, m->door, uart_sink(m->uart));
+	machine_streams_start(m);
 	clock_start(m->clock);
 	machine_loop(m);
 	clock_stop(m->clock);
 	fpu_park(m->vcpu);
-	if (m->uart)
-		m->cfg.serial->ops->stop(m->cfg.serial);
+	machine_streams_stop(m);
 	set_running(m, false);
 	machine_serve_calls(m); /* those that came too late for the loop */
 	wake_stop(m);

@@ -18,6 +18,9 @@
 struct machine;
 struct chr;
 struct net;
+struct virtio_console_port;
+
+#define MACHINE_SERIALS 4
 
 enum machine_clock { MACHINE_CLOCK_REAL, MACHINE_CLOCK_VIRTUAL };
 
@@ -49,9 +52,13 @@ struct machine_config {
 	bool debug_exit, test_device, no_reboot;
 	struct machine_disk disk[MACHINE_DISKS_MAX]; /* in the order of their PCI slots */
 	unsigned disks;
-	struct chr *serial; /* COM1; NULL: none. Owned by the caller */
 	struct machine_net nets[MACHINE_NETS_MAX]; /* network cards, in this order */
 	unsigned net_count;
+	struct chr *serial[MACHINE_SERIALS]; /* COM1 to COM4; NULL: none. Owned by the caller */
+	/* ports of a virtio console (dev/virtio/console.h); valid during machine_create(), the streams as long as the
+	 * machine */
+	const struct virtio_console_port *console;
+	unsigned consoles;
 	struct engine_options engine_options;
 	u64 insn_limit; /* stop (as by the debugger) after so many; 0: none. For tests */
 };
@@ -155,7 +162,7 @@ void machine_stats(struct machine *m, struct machine_stats *out);
 
 /* What the guest did with a disk. */
 struct machine_disk_stats {
-	const char *id, *format; /* "raw", "qcow2" */
+	const char *id, *format;			      /* "raw", "qcow2" */
 	u64 reads, writes, flushes, discards, zeroes, others; /* requests */
 	u64 read_bytes, written_bytes, errors;
 };
