@@ -67,7 +67,7 @@ def run(machine, network, initrd, engine, limit):
         out, err = p.communicate()
     text = out.decode(errors="replace").replace("\r", "")
     result = {}
-    for name, body in re.findall(r"^== (.*)\n(\{.*?^\})\n== end", text, re.S | re.M):
+    for name, body in re.findall(r"^== ([^\n]*)\n(\{.*?^\})\n== end", text, re.S | re.M):
         try:
             report = json.loads(body)
             result[name] = report["end"]["sum_received"]["bits_per_second"]
