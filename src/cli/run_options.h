@@ -14,6 +14,8 @@ struct run_options {
 	struct stream_option console[VIRTIO_CONSOLE_PORTS_MAX];
 	unsigned consoles;
 	struct net_options nets;
+	bool debugcon;
+	const char *debugcon_path; /* NULL: where COM1 goes, on stdio */
 	const char *gdb;
 	const char *trace_path, *symbols_path; /* NULL: stderr; none */
 	bool stats;

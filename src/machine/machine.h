@@ -48,7 +48,8 @@ struct machine_config {
 	const char *cpu_model; /* "host" or x86-64-v2.. */
 	/* what to boot: exactly one of kernel and firmware */
 	const char *kernel, *initrd, *append;
-	const char *firmware; /* path, or "seabios" */
+	const char *firmware;	   /* path, "seabios" or "ovmf" */
+	const char *firmware_vars; /* file of its variables, made if missing; NULL: in memory */
 	bool debug_exit, test_device, no_reboot;
 	struct machine_disk disk[MACHINE_DISKS_MAX]; /* in the order of their PCI slots */
 	unsigned disks;
@@ -59,6 +60,7 @@ struct machine_config {
 	 * machine */
 	const struct virtio_console_port *console;
 	unsigned consoles;
+	struct chr *debugcon; /* what goes to the debug console port; NULL: no such port. Owned by the caller */
 	struct engine_options engine_options;
 	u64 insn_limit; /* stop (as by the debugger) after so many; 0: none. For tests */
 };
