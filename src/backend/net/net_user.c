@@ -42,6 +42,7 @@
 #define RAISED_MSS 32768u /* libslirp's own limit of a segment */
 #define TX_RING (1u << 20)
 #define RX_RING (2u << 20)
+#define INPUT_BATCH 256
 #define TIMERS 4
 #define DNS_PORT 53
 
@@ -301,7 +302,8 @@ static void take_input(struct net_user *u)
 	const u8 *packet;
 	u32 len;
 
-	while ((len = net_ring_peek(&u->port.tx, &packet)) && !atomic_load(&u->port.stop)) {
+	/* sockets and timers have their turn while the guest goes on sending */
+	for (unsigned i = 0; i < INPUT_BATCH && (len = net_ring_peek(&u->port.tx, &packet)); i++) {
 		struct virtio_net_hdr_v1 h;
 		/* the ring's copy: nobody else writes it */
 		u8 *frame = (u8 *)(uintptr_t)packet + NET_HEADER;
