@@ -8,6 +8,7 @@ packages and a temporary directory beside the output, which also an
 interrupted run removes. The output appears under its name when it is whole.
 """
 import argparse
+import fcntl
 import grp
 import io
 import os
@@ -85,6 +86,10 @@ systemctl --quiet disable systemd-networkd-wait-online.service
 rm -f /etc/ssh/ssh_host_* /etc/.resolv.conf.systemd-resolved.bak /var/lib/systemd/random-seed
 mkdir -p /boot/efi
 """
+
+# Before the program that it turns into: someone who ends the whole group when this process, which holds the other end
+# of the pipe, is gone without having been able to (SIGKILL). mmdebstrap's parent process passes no signal on.
+GUARD = "(exec >/dev/null 2>&1; read _ <&{fd}; kill -TERM 0) & exec {fd}<&-; exec \"$@\""
 
 
 class Interrupted(BaseException):
@@ -346,8 +351,8 @@ def setup_script(a):
 
 
 class Build:
-    def __init__(self, a, folder, progress):
-        self.a, self.folder, self.progress = a, folder, progress
+    def __init__(self, a, folder, lock, progress):
+        self.a, self.folder, self.lock, self.progress = a, folder, lock, progress
         self.layout = disk.Layout(a.size)
         self.root = os.geteuid() == 0
         self.tree = self.path("tree")
@@ -403,8 +408,12 @@ class Build:
             os.mkdir(self.tree)
         command = self.mmdebstrap_command()
         # a group of their own: Ctrl-C reaches this program alone, which then ends them in order
-        making = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=None if self.root else subprocess.PIPE,
-                                  stderr=subprocess.PIPE, text=True, errors="replace", env=env, process_group=0)
+        alive, ours = os.pipe()
+        guarded = ["sh", "-c", GUARD.format(fd=alive), "sh", *command]
+        making = subprocess.Popen(guarded, stdin=subprocess.DEVNULL, stdout=None if self.root else subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True, errors="replace", env=env, process_group=0,
+                                  pass_fds=(alive, self.lock))
+        os.close(alive)
         unpacking = None
         try:
             if self.root:
@@ -420,6 +429,7 @@ class Build:
         finally:
             for p in (making, unpacking):
                 end(p)
+            os.close(ours)
         self.keep_packages()
 
     def keep_packages(self):
@@ -520,8 +530,31 @@ def convert(source, target, form):
 
 
 def temporary(beside):
+    """A directory beside a file, and a lock on it as a descriptor. What a killed run has left there for the same
+    file goes; a run that is alive, or a child that outlived it, holds the lock."""
     folder, name = os.path.split(os.path.abspath(beside))
-    return tempfile.mkdtemp(prefix=f".{name}.", dir=folder)
+    for old in os.listdir(folder):
+        path = os.path.join(folder, old)
+        if re.fullmatch(re.escape(f".{name}.") + "[a-z0-9_]{8}", old) and os.path.isdir(path) and not os.path.islink(path):
+            try:
+                lock = os.open(path + "/lock", os.O_RDWR | os.O_NOFOLLOW)
+            except OSError:
+                continue
+            if locked(lock):
+                remove(path)
+            os.close(lock)
+    path = tempfile.mkdtemp(prefix=f".{name}.", dir=folder)
+    lock = os.open(path + "/lock", os.O_RDWR | os.O_CREAT, 0o600)
+    locked(lock)
+    return path, lock
+
+
+def locked(fd):
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
 
 
 def remove(folder):
@@ -539,18 +572,19 @@ def remove(folder):
 
 
 def with_temporary(beside, work):
-    """work(folder); the folder is gone afterwards, whatever happens."""
+    """work(folder, its lock); the folder is gone afterwards, whatever happens."""
     def interrupted(number, _):
         raise Interrupted(number)
     for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(s, interrupted)
-    folder = temporary(beside)
+    folder, lock = temporary(beside)
     try:
-        return work(folder)
+        return work(folder, lock)
     finally:
         for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(s, signal.SIG_IGN)
         remove(folder)
+        os.close(lock)
 
 
 def publish(new, a):
@@ -580,8 +614,8 @@ def create(args):
         check_namespaces()
     progress = Progress(4 if a.format == "qcow2" else 3)
     try:
-        def work(folder):
-            publish(Build(a, folder, progress).make(), a)
+        def work(folder, lock):
+            publish(Build(a, folder, lock, progress).make(), a)
         with_temporary(a.file, work)
     finally:
         progress.close()
@@ -603,7 +637,7 @@ def kernel(args):
         raise Failed(f"{a.dir} is not a directory", 2)
     made = not os.path.exists(a.dir)
 
-    def work(folder):
+    def work(folder, _):
         raw = a.file
         with open(a.file, "rb") as f:
             magic = f.read(4)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """ectype image: bad requests are one line and status 2 with nothing changed; overlays and conversions hold what they
 should, as qemu-img sees it too; an image creation that is interrupted leaves nothing behind."""
+import fcntl
 import json
 import os
 import random
@@ -12,7 +13,7 @@ import tempfile
 import time
 
 from bad_input import refuses, snapshot
-from guest import ECTYPE, IS_QEMU, finish, ok, skip
+from guest import ECTYPE, IS_QEMU, SLOW, finish, ok, skip
 
 MIB = 1 << 20
 
@@ -133,10 +134,9 @@ def interrupted(folder):
     """Ctrl-C at several moments: nothing is left, and the status says so."""
     empty = os.path.join(folder, "x")
     os.mkdir(empty)
-    p = image("create", os.path.join(empty, "i.raw"), "--size", "nothing")
     if "packages" in (p := image("create", os.path.join(empty, "i.raw"), "--mirror", "http://127.0.0.1:9/")).stderr and p.returncode == 2:
         skip("image create", p.stderr.strip())
-        return
+        return False
     ok("create: a mirror that is not there", p.returncode == 1 and not os.listdir(empty), f"{p.returncode} {p.stderr[-500:]} {os.listdir(empty)}")
     mounts = open("/proc/self/mounts", encoding="utf-8").read()
     for number, after in ((signal.SIGINT, 0.7), (signal.SIGTERM, 4), (signal.SIGINT, 9)):
@@ -155,6 +155,42 @@ def interrupted(folder):
         left = [n for n in set(os.listdir("/tmp")) - before if n.startswith("mmdebstrap.")]
         ok("create: nothing is left in /tmp, nothing is mounted", not left and
            open("/proc/self/mounts", encoding="utf-8").read() == mounts, left)
+    return True
+
+
+def killed(folder):
+    """kill -9: no image, no process that goes on; the next run for the same name clears up."""
+    empty = os.path.join(folder, "k")
+    os.mkdir(empty)
+    target = os.path.join(empty, "i.raw")
+    p = subprocess.Popen([ECTYPE, "image", "create", target], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL)
+    time.sleep(6)
+    p.kill()
+    p.wait()
+
+    def left():
+        return [c for c in command_lines() if empty in c]
+    deadline = time.monotonic() + 30 * SLOW
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    ok("create: killed, nothing of it goes on", not left(), left())
+    names = os.listdir(empty)
+    ok("create: killed, there is no image", len(names) == 1 and names[0].startswith(".i.raw."), names)
+    live = tempfile.mkdtemp(prefix=".i.raw.", dir=empty)
+    with open(live + "/lock", "w", encoding="ascii") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        image("create", target, "--mirror", "http://127.0.0.1:9/")
+        ok("create: the next run removes what is left, not what is in use", os.listdir(empty) == [os.path.basename(live)], os.listdir(empty))
+
+
+def command_lines():
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                yield f.read().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
 
 
 if __name__ == "__main__":
@@ -166,5 +202,6 @@ if __name__ == "__main__":
         os.chdir(tmp)
         bad_requests(tmp)
         disks(tmp)
-        interrupted(tmp)
+        if interrupted(tmp):
+            killed(tmp)
     finish()
