@@ -141,6 +141,7 @@ def block():
 # What every day runs under the reference is what it does itself: kernels, gdb, determinism, the ends of a guest.
 GUEST = {
     "bad_input.py": (120, True, ("auto",), ()),
+    "balloon.py": (300, False, ("dbt",), ("interp",)),
     "boot.py": (420, False, ENGINES, ()),
     "compile.py": (420, False, ("dbt",), ("interp",)),
     "console.py": (180, False, ("dbt",), ("interp",)),

@@ -163,6 +163,32 @@ static int set_net(struct run_options *o, const char *value)
 	return net_options_parse(&o->nets, value);
 }
 
+/* "off", or SIZE and reporting=on|off with a comma between, each of them optional. */
+static int set_balloon(struct run_options *o, const char *value)
+{
+	struct machine_config *m = &o->machine;
+	char text[64], *rest = text, *part;
+
+	if (!strcmp(value, "off")) {
+		m->balloon = false;
+		return 0;
+	}
+	if (!*value || strlen(value) >= sizeof(text))
+		goto bad;
+	strcpy(text, value);
+	while ((part = strsep(&rest, ","))) {
+		if (!strcmp(part, "reporting=on") || !strcmp(part, "reporting=off"))
+			m->balloon_reporting = part[11] == 'n';
+		else if (part != text || parse_size(part, &m->balloon_target))
+			goto bad;
+	}
+	if (m->balloon_target % MiB)
+		return usage_error("--balloon '%s': the size is no multiple of 1M", value);
+	return 0;
+bad:
+	return usage_error("--balloon '%s' is neither off nor [SIZE][,reporting=on|off] (256M)", value);
+}
+
 static int refuse_share(struct run_options *o, const char *value)
 {
 	return usage_error("--share: shared directories are not built yet");
@@ -213,6 +239,7 @@ static const struct option_row rows[] = {
 	{ "perf-map", ARG_NONE, set_perf_map, NULL, "write /tmp/perf-PID.map for perf" },
 	{ "guest-symbols", ARG_REQUIRED, set_symbols, "F", "names for both: System.map, kallsyms or ELF" },
 	{ "net", ARG_MANY, set_net, "KIND", "network card: user, tap=NAME, none (default); see below" },
+	{ "balloon", ARG_REQUIRED, set_balloon, "SIZE", "memory to take from the guest, or off; see below" },
 	{ "jail", ARG_REQUIRED, set_jail, "on|off", "give up files, rights and system calls first; default on" },
 	{ "help", ARG_NONE, set_help, NULL, "this" },
 	/* in the plan, not in --help */
@@ -241,6 +268,8 @@ void run_options_help(void)
 	printf("\n--disk FILE[,format=raw|qcow2][,readonly][,snapshot][,cache=writeback|none|unsafe]\n"
 	       "       [,serial=S][,id=NAME][,queues=N]; once for each disk. A comma in a name is written\n"
 	       "twice. snapshot: the file is only read, and what the guest writes is lost at the end.\n"
+	       "\n--balloon off: no balloon device; --balloon [SIZE][,reporting=on|off]: SIZE of --memory goes\n"
+	       "back to the host while the guest can do without; reporting (default): so does what is free.\n"
 	       "\n--net user[,hostfwd=tcp|udp:[ADDR]:HPORT-[GADDR]:GPORT]...[,restrict][,hostname=H][,mac=M]\n"
 	       "--net tap=NAME[,queues=N][,mac=M]; once for each card.\n"
 	       "\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
@@ -392,7 +421,9 @@ int run_options_parse(struct run_options *o, int argc, char **argv)
 			     .memory = DEFAULT_MEMORY,
 			     .cpus = 1,
 			     .engine = "auto",
-			     .cpu_model = "host" },
+			     .cpu_model = "host",
+			     .balloon = true,
+			     .balloon_reporting = true },
 	};
 	while (i < argc && !ret)
 		ret = parse_one(o, argc, argv, &i, &seen);

@@ -25,6 +25,7 @@
 #include "dev/chipset/testdev.h"
 #include "dev/chipset/uart16550.h"
 #include "dev/pci/q35.h"
+#include "dev/virtio/balloon.h"
 #include "dev/virtio/console.h"
 #include "dev/virtio/net.h"
 #include "dev/virtio/rng.h"
@@ -461,14 +462,26 @@ static bool create_chipset(struct machine *m)
 	return m->q35;
 }
 
-/* What is plugged into the PCI bus. The entropy device is in every machine; others follow in the order of the
- * command line, in the next free slots. */
+static int create_balloon(struct machine *m, struct pci_bus *bus, struct error *e)
+{
+	const struct virtio_balloon_config cfg = { m->cfg.balloon_target, m->cfg.balloon_reporting };
+
+	if (!m->cfg.balloon)
+		return 0;
+	m->balloon = virtio_balloon_create(&m->board, bus, LAYOUT_SLOT_BALLOON, &cfg);
+	return m->balloon ? 0 : error_set(e, "not enough host memory for the balloon");
+}
+
+/* What is plugged into the PCI bus. Entropy device and balloon have slots of their own; others follow in the order of
+ * the command line, in the next free slots. */
 static int create_pci_devices(struct machine *m, struct error *e)
 {
 	struct pci_bus *bus = q35_bus(m->q35);
 
 	if (virtio_rng_create(&m->board, bus, LAYOUT_SLOT_RNG) < 0)
 		return error_set(e, "not enough host memory for the entropy device");
+	if (create_balloon(m, bus, e))
+		return -1;
 	if (m->cfg.consoles) {
 		m->console = virtio_console_create(&m->board, bus, 0, m->cfg.console, m->cfg.consoles);
 		if (!m->console)

@@ -38,7 +38,7 @@ struct machine {
 	struct board board;
 	struct lapic_bus *lapics;
 	struct device *pic, *ioapic, *q35, *uart[MACHINE_SERIALS];
-	struct virtio *console; /* NULL: none */
+	struct virtio *console, *balloon; /* NULL: none */
 	struct {
 		struct block *image;
 		struct virtio *dev;

@@ -18,6 +18,7 @@
 struct machine;
 struct chr;
 struct net;
+struct virtio;
 struct virtio_console_port;
 
 #define MACHINE_SERIALS 4
@@ -60,6 +61,10 @@ struct machine_config {
 	 * machine */
 	const struct virtio_console_port *console;
 	unsigned consoles;
+	/* A memory balloon that is to hold `balloon_target` bytes, a multiple of 1 MiB below `memory`
+	 * (dev/virtio/balloon.h). */
+	bool balloon, balloon_reporting;
+	u64 balloon_target;
 	struct chr *debugcon; /* what goes to the debug console port; NULL: no such port. Owned by the caller */
 	struct engine_options engine_options;
 	u64 insn_limit; /* stop (as by the debugger) after so many; 0: none. For tests */
@@ -121,6 +126,8 @@ struct memory *machine_memory(struct machine *m);
 struct clock *machine_clock(struct machine *m);
 struct board *machine_board(struct machine *m);
 const struct machine_config *machine_config(const struct machine *m);
+/* The memory balloon, for the functions of dev/virtio/balloon.h; NULL: there is none. */
+struct virtio *machine_balloon(struct machine *m);
 /* Why the engine was chosen; one line about what is booted. */
 const struct engine_verdict *machine_verdict(const struct machine *m);
 const char *machine_guest(const struct machine *m);
