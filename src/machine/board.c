@@ -21,6 +21,7 @@
 #include "dev/chipset/testdev.h"
 #include "dev/chipset/uart16550.h"
 #include "dev/pci/q35.h"
+#include "dev/virtio/rng.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
 #include "cpu/linear.h"
@@ -397,7 +398,19 @@ static bool create_chipset(struct machine *m)
 		cfg.gsi[i] = (struct irq){ .fn = pirq_gsi, .opaque = m, .n = LAYOUT_GSI_PIRQ + i };
 	for (unsigned i = 0; i < 16; i++)
 		cfg.pic[i] = (struct irq){ .fn = pirq_pic, .opaque = m, .n = i };
-	return q35_create(&m->board, &cfg);
+	m->q35 = q35_create(&m->board, &cfg);
+	return m->q35;
+}
+
+/* What is plugged into the PCI bus. The entropy device is in every machine; others follow in the order of the
+ * command line, in the next free slots. */
+static int create_pci_devices(struct machine *m, struct error *e)
+{
+	struct pci_bus *bus = q35_bus(m->q35);
+
+	if (virtio_rng_create(&m->board, bus, LAYOUT_SLOT_RNG) < 0)
+		return error_set(e, "not enough host memory for the entropy device");
+	return 0;
 }
 
 int machine_board_create(struct machine *m, struct error *e)
@@ -419,6 +432,8 @@ int machine_board_create(struct machine *m, struct error *e)
 	board_attach(&m->board, &m->lines);
 	if (!create_apics(m) || !create_legacy(m) || !create_testdev(m) || !create_chipset(m))
 		return error_set(e, "not enough host memory for the devices");
+	if (create_pci_devices(m, e) < 0)
+		return -1;
 	struct device *cfg = fw_cfg_create(&m->board);
 
 	if (!cfg || (boot_is_firmware(m->image) && machine_tables_to_firmware(m, cfg) < 0))

@@ -44,4 +44,7 @@ enum layout_prio {
 #define LAYOUT_GSI_PIRQ 16 /* PIRQ A..H */
 #define LAYOUT_COM1 0x3f8
 
+/* PCI slots with a device of their own: 0 host bridge, 31 LPC bridge. The others are free, from 1 on. */
+#define LAYOUT_SLOT_RNG 1
+
 #endif

@@ -103,6 +103,19 @@ void pci_bar_io(struct pci_dev *d, unsigned n, u32 size, const struct io_ops *op
 	set_bar_masks(d, n, 1);
 }
 
+unsigned pci_add_cap(struct pci_dev *d, u8 id, unsigned len)
+{
+	unsigned off = d->cap_end ? d->cap_end : 0x40;
+
+	assert(len >= 2 && off + len <= 0x100);
+	d->config[d->cap_last ? d->cap_last + 1 : PCI_CAPABILITIES] = off;
+	d->config[PCI_STATUS] |= PCI_STATUS_CAP_LIST;
+	d->config[off] = id;
+	d->cap_last = off;
+	d->cap_end = MIN((off + len + 3) & ~3u, 0xff);
+	return off;
+}
+
 /* Where a BAR should be, false if nowhere. */
 static bool bar_target(const struct pci_dev *d, unsigned n, u64 *addr)
 {
@@ -193,11 +206,13 @@ static struct pci_dev *find(struct pci_bus *bus, unsigned bdf)
 
 u32 pci_config_read(struct pci_bus *bus, unsigned bdf, unsigned off, unsigned size)
 {
-	const struct pci_dev *d = find(bus, bdf);
+	struct pci_dev *d = find(bus, bdf);
 	u32 v = 0;
 
 	if (!d || size > 4 || off > PCI_CONFIG_SIZE - size)
 		return ~0u;
+	if (d->config_read)
+		d->config_read(d, off, size);
 	for (unsigned i = 0; i < size; i++)
 		v |= (u32)d->config[off + i] << 8 * i;
 	return v;
@@ -276,6 +291,14 @@ void pci_bus_set_ecam(struct pci_bus *bus, gpa_t base, u64 len, bool enabled)
 {
 	region_set_len(bus->mem, bus->ecam, len);
 	region_set(bus->mem, bus->ecam, base, enabled);
+}
+
+unsigned pci_free_slot(const struct pci_bus *bus)
+{
+	for (unsigned slot = 1; slot < 31; slot++)
+		if (!bus->devs[PCI_DEVFN(slot, 0)])
+			return slot;
+	return 0;
 }
 
 int pci_add(struct pci_bus *bus, struct pci_dev *d, u8 devfn)

@@ -33,6 +33,9 @@
 #define PCI_INTERRUPT_LINE 0x3c
 #define PCI_INTERRUPT_PIN 0x3d
 
+#define PCI_CAP_VENDOR 0x09
+#define PCI_CAP_MSIX 0x11
+
 #define PCI_MMIO_PRIO (-16) /* below RAM, as if the chipset decoded RAM first */
 
 struct pci_bus;
@@ -61,7 +64,10 @@ struct pci_dev {
 	struct pci_bar bars[PCI_BARS];
 	/* After a configuration write (already stored) and after load; may be NULL. */
 	void (*config_written)(struct pci_dev *d, unsigned off, unsigned size);
+	/* Before a configuration read, for registers that get their value then: writes it to `config`. May be NULL. */
+	void (*config_read)(struct pci_dev *d, unsigned off, unsigned size);
 	void *opaque;
+	u8 cap_last, cap_end; /* pci_add_cap() */
 };
 
 /* Line `pirq` (0-7, PIRQA# to PIRQH#) of the bus changed. */
@@ -86,10 +92,16 @@ void pci_init(struct pci_dev *d, u16 vendor, u16 device, u32 class_code, u8 revi
 void pci_bar_mmio(struct pci_dev *d, unsigned n, u64 size, bool is64, bool prefetch, const struct io_ops *ops,
 		  void *opaque, const char *name);
 void pci_bar_io(struct pci_dev *d, unsigned n, u32 size, const struct io_ops *ops, void *opaque, const char *name);
+/* A capability of `len` bytes (its two-byte header included) behind those there are, before pci_add(). Returns where
+ * it begins in `config`; the rest of it is zero and read-only. Up to FFh there must be room. */
+unsigned pci_add_cap(struct pci_dev *d, u8 id, unsigned len);
 /* Puts the function on the bus; it stays the caller's. 0, or -1 if the slot is
  * taken or memory lacks. */
 int pci_add(struct pci_bus *bus, struct pci_dev *d, u8 devfn);
 void pci_remove(struct pci_dev *d);
+
+/* The lowest of slots 1 to 30 without a function, 0 if there is none. */
+unsigned pci_free_slot(const struct pci_bus *bus);
 
 /* Drive the function's INTx pin (PCI_INTERRUPT_PIN must be set). */
 void pci_set_irq(struct pci_dev *d, bool level);

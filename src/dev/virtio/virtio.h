@@ -106,6 +106,7 @@ struct virtio {
 	u64 features; /* agreed on, valid from FEATURES_OK */
 	u8 status;
 	u8 generation; /* of the configuration (2.5.3) */
+	bool master;   /* the function may touch memory: bus mastering is on. Else queues look empty */
 	struct virtio_pci *pci;
 };
 
@@ -142,12 +143,16 @@ struct virtq_buf {
 	gpa_t gpa[VIRTQ_IOV_MAX];
 };
 /* The next chain into *b: 1, 0 if there is none, -1 if the ring is broken (virtio_broken() was called). Of *b
- * only what is used is written. */
+ * only what is used is written. Buffers of no bytes are left out, so out_n and in_n can both be 0. At most `size`
+ * chains are ever popped and not pushed. */
 int virtq_pop(struct virtq *q, struct virtq_buf *b);
 /* Like virtq_pop(), but only says whether there is one. */
 bool virtq_empty(struct virtq *q);
 /* Gives the last `n` popped chains back, as if they had not been popped. */
 void virtq_unpop(struct virtq *q, unsigned n);
+/* The chain at `head` once more, for a device that has popped it and kept no more than the head through save and
+ * load. 0, or -1 if it is broken. */
+int virtq_get(struct virtq *q, u16 head, struct virtq_buf *b);
 /* Puts the chain into the used ring with `written` bytes of its writable part, which the device has stored there:
  * engines are told. No interrupt yet. */
 void virtq_push(struct virtq *q, const struct virtq_buf *b, u32 written);
