@@ -45,6 +45,7 @@ u64 acpi_pci64_base(u64 ram);
 struct acpi_config {
 	unsigned cpus;	    /* 1..254, APIC ids from 0 */
 	u64 ram;	    /* bytes */
+	unsigned serial;    /* bit n: COM(n + 1) is there */
 	unsigned ioapic_id; /* what the IOAPIC's ID register reads at reset */
 };
 

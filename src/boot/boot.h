@@ -54,6 +54,12 @@ struct boot_layout {
 
 /* Bytes of `ram` that lie below 4 GiB; the others start at 4 GiB. */
 u64 boot_low_ram(u64 ram);
+/* Where a PC has its serial ports, COM1 to COM4. */
+#define BOOT_COMS 4
+static const struct {
+	u16 port;
+	u8 irq;
+} boot_com[BOOT_COMS] = { { 0x3f8, 4 }, { 0x2f8, 3 }, { 0x3e8, 4 }, { 0x2e8, 3 } };
 /* Where the ACPI tables of a direct boot go: the top of low RAM. */
 gpa_t boot_acpi_area(u64 ram);
 /* The memory map of a machine with `ram` bytes (at least 2 MiB); acpi_rsdp stays as it is.

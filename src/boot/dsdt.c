@@ -48,15 +48,16 @@ static void dsdt_prt(struct aml *a)
 	aml_end(a, outer);
 }
 
-static void dsdt_isa_device(struct aml *a, const char *name, const char *hid, u16 port, unsigned len, u16 port2,
-			    unsigned irq)
+/* `uid` 0: none. */
+static void dsdt_isa_device(struct aml *a, const char *name, const char *hid, unsigned uid, u16 port, unsigned len,
+			    u16 port2, unsigned irq)
 {
 	size_t dev = aml_device(a, name), crs;
 
 	aml_name(a, "_HID");
 	aml_eisa_id(a, hid);
-	if (port == 0x3f8)
-		aml_name_int(a, "_UID", 1); /* COM1 */
+	if (uid)
+		aml_name_int(a, "_UID", uid);
 	crs = aml_crs(a);
 	aml_io(a, port, len);
 	if (port2)
@@ -66,14 +67,19 @@ static void dsdt_isa_device(struct aml *a, const char *name, const char *hid, u1
 	aml_end(a, dev);
 }
 
-static void dsdt_isa(struct aml *a)
+static void dsdt_isa(struct aml *a, const struct acpi_config *c)
 {
 	size_t isa = aml_device(a, "ISA_");
 
 	aml_name_int(a, "_ADR", 0x001f0000);
-	dsdt_isa_device(a, "RTC_", "PNP0B00", 0x70, 2, 0, 8);
-	dsdt_isa_device(a, "KBD_", "PNP0303", 0x60, 1, 0x64, 1);
-	dsdt_isa_device(a, "COM1", "PNP0501", 0x3f8, 8, 0, 4);
+	dsdt_isa_device(a, "RTC_", "PNP0B00", 0, 0x70, 2, 0, 8);
+	dsdt_isa_device(a, "KBD_", "PNP0303", 0, 0x60, 1, 0x64, 1);
+	for (unsigned i = 0; i < BOOT_COMS; i++) {
+		const char name[5] = { 'C', 'O', 'M', (char)('1' + i) };
+
+		if (c->serial & BIT(i))
+			dsdt_isa_device(a, name, "PNP0501", i + 1, boot_com[i].port, 8, 0, boot_com[i].irq);
+	}
 	aml_end(a, isa);
 }
 
@@ -134,7 +140,7 @@ static void dsdt_pci(struct aml *a, const struct acpi_config *c)
 	aml_u8(a, 0x6b);
 	aml_end(a, mark);
 	dsdt_prt(a);
-	dsdt_isa(a);
+	dsdt_isa(a, c);
 	dsdt_reserved(a);
 	aml_end(a, pci);
 	dsdt_fw_cfg(a);

@@ -129,7 +129,9 @@ static int check_machine(struct command *l)
 {
 	if (l->has_clock && l->run.machine.clock != MACHINE_CLOCK_VIRTUAL)
 		return usage_error("lockstep: only the virtual clock makes two runs equal");
-	if (l->run.serial == SERIAL_UNIX)
+	if (l->run.serials > 1 || l->run.consoles)
+		return usage_error("lockstep: one serial port is all there is here, and no --console");
+	if (l->run.serial[0].kind == STREAM_UNIX || l->run.serial[0].kind == STREAM_PTY)
 		return usage_error("lockstep: --serial is stdio, none or file:F here: nothing is read from it");
 	l->run.machine.clock = MACHINE_CLOCK_VIRTUAL;
 	if (!l->has_memory)
@@ -237,12 +239,12 @@ static int report(const struct command *l, const struct lockstep_result *r)
 
 static int open_console(struct command *l)
 {
-	if (l->run.serial == SERIAL_STDIO)
+	if (l->run.serial[0].kind == STREAM_STDIO)
 		l->console = stdout;
-	if (l->run.serial != SERIAL_FILE)
+	if (l->run.serial[0].kind != STREAM_FILE)
 		return 0;
-	l->console = fopen(l->run.serial_path, "w");
-	return l->console ? 0 : usage_error("--serial: cannot create %s", l->run.serial_path);
+	l->console = fopen(l->run.serial[0].path, "w");
+	return l->console ? 0 : usage_error("--serial: cannot create %s", l->run.serial[0].path);
 }
 
 static int run(struct command *l)
@@ -284,7 +286,7 @@ int cmd_lockstep(int argc, char **argv)
 		.opaque = l,
 	};
 	status = parse(l, argc, argv);
-	l->c.serial = l->run.serial != SERIAL_NONE;
+	l->c.serial = l->run.serial[0].kind != STREAM_NONE;
 	if (!status && l->run.help) {
 		fputs(usage, stdout);
 		status = fflush(stdout) ? EXIT_UNFINISHED : EXIT_OK;

@@ -19,7 +19,7 @@
 
 struct run {
 	struct run_options o;
-	struct chr *serial;
+	struct virtio_console_port console[VIRTIO_CONSOLE_PORTS_MAX];
 	struct machine *machine;
 	struct gdb *gdb;
 	int gdb_fd;
@@ -35,25 +35,36 @@ static void stop(void *opaque)
 		machine_stop(r->machine);
 }
 
-static int create_serial(struct run *r, struct error *e)
+static int create_streams(struct run *r, struct error *e)
 {
 	const struct chr_stdio_actions actions = { .quit = stop, .opaque = r };
 
-	switch (r->o.serial) {
-	case SERIAL_NONE:
-		return 0;
-	case SERIAL_STDIO:
-		r->serial = chr_stdio_create(&actions, e);
-		break;
-	case SERIAL_FILE:
-		r->serial = chr_file_create(r->o.serial_path, e);
-		break;
-	case SERIAL_UNIX:
-		r->serial = chr_unix_create(r->o.serial_path, e);
-		break;
+	for (unsigned i = 0; i < r->o.serials; i++) {
+		if (r->o.serial[i].kind == STREAM_NONE)
+			continue;
+		r->o.machine.serial[i] = stream_create(&r->o.serial[i], "--serial", &actions, e);
+		if (!r->o.machine.serial[i])
+			return -1;
 	}
-	r->o.machine.serial = r->serial;
-	return r->serial ? 0 : -1;
+	for (unsigned i = 0; i < r->o.consoles; i++) {
+		const struct stream_option *o = &r->o.console[i];
+
+		r->console[i] = (struct virtio_console_port){
+			.chr = stream_create(o, "--console", &actions, e),
+			.name = o->name[0] ? o->name : NULL,
+		};
+		if (!r->console[i].chr)
+			return -1;
+	}
+	r->o.machine.console = r->console;
+	r->o.machine.consoles = r->o.consoles;
+	return 0;
+}
+
+static void destroy_stream(struct chr *c)
+{
+	if (c)
+		c->ops->destroy(c);
 }
 
 /* Where the trace goes: to a file by whole lines, for a run may end badly. */
@@ -90,7 +101,7 @@ static int build(struct run *r, struct error *e)
 		if (r->gdb_fd < 0)
 			return -1;
 	}
-	if (open_trace(r, e) || create_serial(r, e))
+	if (open_trace(r, e) || create_streams(r, e))
 		return -1;
 	r->machine = machine_create(&r->o.machine, e);
 	if (!r->machine)
@@ -119,8 +130,10 @@ static void destroy(struct run *r)
 	guest_symbols_free(r->symbols);
 	if (r->trace)
 		fclose(r->trace);
-	if (r->serial)
-		r->serial->ops->destroy(r->serial);
+	for (unsigned i = 0; i < MACHINE_SERIALS; i++)
+		destroy_stream(r->o.machine.serial[i]);
+	for (unsigned i = 0; i < VIRTIO_CONSOLE_PORTS_MAX; i++)
+		destroy_stream(r->console[i].chr);
 }
 
 static void print_line(void *opaque, const char *text)

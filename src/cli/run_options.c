@@ -1,6 +1,6 @@
 /*
  * Options of `ectype run`: one row an option. They are given as --name value
- * or --name=value, in full and at most once; everything is checked before
+ * or --name=value, in full, most of them at most once; everything is checked before
  * anything is opened or created.
  */
 #include "cli/run_options.h"
@@ -19,7 +19,8 @@
 /* What the machine of the cache is started with. */
 #define DEFAULT_APPEND "console=ttyS0 quiet"
 
-enum argument { ARG_NONE, ARG_REQUIRED, ARG_OPTIONAL };
+/* ARG_MANY: required, and the option may be given more than once. */
+enum argument { ARG_NONE, ARG_REQUIRED, ARG_OPTIONAL, ARG_MANY };
 
 struct option_row {
 	const char *name;
@@ -91,19 +92,23 @@ static int set_clock(struct run_options *o, const char *value)
 
 static int set_serial(struct run_options *o, const char *value)
 {
-	if (!strcmp(value, "stdio")) {
-		o->serial = SERIAL_STDIO;
-	} else if (!strcmp(value, "none")) {
-		o->serial = SERIAL_NONE;
-	} else if (!strncmp(value, "file:", 5) && value[5]) {
-		o->serial = SERIAL_FILE;
-		o->serial_path = value + 5;
-	} else if (!strncmp(value, "unix:", 5) && value[5]) {
-		o->serial = SERIAL_UNIX;
-		o->serial_path = value + 5;
-	} else {
-		return usage_error("--serial '%s' is none of stdio, none, file:F, unix:F", value);
-	}
+	if (o->serials == MACHINE_SERIALS)
+		return usage_error("--serial is given more than %u times", MACHINE_SERIALS);
+	return stream_parse_serial(&o->serial[o->serials++], value);
+}
+
+static int set_console(struct run_options *o, const char *value)
+{
+	struct stream_option *s = &o->console[o->consoles];
+
+	if (o->consoles == VIRTIO_CONSOLE_PORTS_MAX)
+		return usage_error("--console is given more than %u times", VIRTIO_CONSOLE_PORTS_MAX);
+	if (stream_parse_console(s, value))
+		return EXIT_USAGE;
+	for (unsigned i = 0; i < o->consoles; i++)
+		if (s->name[0] && !strcmp(s->name, o->console[i].name))
+			return usage_error("--console: two ports are named %s", s->name);
+	o->consoles++;
 	return 0;
 }
 
@@ -172,7 +177,9 @@ static const struct option_row rows[] = {
 	{ "cpu-model", ARG_REQUIRED, set_cpu_model, "NAME", "host (default), x86-64-v2, x86-64-v3, x86-64-v4" },
 	{ "clock", ARG_REQUIRED, set_clock, "KIND", "real (default), or virtual: time by instructions" },
 	{ "seed", ARG_REQUIRED, set_seed, "N", "random numbers of the virtual clock's machine" },
-	{ "serial", ARG_REQUIRED, set_serial, "WHERE", "stdio (default), none, file:F, unix:F" },
+	{ "serial", ARG_MANY, set_serial, "WHERE",
+	  "COM1, again: COM2 to 4: stdio (default), none, pty, file:F, unix:F" },
+	{ "console", ARG_MANY, set_console, "WHERE", "virtio console: stdio, pty, file:F, unix:F; ,name=N: a port" },
 	{ "gdb", ARG_REQUIRED, set_gdb, "WHERE", "wait for gdb on PORT (of 127.0.0.1) or unix:F" },
 	{ "debug-exit", ARG_NONE, set_debug_exit, NULL, "port F4H ends the machine with (value << 1) | 1" },
 	{ "test-device", ARG_NONE, set_test_device, NULL, "the device public bare-metal test suites expect" },
@@ -239,14 +246,14 @@ static int parse_one(struct run_options *o, int argc, char **argv, int *i, u64 *
 	if (!row)
 		return usage_error("%s: unknown option '%.*s' (see ectype %s --help)", command, (int)len + 2, arg,
 				   command);
-	if (*seen & BIT(row - rows))
+	if ((*seen & BIT(row - rows)) && row->argument != ARG_MANY)
 		return usage_error("%s: --%s is given twice", command, row->name);
 	*seen |= BIT(row - rows);
 	if (arg[2 + len])
 		value = arg + 2 + len + 1;
 	if (value && row->argument == ARG_NONE)
 		return usage_error("%s: --%s takes no value", command, row->name);
-	if (!value && row->argument == ARG_REQUIRED) {
+	if (!value && (row->argument == ARG_REQUIRED || row->argument == ARG_MANY)) {
 		if (*i >= argc)
 			return usage_error("%s: --%s needs a value", command, row->name);
 		value = argv[(*i)++];
@@ -289,8 +296,8 @@ static int use_cache(struct run_options *o)
 	if (o->machine.append)
 		return 0;
 	/* A serial line does not tell the size of its terminal. */
-	if (o->serial == SERIAL_STDIO && isatty(STDIN_FILENO) && !ioctl(STDIN_FILENO, TIOCGWINSZ, &w) && w.ws_row &&
-	    w.ws_col)
+	if (o->serial[0].kind == STREAM_STDIO && isatty(STDIN_FILENO) && !ioctl(STDIN_FILENO, TIOCGWINSZ, &w) &&
+	    w.ws_row && w.ws_col)
 		snprintf(o->append, sizeof(o->append), DEFAULT_APPEND " ectype.rows=%u ectype.cols=%u", w.ws_row,
 			 w.ws_col);
 	else
@@ -299,9 +306,30 @@ static int use_cache(struct run_options *o)
 	return 0;
 }
 
+/* COM1 is on the terminal if nothing else was said and no console is there. */
+static int check_streams(struct run_options *o)
+{
+	unsigned stdio = 0;
+
+	for (unsigned i = 0; i < o->consoles; i++)
+		stdio += o->console[i].kind == STREAM_STDIO;
+	if (!o->serials) {
+		o->serial[0].kind = stdio ? STREAM_NONE : STREAM_STDIO;
+		o->serials = 1;
+	}
+	for (unsigned i = 0; i < o->serials; i++)
+		stdio += o->serial[i].kind == STREAM_STDIO;
+	if (stdio > 1)
+		return usage_error("only one of --serial and --console can be stdio");
+	return 0;
+}
+
 static int check_together(struct run_options *o)
 {
 	struct machine_config *m = &o->machine;
+
+	if (check_streams(o))
+		return EXIT_USAGE;
 
 	if (m->kernel && m->firmware)
 		return usage_error("--kernel and --firmware exclude each other");

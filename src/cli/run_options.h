@@ -2,14 +2,16 @@
 #ifndef ECTYPE_CLI_RUN_OPTIONS_H
 #define ECTYPE_CLI_RUN_OPTIONS_H
 
+#include "cli/stream_options.h"
+#include "dev/virtio/console.h"
 #include "machine/machine.h"
 
-enum serial_kind { SERIAL_STDIO, SERIAL_NONE, SERIAL_FILE, SERIAL_UNIX };
-
 struct run_options {
-	struct machine_config machine; /* without `serial` */
-	enum serial_kind serial;
-	const char *serial_path;
+	struct machine_config machine; /* without `serial` and `console` */
+	struct stream_option serial[MACHINE_SERIALS];
+	unsigned serials; /* at least 1 */
+	struct stream_option console[VIRTIO_CONSOLE_PORTS_MAX];
+	unsigned consoles;
 	const char *gdb;
 	const char *trace_path, *symbols_path; /* NULL: stderr; none */
 	bool stats;

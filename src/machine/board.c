@@ -29,7 +29,8 @@
 
 /* ---- interrupt lines ---- */
 
-enum source { SOURCE_ISA = 1, SOURCE_PIRQ = 2, SOURCE_TEST = 4 };
+/* SOURCE_ISA2: a second device of the ISA bus on the same line (COM3 and COM4). */
+enum source { SOURCE_ISA = 1, SOURCE_PIRQ = 2, SOURCE_TEST = 4, SOURCE_ISA2 = 8 };
 
 static void drive_isa(struct machine *m, unsigned n, enum source who, bool level)
 {
@@ -56,6 +57,12 @@ static void isa_irq(void *opaque, unsigned n, bool level)
 {
 	drive_isa(opaque, n, SOURCE_ISA, level);
 	drive_gsi(opaque, isa_to_gsi(n), SOURCE_ISA, level);
+}
+
+static void isa_irq2(void *opaque, unsigned n, bool level)
+{
+	drive_isa(opaque, n, SOURCE_ISA2, level);
+	drive_gsi(opaque, isa_to_gsi(n), SOURCE_ISA2, level);
 }
 
 static void pirq_gsi(void *opaque, unsigned n, bool level)
@@ -342,11 +349,26 @@ static void board_request(void *opaque, enum board_request r, int value)
 	}
 }
 
+static bool create_serial(struct machine *m)
+{
+	static const char *const names[MACHINE_SERIALS] = { "com1", "com2", "com3", "com4" };
+
+	for (unsigned i = 0; i < MACHINE_SERIALS; i++) {
+		const struct irq irq = { .fn = i < 2 ? isa_irq : isa_irq2, .opaque = m, .n = boot_com[i].irq };
+
+		if (!m->cfg.serial[i])
+			continue;
+		m->uart[i] = uart_create(&m->board, boot_com[i].port, &irq, m->cfg.serial[i], names[i]);
+		if (!m->uart[i])
+			return false;
+	}
+	return true;
+}
+
 static bool create_legacy(struct machine *m)
 {
 	struct board *b = &m->board;
-	const struct irq irq0 = isa(m, LAYOUT_IRQ_TIMER), irq1 = isa(m, 1), irq4 = isa(m, LAYOUT_IRQ_COM1),
-			 irq8 = isa(m, 8);
+	const struct irq irq0 = isa(m, LAYOUT_IRQ_TIMER), irq1 = isa(m, 1), irq8 = isa(m, 8);
 	u64 low = boot_low_ram(m->cfg.memory);
 	const struct rtc_config rtc = {
 		.ram_below_4g = low,
@@ -357,11 +379,8 @@ static bool create_legacy(struct machine *m)
 
 	if (!pit_create(b, &irq0) || !rtc_create(b, &rtc, &irq8) || !i8042_create(b, &irq1))
 		return false;
-	if (m->cfg.serial) {
-		m->uart = uart_create(b, LAYOUT_COM1, &irq4, m->cfg.serial, "com1");
-		if (!m->uart)
-			return false;
-	}
+	if (!create_serial(m))
+		return false;
 	return !m->cfg.debug_exit || debugexit_create(b);
 }
 

@@ -39,10 +39,8 @@ enum layout_prio {
 /* ISA interrupts and their IOAPIC pins: the timer's is overridden to 2. */
 #define LAYOUT_IRQ_TIMER 0
 #define LAYOUT_GSI_TIMER 2
-#define LAYOUT_IRQ_COM1 4
 #define LAYOUT_IRQ_SCI 9
 #define LAYOUT_GSI_PIRQ 16 /* PIRQ A..H */
-#define LAYOUT_COM1 0x3f8
 
 /* PCI slots with a device of their own: 0 host bridge, 31 LPC bridge. The others are free, from 1 on. */
 #define LAYOUT_SLOT_RNG 1

@@ -229,6 +229,20 @@ static void set_running(struct machine *m, bool running)
 	pthread_mutex_unlock(&m->call_lock);
 }
 
+static void machine_streams_start(struct machine *m)
+{
+	for (unsigned i = 0; i < MACHINE_SERIALS; i++)
+		if (m->uart[i])
+			m->cfg.serial[i]->ops->start(m->cfg.serial[i], m->door, uart_sink(m->uart[i]));
+}
+
+static void machine_streams_stop(struct machine *m)
+{
+	for (unsigned i = 0; i < MACHINE_SERIALS; i++)
+		if (m->uart[i])
+			m->cfg.serial[i]->ops->stop(m->cfg.serial[i]);
+}
+
 void machine_run(struct machine *m, struct machine_result *out)
 {
 	struct error e = { .text = "" };
@@ -242,14 +256,12 @@ void machine_run(struct machine *m, struct machine_result *out)
 		return;
 	}
 	set_running(m, true);
-	if (m->uart)
-		m->cfg.serial->ops->start(m->cfg.serial, m->door, uart_sink(m->uart));
+	machine_streams_start(m);
 	clock_start(m->clock);
 	machine_loop(m);
 	clock_stop(m->clock);
 	fpu_park(m->vcpu);
-	if (m->uart)
-		m->cfg.serial->ops->stop(m->cfg.serial);
+	machine_streams_stop(m);
 	set_running(m, false);
 	machine_serve_calls(m); /* those that came too late for the loop */
 	wake_stop(m);

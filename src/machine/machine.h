@@ -16,6 +16,9 @@
 
 struct machine;
 struct chr;
+struct virtio_console_port;
+
+#define MACHINE_SERIALS 4
 
 enum machine_clock { MACHINE_CLOCK_REAL, MACHINE_CLOCK_VIRTUAL };
 
@@ -31,7 +34,11 @@ struct machine_config {
 	const char *kernel, *initrd, *append;
 	const char *firmware; /* path, or "seabios" */
 	bool debug_exit, test_device, no_reboot;
-	struct chr *serial; /* COM1; NULL: none. Owned by the caller */
+	struct chr *serial[MACHINE_SERIALS]; /* COM1 to COM4; NULL: none. Owned by the caller */
+	/* ports of a virtio console (dev/virtio/console.h); valid during machine_create(), the streams as long as the
+	 * machine */
+	const struct virtio_console_port *console;
+	unsigned consoles;
 	struct engine_options engine_options;
 	u64 insn_limit; /* stop (as by the debugger) after so many; 0: none. For tests */
 };

@@ -18,10 +18,13 @@ struct tables {
 
 int machine_tables_create(struct machine *m, struct error *e)
 {
-	const struct acpi_config acpi = { .cpus = m->cfg.cpus, .ram = m->cfg.memory };
+	struct acpi_config acpi = { .cpus = m->cfg.cpus, .ram = m->cfg.memory };
 	const struct smbios_config smbios = { .cpus = m->cfg.cpus, .ram = m->cfg.memory };
 	bool firmware = boot_is_firmware(m->image);
 
+	_Static_assert(MACHINE_SERIALS == BOOT_COMS, "each has its place");
+	for (unsigned i = 0; i < MACHINE_SERIALS; i++)
+		acpi.serial |= m->cfg.serial[i] ? BIT(i) : 0;
 	m->tables = calloc(1, sizeof(*m->tables));
 	if (!m->tables)
 		return error_set(e, "not enough host memory");

@@ -16,7 +16,7 @@
 
 #include "replay/door.h"
 
-#define SINKS 16
+#define SINKS 48
 #define SOURCES 64
 #define QUEUE_SIZE 65536u
 #define CHUNK 4096
@@ -225,6 +225,18 @@ void door_sink_ready(struct door *d, int sink)
 	recount(d);
 	pthread_mutex_unlock(&d->lock);
 	kick(d);
+}
+
+size_t door_queued(struct door *d, int sink)
+{
+	size_t n;
+
+	if (sink < 0 || sink >= d->count)
+		return 0;
+	pthread_mutex_lock(&d->lock);
+	n = d->sinks[sink].len;
+	pthread_mutex_unlock(&d->lock);
+	return n;
 }
 
 bool door_pending(const struct door *d)

@@ -50,6 +50,8 @@ void door_set_kick(struct door *d, void (*kick)(void *), void *opaque);
 /* Returns how many bytes were queued (the queue of a sink is bounded, 64 KiB). */
 size_t door_post(struct door *d, int sink, const void *bytes, size_t n);
 void door_sink_ready(struct door *d, int sink);
+/* Bytes that wait for the sink. Any thread; not from within the sink, for what it is offered counts still. */
+size_t door_queued(struct door *d, int sink);
 /*
  * Sources: what is too much to be copied through a queue (packets, finished
  * disk requests) waits with its backend. door_signal(), from any thread, says

@@ -72,7 +72,7 @@ static struct machine_config side_config(const struct lockstep_config *c, unsign
 
 	m.engine = c->engine[which];
 	m.insn_limit = 0;
-	m.serial = NULL;
+	memset(m.serial, 0, sizeof(m.serial));
 	return m;
 }
 
@@ -87,8 +87,8 @@ static bool pair_open(struct search *s)
 
 		enc_init(&side->state);
 		if (s->c->serial) {
-			m.serial = side->serial = chr_memory_create();
-			if (!m.serial)
+			m.serial[0] = side->serial = chr_memory_create();
+			if (!side->serial)
 				return give_up(s, LOCKSTEP_FAILED, "not enough host memory");
 		}
 		side->m = machine_create(&m, &e);

@@ -82,7 +82,7 @@ static void direct(void **state)
 
 	for (unsigned i = 0; i < ARRAY_SIZE(ram); i++) {
 		for (unsigned cpus = 1; cpus <= 254; cpus += 253) {
-			struct acpi_config c = { .cpus = cpus, .ram = ram[i] };
+			struct acpi_config c = { .cpus = cpus, .ram = ram[i], .serial = 0xf };
 			struct acpi_blobs b;
 			struct error e;
 

@@ -75,8 +75,9 @@ static void test_options(void **state)
 	assert_string_equal(o.machine.append, "--x=y");
 	assert_string_equal(o.stats_path, "S");
 	assert_true(o.machine.debug_exit);
-	assert_int_equal(o.serial, SERIAL_FILE);
-	assert_string_equal(o.serial_path, "/f");
+	assert_int_equal(o.serials, 1);
+	assert_int_equal(o.serial[0].kind, STREAM_FILE);
+	assert_string_equal(o.serial[0].path, "/f");
 	assert_int_equal(o.machine.clock, MACHINE_CLOCK_VIRTUAL);
 	assert_int_equal(PARSE(&o, "--help"), 0);
 	assert_true(o.help);
@@ -134,10 +135,47 @@ static void test_trace_options(void **state)
 	assert_false(e->count);
 }
 
+static void test_streams(void **state)
+{
+	struct run_options o;
+
+	assert_int_equal(PARSE(&o, "--kernel", "K"), 0);
+	assert_int_equal(o.serials, 1);
+	assert_int_equal(o.serial[0].kind, STREAM_STDIO);
+	assert_int_equal(
+	    PARSE(&o, "--kernel", "K", "--serial", "none", "--serial", "pty", "--serial=unix:/u", "--serial", "stdio"),
+	    0);
+	assert_int_equal(o.serials, 4);
+	assert_int_equal(o.serial[0].kind, STREAM_NONE);
+	assert_int_equal(o.serial[1].kind, STREAM_PTY);
+	assert_int_equal(o.serial[2].kind, STREAM_UNIX);
+	assert_string_equal(o.serial[2].path, "/u");
+	assert_int_equal(o.serial[3].kind, STREAM_STDIO);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--serial", "stdio", "--serial", "stdio"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--serial", "stdio", "--console", "stdio"), EXIT_USAGE);
+	assert_int_equal(
+	    PARSE(&o, "--kernel", "K", "--serial=pty", "--serial=pty", "--serial=pty", "--serial=pty", "--serial=pty"),
+	    EXIT_USAGE);
+	/* a console on the terminal leaves COM1 out */
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--console", "stdio", "--console", "unix:/a,name=x,name=org.a.0"),
+			 0);
+	assert_int_equal(o.serial[0].kind, STREAM_NONE);
+	assert_int_equal(o.consoles, 2);
+	assert_string_equal(o.console[0].name, "");
+	assert_string_equal(o.console[1].path, "/a,name=x");
+	assert_string_equal(o.console[1].name, "org.a.0");
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--console", "pty,name=a", "--console", "pty,name=a"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--console", "none"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--console", "pty,name="), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--console", "pty,name=a/b"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--console", "pty,name=.."), EXIT_USAGE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_size), cmocka_unit_test(test_number),
-					    cmocka_unit_test(test_options), cmocka_unit_test(test_trace_options) };
+					    cmocka_unit_test(test_streams), cmocka_unit_test(test_options),
+					    cmocka_unit_test(test_trace_options) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,7 @@
 /* The replay door and the character backends behind it. */
+#include <fcntl.h>
 #include <setjmp.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -143,6 +145,141 @@ static void unix_socket(void **state)
 	free(t);
 }
 
+struct watcher {
+	struct chr *chr;
+	atomic_uint changes;
+};
+
+static void noticed(void *opaque)
+{
+	atomic_fetch_add(&((struct watcher *)opaque)->changes, 1);
+}
+
+static bool connected(struct chr *c)
+{
+	struct chr_state s;
+
+	c->ops->state(c, &s);
+	return s.connected;
+}
+
+static void await(struct chr *c, bool want)
+{
+	for (unsigned i = 0; i < 5000 && connected(c) != want; i++)
+		usleep(1000);
+	assert_int_equal(connected(c), want);
+}
+
+/* A user that paces itself: no byte is lost to a slow client, and the next one waits until the end was seen. */
+static void paced(void **state)
+{
+	enum { TOTAL = 3 * MiB };
+	struct taker *t = calloc(1, sizeof(*t));
+	struct door *d = door_create(DOOR_REAL, 0);
+	int sink = door_add_sink(d, "serial", take, t), fd, second;
+	struct watcher w = { 0 };
+	char path[64];
+	struct error e;
+	struct chr *c;
+	u8 *all = malloc(TOTAL), *got = malloc(TOTAL);
+	size_t sent = 0, read_n = 0;
+	unsigned refusals = 0;
+
+	for (unsigned i = 0; i < TOTAL; i++)
+		all[i] = i * 2654435761u >> 13;
+	snprintf(path, sizeof(path), "/tmp/ectype-test-%d.paced", (int)getpid());
+	w.chr = c = chr_unix_create(path, &e);
+	assert_non_null(c);
+	c->changed = noticed;
+	c->opaque = &w;
+	c->ops->start(c, d, sink);
+	assert_int_equal(c->ops->send(c, all, TOTAL), TOTAL); /* nobody there: for nobody */
+	fd = dial(path);
+	await(c, true);
+	while (sent < TOTAL) {
+		unsigned before = atomic_load(&w.changes);
+		size_t n = c->ops->send(c, all + sent, TOTAL - sent);
+
+		sent += n;
+		if (sent == TOTAL)
+			break;
+		refusals++;
+		/* the client reads until there is word of room */
+		while (atomic_load(&w.changes) == before) {
+			ssize_t r = recv(fd, got + read_n, MIN(TOTAL - read_n, 65536), MSG_DONTWAIT);
+
+			if (r > 0)
+				read_n += (size_t)r;
+		}
+	}
+	assert_true(refusals > 0);
+	while (read_n < TOTAL) {
+		ssize_t r = read(fd, got + read_n, TOTAL - read_n);
+
+		assert_true(r > 0);
+		read_n += (size_t)r;
+	}
+	assert_memory_equal(all, got, TOTAL);
+	assert_int_equal(write(fd, "bye", 3), 3);
+	close(fd);
+	second = dial(path);
+	await(c, false);
+	assert_int_equal(door_queued(d, sink), 3); /* behind its last byte */
+	usleep(20000);
+	assert_false(connected(c));
+	c->ops->gone(c);
+	await(c, true);
+	close(second);
+	c->ops->stop(c);
+	c->ops->destroy(c);
+	door_destroy(d);
+	free(all);
+	free(got);
+	free(t);
+}
+
+static void pty(void **state)
+{
+	struct taker *t = calloc(1, sizeof(*t));
+	struct door *d = door_create(DOOR_REAL, 0);
+	int sink = door_add_sink(d, "serial", take, t), fd;
+	struct error e;
+	struct chr *c = chr_pty_create(&e);
+	char buf[16];
+
+	assert_non_null(c);
+	t->room = sizeof(t->got);
+	c->ops->start(c, d, sink);
+	usleep(20000);
+	assert_false(connected(c));
+	for (unsigned round = 0; round < 3; round++) {
+		fd = open(chr_pty_path(c), O_RDWR | O_NOCTTY);
+		assert_true(fd >= 0);
+		await(c, true);
+		assert_int_equal(write(fd, "a\x03\n", 3), 3); /* raw: no signal, no line editing */
+		while (t->n < 3 * (round + 1)) {
+			door_deliver(d, 0);
+			usleep(1000);
+		}
+		assert_memory_equal(t->got + 3 * round, "a\x03\n", 3);
+		c->ops->write(c, (const u8 *)"x\ny", 3);
+		for (size_t n = 0; n < 3;) {
+			ssize_t r = read(fd, buf + n, 3 - n);
+
+			assert_true(r > 0);
+			n += (size_t)r;
+		}
+		assert_memory_equal(buf, "x\ny", 3);
+		close(fd);
+		await(c, false);
+	}
+	assert_int_equal(t->n, 9); /* no echo of what the guest wrote */
+	c->ops->stop(c);
+	c->ops->destroy(c);
+	door_destroy(d);
+	free(t);
+}
+
 static void file(void **state)
 {
 	char path[64], buf[16];
@@ -168,10 +305,8 @@ static void file(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(queues),
-		cmocka_unit_test(reproducible),
-		cmocka_unit_test(unix_socket),
-		cmocka_unit_test(file),
+		cmocka_unit_test(queues), cmocka_unit_test(reproducible), cmocka_unit_test(unix_socket),
+		cmocka_unit_test(paced),  cmocka_unit_test(pty),	  cmocka_unit_test(file),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

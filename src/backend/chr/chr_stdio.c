@@ -8,14 +8,17 @@
  * buffer holds the guest back for at most STALL_NS; then bytes are dropped
  * until there is room again.
  *
+ * A user that paces itself (send()) is told when half of the buffer is free
+ * again, and when the terminal's size changes (SIGWINCH).
+ *
  * Input: a second thread reads stdin, looks for Ctrl-A, and posts the rest to
  * the replay door. While the door's queue is full a pipe is not read further;
  * a keyboard is, because Ctrl-A x must work always, and what is typed then is
  * lost as on a real serial line.
  *
  * The terminal is a resource of the process: the settings to be put back are
- * the one static record here. They are put back by stop(), at exit, and when
- * the process dies of a signal.
+ * the one static record here, with where SIGWINCH is reported. They are put
+ * back by stop(), at exit, and when the process dies of a signal.
  */
 #include "backend/chr/chr.h"
 
@@ -26,6 +29,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -45,7 +49,7 @@ struct chr_stdio {
 	struct chr chr;
 	struct chr_stdio_actions actions;
 	struct door *door;
-	int sink, stop_fd;
+	int sink, stop_fd, winch_fd;
 	bool is_tty, running;
 	pthread_t reader, writer;
 
@@ -56,7 +60,7 @@ struct chr_stdio {
 
 	pthread_mutex_t lock; /* of what follows */
 	pthread_cond_t not_empty, not_full;
-	bool ending, quitting, stalled, writer_waits;
+	bool ending, quitting, stalled, writer_waits, refused;
 	size_t out_len;
 	u8 out[OUT_SIZE];
 };
@@ -66,7 +70,8 @@ struct chr_stdio {
 static struct {
 	_Atomic bool raw;
 	struct termios saved;
-} terminal;
+	_Atomic int winch_fd; /* an eventfd, -1: nobody asks */
+} terminal = { .winch_fd = -1 };
 
 static void restore_terminal(void)
 {
@@ -84,6 +89,27 @@ static void on_fatal_signal(int sig)
 	signal(sig, SIG_DFL);
 	if (sig == SIGQUIT)
 		raise(sig);
+}
+
+static void on_winch(int sig)
+{
+	const u64 one = 1;
+	int saved = errno;
+
+	if (write(terminal.winch_fd, &one, sizeof(one)) < 0)
+		errno = saved; /* an eventfd at its limit: the reader is told as well */
+}
+
+static void watch_size(int fd)
+{
+	struct sigaction sa = { .sa_handler = fd < 0 ? SIG_DFL : on_winch, .sa_flags = SA_RESTART };
+
+	sigemptyset(&sa.sa_mask);
+	if (fd >= 0)
+		terminal.winch_fd = fd;
+	sigaction(SIGWINCH, &sa, NULL);
+	if (fd < 0)
+		terminal.winch_fd = -1;
 }
 
 static void install_restoration(void)
@@ -159,9 +185,14 @@ static void *writer_main(void *opaque)
 		memcpy(chunk, c->out, n);
 		c->out_len = 0;
 		c->stalled = false;
+		bool refused = c->refused;
+
+		c->refused = false;
 		pthread_cond_signal(&c->not_full);
 		pthread_mutex_unlock(&c->lock);
 		write_all(chunk, n);
+		if (refused && c->chr.changed)
+			c->chr.changed(c->chr.opaque);
 		if (ending && !n)
 			break;
 	}
@@ -199,6 +230,33 @@ static void stdio_write(struct chr *chr, const u8 *bytes, size_t n)
 			pthread_cond_signal(&c->not_empty);
 	}
 	pthread_mutex_unlock(&c->lock);
+}
+
+static size_t stdio_send(struct chr *chr, const u8 *bytes, size_t n)
+{
+	struct chr_stdio *c = container_of(chr, struct chr_stdio, chr);
+	size_t room;
+
+	pthread_mutex_lock(&c->lock);
+	room = MIN(n, OUT_SIZE - c->out_len);
+	memcpy(c->out + c->out_len, bytes, room);
+	c->out_len += room;
+	c->refused |= room < n;
+	if (room && c->writer_waits)
+		pthread_cond_signal(&c->not_empty);
+	pthread_mutex_unlock(&c->lock);
+	return room;
+}
+
+static void stdio_state(struct chr *chr, struct chr_state *s)
+{
+	struct winsize w = { 0 };
+
+	*s = (struct chr_state){ .connected = true };
+	if (container_of(chr, struct chr_stdio, chr)->is_tty && !ioctl(STDIN_FILENO, TIOCGWINSZ, &w)) {
+		s->cols = w.ws_col;
+		s->rows = w.ws_row;
+	}
 }
 
 /* ---- input ---- */
@@ -289,17 +347,24 @@ static void *reader_main(void *opaque)
 
 	for (;;) {
 		bool listen = !c->eof && (c->is_tty || !c->pending_len);
-		struct pollfd f[2] = {
+		struct pollfd f[3] = {
 			{ .fd = c->stop_fd, .events = POLLIN },
 			{ .fd = listen ? STDIN_FILENO : -1, .events = POLLIN },
+			{ .fd = c->winch_fd, .events = POLLIN },
 		};
+		u64 count;
 
-		if (poll(f, 2, c->pending_len ? RETRY_MS : -1) < 0 && errno != EINTR)
-			break;
+		if (poll(f, 3, c->pending_len ? RETRY_MS : -1) < 0) {
+			if (errno != EINTR)
+				break;
+			continue;
+		}
 		if (f[0].revents)
 			break;
 		if (f[1].revents)
 			read_input(c);
+		if (f[2].revents && read(c->winch_fd, &count, sizeof(count)) > 0 && c->chr.changed)
+			c->chr.changed(c->chr.opaque);
 		if (c->pending_len)
 			post_pending(c);
 	}
@@ -317,6 +382,8 @@ static void stdio_start(struct chr *chr, struct door *door, int sink)
 	c->ending = c->quitting = false;
 	if (c->is_tty)
 		raw_terminal();
+	if (c->is_tty && c->chr.changed)
+		watch_size(c->winch_fd);
 	if (thread_start(&c->writer, writer_main, c))
 		return;
 	if (thread_start(&c->reader, reader_main, c)) {
@@ -352,6 +419,8 @@ static void stdio_stop(struct chr *chr)
 		}
 		c->running = false;
 	}
+	if (terminal.winch_fd == c->winch_fd)
+		watch_size(-1);
 	restore_terminal();
 }
 
@@ -361,6 +430,7 @@ static void stdio_destroy(struct chr *chr)
 
 	stdio_stop(chr);
 	close(c->stop_fd);
+	close(c->winch_fd);
 	pthread_mutex_destroy(&c->lock);
 	pthread_cond_destroy(&c->not_empty);
 	pthread_cond_destroy(&c->not_full);
@@ -373,6 +443,8 @@ static const struct chr_ops stdio_ops = {
 	.start = stdio_start,
 	.stop = stdio_stop,
 	.destroy = stdio_destroy,
+	.send = stdio_send,
+	.state = stdio_state,
 };
 
 struct chr *chr_stdio_create(const struct chr_stdio_actions *a, struct error *e)
@@ -388,8 +460,11 @@ struct chr *chr_stdio_create(const struct chr_stdio_actions *a, struct error *e)
 		return NULL;
 	}
 	c->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (c->stop_fd < 0) {
+	c->winch_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (c->stop_fd < 0 || c->winch_fd < 0) {
 		error_errno(e, errno, "cannot set up standard input and output");
+		if (c->stop_fd >= 0)
+			close(c->stop_fd);
 		free(c);
 		return NULL;
 	}
