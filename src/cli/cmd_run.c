@@ -101,11 +101,16 @@ static int build(struct run *r, struct error *e)
 		if (r->gdb_fd < 0)
 			return -1;
 	}
-	if (open_trace(r, e) || create_streams(r, e))
+	if (share_options_check(&r->o.shares, e) || open_trace(r, e) || create_streams(r, e) ||
+	    share_options_start(&r->o.shares, e))
 		return -1;
+	r->o.machine.vhost_user = r->o.shares.config;
+	r->o.machine.vhost_users = r->o.shares.count;
 	r->machine = machine_create(&r->o.machine, e);
-	if (!r->machine)
+	if (!r->machine) {
+		share_options_explain(&r->o.shares, e);
 		return -1;
+	}
 	if (r->o.gdb) {
 		int fd = r->gdb_fd;
 
@@ -127,6 +132,7 @@ static void destroy(struct run *r)
 			unlink(r->o.gdb + 5);
 	}
 	machine_destroy(r->machine);
+	share_options_stop(&r->o.shares);
 	guest_symbols_free(r->symbols);
 	if (r->trace)
 		fclose(r->trace);

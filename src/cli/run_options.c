@@ -147,9 +147,14 @@ static int refuse_disk(struct run_options *o, const char *value)
 	return usage_error("--disk: disks are not built yet");
 }
 
-static int refuse_share(struct run_options *o, const char *value)
+static int add_share(struct run_options *o, const char *value)
 {
-	return usage_error("--share: shared directories are not built yet");
+	return share_option_parse(&o->shares, value);
+}
+
+static int add_vhost_user(struct run_options *o, const char *value)
+{
+	return vhost_user_option_parse(&o->shares, value);
 }
 
 static int set_trace(struct run_options *o, const char *value)
@@ -194,10 +199,11 @@ static const struct option_row rows[] = {
 	{ "perf-map", ARG_NONE, set_perf_map, NULL, "write /tmp/perf-PID.map for perf" },
 	{ "guest-symbols", ARG_REQUIRED, set_symbols, "F", "names for both: System.map, kallsyms or ELF" },
 	{ "net", ARG_REQUIRED, set_net, "none", "only none yet" },
+	{ "share", ARG_MANY, add_share, "TAG=DIR", "host directory, by virtio-fs; ,ro: read-only" },
+	{ "vhost-user", ARG_MANY, add_vhost_user, "K=SOCKET", "device of another process; K: blk or net" },
 	{ "help", ARG_NONE, set_help, NULL, "this" },
 	/* in the plan, not in --help */
 	{ "disk", ARG_REQUIRED, refuse_disk, NULL, NULL },
-	{ "share", ARG_REQUIRED, refuse_share, NULL, NULL },
 };
 
 void run_options_help(void)

@@ -2,6 +2,7 @@
 #ifndef ECTYPE_CLI_RUN_OPTIONS_H
 #define ECTYPE_CLI_RUN_OPTIONS_H
 
+#include "cli/share_options.h"
 #include "cli/stream_options.h"
 #include "dev/virtio/console.h"
 #include "machine/machine.h"
@@ -12,6 +13,7 @@ struct run_options {
 	unsigned serials; /* at least 1 */
 	struct stream_option console[VIRTIO_CONSOLE_PORTS_MAX];
 	unsigned consoles;
+	struct share_options shares;
 	const char *gdb;
 	const char *trace_path, *symbols_path; /* NULL: stderr; none */
 	bool stats;

@@ -21,6 +21,7 @@
 #include "dev/chipset/testdev.h"
 #include "dev/chipset/uart16550.h"
 #include "dev/pci/q35.h"
+#include "dev/vhost_user/vhost_user_dev.h"
 #include "dev/virtio/rng.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
@@ -429,6 +430,10 @@ static int create_pci_devices(struct machine *m, struct error *e)
 
 	if (virtio_rng_create(&m->board, bus, LAYOUT_SLOT_RNG) < 0)
 		return error_set(e, "not enough host memory for the entropy device");
+	for (unsigned i = 0; i < m->cfg.vhost_users; i++) {
+		if (!vhost_user_create(&m->board, bus, &m->cfg.vhost_user[i], e))
+			return -1;
+	}
 	return 0;
 }
 

@@ -17,6 +17,7 @@
 struct machine;
 struct chr;
 struct virtio_console_port;
+struct vhost_user_config;
 
 #define MACHINE_SERIALS 4
 
@@ -39,6 +40,9 @@ struct machine_config {
 	 * machine */
 	const struct virtio_console_port *console;
 	unsigned consoles;
+	/* devices of other processes; valid during machine_create(), their descriptors stay the caller's */
+	const struct vhost_user_config *vhost_user;
+	unsigned vhost_users;
 	struct engine_options engine_options;
 	u64 insn_limit; /* stop (as by the debugger) after so many; 0: none. For tests */
 };

@@ -35,7 +35,7 @@ struct share {
 	char *dir; /* canonical */
 	const char *program;
 	pid_t pid;
-	int fd;	   /* to the helper, -1: taken */
+	int fd;	   /* to the helper */
 	int words; /* its standard error */
 };
 
@@ -340,12 +340,9 @@ fail:
 	return NULL;
 }
 
-int share_take_fd(struct share *s)
+int share_fd(const struct share *s)
 {
-	int fd = s->fd;
-
-	s->fd = -1;
-	return fd;
+	return s->fd;
 }
 
 void share_kill(void *share)

@@ -28,13 +28,13 @@ struct share_config {
 int share_check(const struct share_config *cfg, struct error *e);
 /* Starts the helper. NULL with *e. To be called by the thread that lives as long as the process. */
 struct share *share_start(const struct share_config *cfg, struct error *e);
-/* The socket to it, once: the caller's from then on. */
-int share_take_fd(struct share *s);
+/* The socket to it; stays the share's. */
+int share_fd(const struct share *s);
 /* Kills the helper (opaque is the struct share). */
 void share_kill(void *share);
 /* Appends what the helper said, if anything, to the message in *e. */
 void share_explain(const struct share *s, struct error *e);
-/* Ends the helper, by closing the socket if nobody took it, and waits for its end; frees `s`. NULL is allowed. */
+/* Ends the helper and waits for its end; frees `s`. Duplicates of its socket are closed by then. NULL is allowed. */
 void share_stop(struct share *s);
 
 #endif

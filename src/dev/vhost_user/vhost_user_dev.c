@@ -678,12 +678,15 @@ struct virtio *vhost_user_create(struct board *b, struct pci_bus *bus, const str
 {
 	struct vhost_dev *d = allocate(b, cfg);
 
-	if (!d) {
-		close(cfg->fd);
-		error_set(e, "not enough host memory");
+	int fd = fcntl(cfg->fd, F_DUPFD_CLOEXEC, 0);
+
+	if (!d || fd < 0) {
+		close_fd(fd);
+		free(d);
+		error_set(e, "not enough host memory or descriptors");
 		return NULL;
 	}
-	if (vhost_user_open(&d->link, cfg->fd, VHOST_USER_TIMEOUT_MS, e))
+	if (vhost_user_open(&d->link, fd, VHOST_USER_TIMEOUT_MS, e))
 		goto fail;
 	if (!(d->link.features & VIRTIO_F_VERSION_1) || d->link.queues < d->v.queues) {
 		error_set(e, "%s: the vhost-user back end serves no virtio 1 %s", d->name, d->kind->name);

@@ -26,7 +26,7 @@ enum vhost_user_kind { VHOST_USER_FS, VHOST_USER_BLK, VHOST_USER_NET };
 
 struct vhost_user_config {
 	enum vhost_user_kind kind;
-	int fd;		  /* connected to the back end; the device's from now on, also on failure */
+	int fd;		  /* connected to the back end; the device takes a duplicate */
 	const char *name; /* for log lines, say the shared directory; copied */
 	const char *tag;  /* VHOST_USER_FS: 1 to VHOST_USER_TAG_MAX bytes */
 	/* Ends the back end's process; may be NULL. For when it does not let go of guest memory in time. */
