@@ -1,20 +1,28 @@
 #!/usr/bin/env python3
-"""Build the initramfs: busybox, one init script, nothing else.
+"""Build the initramfs: busybox, one init script, and a kernel's modules for the devices the monitor has.
 
-initramfs.py [--output F] [--test SCRIPT] [--add PATH=FILE]...
+initramfs.py [--output F] [--kernel F] [--test SCRIPT] [--add PATH=FILE]...
 
 A newc archive written here rather than by cpio, so that it needs neither root
 (device nodes) nor a further package, and the same input gives the same bytes.
 It is left uncompressed: the monitor copies it into memory, where the guest
 would have to unpack it. With --test the guest runs SCRIPT instead of a shell
 and then powers off.
+
+The modules are those that scripts/kernel.sh put beside the kernel. The tables
+modprobe reads are made here from what the modules say of themselves, and name
+these modules only: so they are short, and depmod is not needed.
 """
 import argparse
 import os
+import re
 import stat
 import struct
 import sys
 
+# What goes into the small initramfs, with all that depends on; the toolbox has all there are.
+MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon", "virtiofs", "overlay",
+           "vmw_vsock_virtio_transport", "ext4", "isofs"]
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -86,6 +94,75 @@ def find_busybox():
     sys.exit("ectype: no static busybox found (Debian: busybox-static)")
 
 
+def modinfo(elf):
+    """The strings of a module's section .modinfo, {key: [values]}; {} if it has none."""
+    shoff, = struct.unpack_from("<Q", elf, 40)
+    size, count, names = struct.unpack_from("<3H", elf, 58)
+    table = [struct.unpack_from("<IIQQQQ", elf, shoff + i * size) for i in range(count)]
+    info = {}
+    for name, _, _, _, at, length in table:
+        start = table[names][4] + name
+        if elf[start:start + 9] == b".modinfo\0":
+            for text in elf[at:at + length].split(b"\0"):
+                key, _, value = text.decode().partition("=")
+                info.setdefault(key, []).append(value)
+    return info
+
+
+class Modules:
+    """The modules beside a kernel's file: names with underscores, as modprobe has them."""
+
+    def __init__(self, kernel):
+        folder = os.path.join(os.path.dirname(os.path.realpath(kernel)), "modules")
+        self.path, self.info = {}, {}
+        for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+            if file.endswith(".ko"):
+                name = file[:-3].replace("-", "_")
+                self.path[name] = os.path.join(folder, file)
+                self.info[name] = modinfo(read(self.path[name]))
+
+    def release(self):
+        """The kernel's release, of which each module says that it was built for it."""
+        return next(iter(self.info.values()))["vermagic"][0].split()[0]
+
+    def depends(self, name):
+        return [d.replace("-", "_") for d in self.info[name].get("depends", [""])[0].split(",") if d]
+
+    def closure(self, wanted):
+        """`wanted`, as far as there, and what that depends on."""
+        found, todo = set(), [w for w in wanted if w in self.path]
+        while todo:
+            name = todo.pop()
+            if name not in found:
+                found.add(name)
+                todo += [d for d in self.depends(name) if d in self.path]
+        return sorted(found)
+
+    def files(self, wanted=None):
+        """{path: bytes} of the modules in `wanted` (None: all) and of modprobe's tables."""
+        names = sorted(self.path) if wanted is None else self.closure(wanted)
+        if not names:
+            return {}
+        folder = f"lib/modules/{self.release()}/"
+        files = {folder + os.path.basename(self.path[n]): read(self.path[n]) for n in names}
+        dep, alias = [], []
+        for n in names:
+            # the order they must be loaded in is the reverse of the one here
+            order = []
+            todo = self.depends(n)
+            while todo:
+                d = todo.pop(0)
+                if d in self.path:
+                    order = [o for o in order if o != d] + [d]
+                    todo += self.depends(d)
+            dep.append(os.path.basename(self.path[n]) + ":" + "".join(" " + os.path.basename(self.path[o]) for o in order))
+            alias += [f"alias {a} {n}" for a in self.info[n].get("alias", [])]
+        files[folder + "modules.dep"] = ("\n".join(dep) + "\n").encode()
+        files[folder + "modules.alias"] = ("\n".join(alias) + "\n").encode()
+        files[folder + "modules.symbols"] = b""
+        return files
+
+
 def applets(path):
     out = os.popen(f"'{path}' --list").read().split()
     return [a for a in out if a not in ("busybox", "init", "linuxrc")]
@@ -96,7 +173,7 @@ def read(path):
         return f.read()
 
 
-def base(archive, busybox):
+def base(archive, busybox, modules):
     path, data = busybox
     for d in ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "usr", "var"):
         archive.dir(d)
@@ -109,18 +186,25 @@ def base(archive, busybox):
         archive.link(name, "/bin")
     for name, text in (("passwd", "root:x:0:0:root:/root:/bin/sh\n"), ("group", "root:x:0:\n"), ("hostname", "ectype\n")):
         archive.file("etc/" + name, text.encode(), 0o644)
+    if modules:
+        folder = os.path.dirname(next(iter(modules)))
+        for d in ("lib", "lib/modules", folder):
+            archive.dir(d)
+        for name, data in modules.items():
+            archive.file(name, data, 0o644)
     archive.file("init", read(os.path.join(HERE, "initramfs-init.sh")))
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--output", default=os.path.join(cache_dir(), "initramfs"))
+    p.add_argument("--kernel", default=os.path.join(cache_dir(), "vmlinuz"), help="whose modules (the cloud kernel's)")
     p.add_argument("--test", metavar="SCRIPT", help="run this instead of a shell, then power off")
     p.add_argument("--add", action="append", default=[], metavar="PATH=FILE", help="put a host file into the archive")
     a = p.parse_args()
 
     archive = Cpio()
-    base(archive, find_busybox())
+    base(archive, find_busybox(), Modules(a.kernel).files(MODULES))
     for spec in a.add:
         name, _, source = spec.partition("=")
         archive.file(name.lstrip("/"), read(source))

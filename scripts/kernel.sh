@@ -5,6 +5,8 @@
 #   vmlinuz           the cloud kernel
 #   vmlinuz-generic   the generic kernel
 #   memtest           memtest86+, which boots as a Linux kernel does
+# Beside a kernel lies modules/ with those of its modules that guests here use;
+# scripts/initramfs.py and toolbox.py take them from there.
 # Each is a link into packages/NAME_VERSION/, which appears by rename only, so
 # that a download cut short is never taken for a whole one.
 set -eu
@@ -12,6 +14,13 @@ set -eu
 cache=${ECTYPE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ectype}
 mkdir -p "$cache/packages"
 private="$cache/apt" # lists of our own where the system's cannot be updated
+
+# of drivers/ and fs/: what stands for the project's devices, and file systems on them
+modules='virtio virtio_ring virtio_pci virtio_pci_modern_dev virtio_pci_legacy_dev virtio_blk virtio_scsi
+	virtio_net net_failover failover virtio_console virtio-rng virtio_balloon virtio_mem virtio_input
+	vsock vmw_vsock_virtio_transport vmw_vsock_virtio_transport_common fuse virtiofs overlay
+	ext4 jbd2 mbcache crc16 crc32c_generic crc32c-intel libcrc32c isofs squashfs loop
+	scsi_common scsi_mod sd_mod sr_mod cdrom libata libahci ahci'
 
 say() { echo "ectype: $*" >&2; }
 
@@ -52,9 +61,14 @@ unpack() { # PACKAGE DIR
 	rm -rf "$cache"/packages/.new.*
 	new=$(mktemp -d "$cache/packages/.new.XXXXXX")
 	(cd "$new" && apt apt-get download "$1" >/dev/null 2>"$new/log") || { tail -n 2 "$new/log" >&2; rm -rf "$new"; return 1; }
-	# only /boot: the modules are hundreds of megabytes that nothing here loads
-	mkdir "$new/x"
-	dpkg-deb --fsys-tarfile "$new"/*.deb | tar -x -C "$new/x" --wildcards './boot/*' || { rm -rf "$new"; return 1; }
+	# not all modules: they are hundreds of megabytes that nothing here loads
+	mkdir "$new/x" "$new/x/modules"
+	dpkg-deb --fsys-tarfile "$new"/*.deb | tar -x -C "$new/x" --wildcards './boot/*' '*.ko*' 2>/dev/null || [ -d "$new/x/boot" ] ||
+		{ rm -rf "$new"; return 1; }
+	for m in $modules; do
+		find "$new/x" -name "$m.ko*" -exec mv {} "$new/x/modules/" \;
+	done
+	mv "$new/x/modules" "$new/x/boot/"
 	rm -rf "$2"
 	mv "$new/x/boot" "$2"
 	rm -rf "$new"
@@ -74,14 +88,14 @@ get() { # FLAVOUR META LINK PATTERN
 		[ -n "$pkg" ] || { say "apt does not know $2"; return 1; }
 	fi
 	dir="$cache/packages/${pkg}_$(version_of "$pkg")"
-	if [ ! -d "$dir" ]; then
+	if [ ! -d "$dir/modules" ]; then
 		say "fetching $(basename "$dir")"
 		if ! unpack "$pkg" "$dir"; then
 			# stale lists name files the mirror has dropped
 			if update_lists; then
 				pkg=$(package_of "$1" "$2")
 				dir="$cache/packages/${pkg}_$(version_of "$pkg")"
-				[ -d "$dir" ] || unpack "$pkg" "$dir" || dir=
+				[ -d "$dir/modules" ] || unpack "$pkg" "$dir" || dir=
 			else
 				dir=
 			fi

@@ -17,6 +17,15 @@ hostname toolbox
 # the archive holds the files only; the loopback network is what stress tests use
 ip link set lo up 2>/dev/null
 
+# as initramfs-init.sh does it, with the entropy device
+for bus in pci virtio; do
+	set --
+	for file in /sys/bus/$bus/devices/*/modalias; do
+		[ -f "$file" ] && read -r alias <"$file" && set -- "$@" "$alias"
+	done
+	[ $# = 0 ] || modprobe -aq "$@" 2>/dev/null
+done
+
 run=/run.sh
 for word in $(cat /proc/cmdline); do
 	case $word in

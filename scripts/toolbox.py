@@ -9,8 +9,8 @@ chroot is needed. The cache then has
     toolbox/root/          the tree
     toolbox/toolbox.cpio   the same as a newc archive, uncompressed
 
-where toolbox is a link to toolbox-KEY/, and KEY is made of this recipe and of
-the packages' versions. A toolbox is built aside and appears by rename only, so
+where toolbox is a link to toolbox-KEY/, and KEY is made of this recipe, of
+the packages' versions and of the kernel's modules. A toolbox is built aside and appears by rename only, so
 that a build cut short is never taken for a whole one.
 
 The guest's /init runs the script /run.sh, or the one ectype.run= names on the
@@ -33,7 +33,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from initramfs import Cpio, cache_dir, read  # noqa: E402
+from initramfs import Cpio, Modules, cache_dir, read  # noqa: E402
 
 WANTED = ["gcc", "libc6-dev", "python3", "sqlite3", "xz-utils", "openssl", "luajit", "stress-ng", "busybox-static",
           "dash", "bash", "coreutils", "diffutils", "grep", "sed", "findutils", "gzip", "mawk", "make"]
@@ -159,8 +159,18 @@ def strip(root):
                     os.unlink(path)
 
 
+def modules():
+    """{path: bytes}: the cloud kernel's modules that scripts/kernel.sh keeps."""
+    return Modules(os.path.join(cache_dir(), "vmlinuz")).files()
+
+
 def complete(root):
     """What maintainer scripts would have made, and busybox for what Debian's programs leave open."""
+    for name, data in modules().items():
+        path = os.path.join(root, "usr", name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as f:
+            f.write(data)
     for d in ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var/tmp"):
         os.makedirs(os.path.join(root, d), exist_ok=True)
     for name, target in LINKS.items():
@@ -223,6 +233,8 @@ def recipe():
     h = hashlib.sha256()
     for name in ("toolbox.py", "toolbox-init.sh"):
         h.update(read(os.path.join(HERE, name)))
+    for name, data in modules().items():
+        h.update(name.encode() + data)
     return h.hexdigest()
 
 
