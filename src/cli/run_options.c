@@ -269,7 +269,7 @@ static int parse_one(struct run_options *o, int argc, char **argv, int *i, u64 *
 
 /* ---- the machine of the cache ---- */
 
-static int cache_file(char *out, size_t size, const char *name)
+int cache_path(char *out, size_t size, const char *name)
 {
 	const char *cache = getenv("ECTYPE_CACHE"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
 	int n;
@@ -282,6 +282,13 @@ static int cache_file(char *out, size_t size, const char *name)
 		n = snprintf(out, size, "%s/.cache/ectype/%s", home ? home : "", name);
 	if (n < 0 || (size_t)n >= size)
 		return usage_error("the path of the cache is too long");
+	return 0;
+}
+
+static int cache_file(char *out, size_t size, const char *name)
+{
+	if (cache_path(out, size, name))
+		return EXIT_USAGE;
 	if (access(out, R_OK))
 		return usage_error("no kernel given and no %s: run `make run` once, or give --kernel", out);
 	return 0;
