@@ -100,6 +100,7 @@ int share_options_start(struct share_options *o, struct error *e)
 			.fd = s->share ? share_fd(s->share) : s->fd,
 			.name = s->path,
 			.tag = s->tag,
+			.no_noatime = geteuid() != 0,
 			.kill = s->share ? share_kill : NULL,
 			.opaque = s->share,
 		};

@@ -130,7 +130,7 @@ static struct bench *bench_create(enum back_end_fault fault)
 	t->rings = shared(&t->rings_fd, SHADOW_RING_BYTES);
 	t->kick = eventfd(0, EFD_NONBLOCK);
 	t->call = eventfd(0, EFD_NONBLOCK);
-	shadow_ring_init(&t->r, t->rings);
+	shadow_ring_init(&t->r, t->rings, BIT(46));
 	assert_int_equal(vhost_user_open(&t->c, back_end_start(&t->b), 5000, &e), 0);
 	struct vhost_user_region regions[] = {
 		{ .size = BENCH_RAM, .fd = t->ram_fd },

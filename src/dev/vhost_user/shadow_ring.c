@@ -27,7 +27,8 @@ struct used {
 _Static_assert(SHADOW_RING_SIZE >= VIRTQ_IOV_MAX, "every chain fits into an empty ring");
 _Static_assert(SHADOW_RING_DESC + SHADOW_RING_SIZE * sizeof(struct desc) <= SHADOW_RING_AVAIL, "parts are apart");
 _Static_assert(SHADOW_RING_AVAIL + sizeof(struct avail) + 2 <= SHADOW_RING_USED, "parts are apart");
-_Static_assert(SHADOW_RING_USED + sizeof(struct used) + 2 <= SHADOW_RING_BYTES, "parts are apart");
+_Static_assert(SHADOW_RING_USED + sizeof(struct used) + 2 <= SHADOW_RING_BOUNCE, "parts are apart");
+_Static_assert(SHADOW_RING_BOUNCE + SHADOW_RING_SIZE * SHADOW_BOUNCE_MAX <= SHADOW_RING_BYTES, "parts are apart");
 
 static struct desc *descs(const struct shadow_ring *r)
 {
@@ -42,10 +43,11 @@ static struct used *used(const struct shadow_ring *r)
 	return (void *)(r->mem + SHADOW_RING_USED);
 }
 
-void shadow_ring_init(struct shadow_ring *r, void *mem)
+void shadow_ring_init(struct shadow_ring *r, void *mem, u64 base)
 {
 	memset(r, 0, sizeof(*r));
 	r->mem = mem;
+	r->base = base;
 	shadow_ring_reset(r);
 }
 
@@ -91,6 +93,16 @@ bool shadow_ring_fits(const struct shadow_ring *r, const struct virtq_buf *b)
 	return b->out_n + b->in_n <= r->free_count;
 }
 
+u8 *shadow_ring_bounce(const struct shadow_ring *r)
+{
+	return r->mem + SHADOW_RING_BOUNCE + r->free_head * SHADOW_BOUNCE_MAX;
+}
+
+static u64 address(const struct shadow_ring *r, const u8 *p, const u8 *ram)
+{
+	return p >= r->mem && p < r->mem + SHADOW_RING_BYTES ? r->base + (u64)(p - r->mem) : (u64)(p - ram);
+}
+
 bool shadow_ring_submit(struct shadow_ring *r, struct virtq_buf *b, const u8 *ram)
 {
 	unsigned n = b->out_n + b->in_n, i = r->free_head;
@@ -100,7 +112,7 @@ bool shadow_ring_submit(struct shadow_ring *r, struct virtq_buf *b, const u8 *ra
 	r->spares--;
 	for (unsigned k = 0; k < n; k++) {
 		descs(r)[i] = (struct desc){
-			.addr = (u64)((const u8 *)b->iov[k].iov_base - ram),
+			.addr = address(r, b->iov[k].iov_base, ram),
 			.len = (u32)b->iov[k].iov_len,
 			.flags = (u16)((k < b->out_n ? 0 : DESC_WRITE) | (k + 1 < n ? DESC_NEXT : 0)),
 			.next = r->next[i],

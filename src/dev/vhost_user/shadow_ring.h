@@ -29,10 +29,13 @@
 #define SHADOW_RING_DESC 0
 #define SHADOW_RING_AVAIL 0x4000
 #define SHADOW_RING_USED 0x5000
-#define SHADOW_RING_BYTES 0x8000
+#define SHADOW_RING_BOUNCE 0x8000
+#define SHADOW_RING_BYTES 0x18000
+#define SHADOW_BOUNCE_MAX 64
 
 struct shadow_ring {
-	u8 *mem; /* SHADOW_RING_BYTES, shared */
+	u8 *mem;  /* SHADOW_RING_BYTES, shared */
+	u64 base; /* where that is for the back end */
 	u16 avail_next, used_next;
 	u16 free_count, free_head;
 	unsigned in_flight;			   /* chains */
@@ -42,8 +45,8 @@ struct shadow_ring {
 	unsigned spares;
 };
 
-/* `mem` stays the caller's. */
-void shadow_ring_init(struct shadow_ring *r, void *mem);
+/* `mem` stays the caller's; `base` is its address in descriptors. */
+void shadow_ring_init(struct shadow_ring *r, void *mem, u64 base);
 /* Frees what it holds; chains in flight are forgotten. */
 void shadow_ring_free(struct shadow_ring *r);
 /* Empty, as the back end finds it at its start. Chains in flight are forgotten. */
@@ -54,8 +57,15 @@ struct virtq_buf *shadow_ring_buffer(struct shadow_ring *r);
 /* Is there room for the chain? If not, used chains will make some. */
 bool shadow_ring_fits(const struct shadow_ring *r, const struct virtq_buf *b);
 /*
+ * SHADOW_BOUNCE_MAX bytes of the shared memory that are the next chain's until
+ * it is done, for a request that the back end shall see otherwise than the
+ * guest wrote it. Not before shadow_ring_fits() was true.
+ */
+u8 *shadow_ring_bounce(const struct shadow_ring *r);
+/*
  * Makes the chain in `b`, from shadow_ring_buffer(), available: it fits and is
- * not empty. Descriptors carry offsets from `ram`. True if the back end wants
+ * not empty. Descriptors carry offsets from `ram`, but for what is in the bounce
+ * memory. True if the back end wants
  * to be kicked for it.
  */
 bool shadow_ring_submit(struct shadow_ring *r, struct virtq_buf *b, const u8 *ram);

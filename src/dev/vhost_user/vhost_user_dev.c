@@ -45,6 +45,7 @@ struct vhost_dev {
 	void *kill_opaque;
 	bool started; /* the back end has the queues */
 	bool failed;  /* for good */
+	bool no_noatime;
 	int rings_fd, source;
 	u8 *rings;
 	struct shadow_ring ring[QUEUES_MAX];
@@ -233,6 +234,34 @@ static bool in_ram(const struct vhost_dev *d, const struct virtq_buf *b)
 	return true;
 }
 
+/* FUSE_OPEN and FUSE_OPENDIR: header (40 bytes), u32 flags, u32 open_flags (linux/fuse.h). */
+#define FUSE_OPEN 14
+#define FUSE_OPENDIR 27
+#define FUSE_OPEN_BYTES 48
+
+/* The guest's own copy of the request stays as it is. */
+static void drop_noatime(const struct shadow_ring *r, struct virtq_buf *b)
+{
+	u8 request[FUSE_OPEN_BYTES], *bounce;
+	u32 opcode, flags;
+
+	if (b->out_len != sizeof(request) || virtq_copy_out(b, 0, request, sizeof(request)) != sizeof(request))
+		return;
+	memcpy(&opcode, request + 4, sizeof(opcode));
+	memcpy(&flags, request + 40, sizeof(flags));
+	if ((opcode != FUSE_OPEN && opcode != FUSE_OPENDIR) || !(flags & O_NOATIME))
+		return;
+	flags &= ~(u32)O_NOATIME;
+	memcpy(request + 40, &flags, sizeof(flags));
+	bounce = shadow_ring_bounce(r);
+	memcpy(bounce, request, sizeof(request));
+	/* what was in several pieces is in one */
+	memmove(b->iov + 1, b->iov + b->out_n, b->in_n * sizeof(b->iov[0]));
+	memmove(b->gpa + 1, b->gpa + b->out_n, b->in_n * sizeof(b->gpa[0]));
+	b->iov[0] = (struct iovec){ bounce, sizeof(request) };
+	b->out_n = 1;
+}
+
 static void kick(struct vhost_dev *d, unsigned q)
 {
 	u64 one = 1;
@@ -298,6 +327,8 @@ static int submit(struct vhost_dev *d, unsigned q, bool *want_kick)
 	d->starving[q] = false;
 	if (got <= 0)
 		return got;
+	if (d->no_noatime)
+		drop_noatime(r, b);
 	if (b->out_n + b->in_n)
 		*want_kick |= shadow_ring_submit(r, b, memory_ram(d->v.board->mem));
 	else
@@ -617,7 +648,7 @@ static int create_rings(struct vhost_dev *d)
 		return -1;
 	d->rings = p;
 	for (unsigned i = 0; i < d->v.queues; i++) {
-		shadow_ring_init(&d->ring[i], d->rings + i * SHADOW_RING_BYTES);
+		shadow_ring_init(&d->ring[i], d->rings + i * SHADOW_RING_BYTES, RINGS_BASE + i * SHADOW_RING_BYTES);
 		d->kick[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		d->call[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		if (d->kick[i] < 0 || d->call[i] < 0)
@@ -662,6 +693,7 @@ static struct vhost_dev *allocate(struct board *b, const struct vhost_user_confi
 	d->rings_fd = d->stop_fd = d->link.fd = -1;
 	for (unsigned i = 0; i < QUEUES_MAX; i++)
 		d->kick[i] = d->call[i] = -1;
+	d->no_noatime = cfg->kind == VHOST_USER_FS && cfg->no_noatime;
 	d->kill = cfg->kill;
 	d->kill_opaque = cfg->opaque;
 	snprintf(d->name, sizeof(d->name), "%s", cfg->name);

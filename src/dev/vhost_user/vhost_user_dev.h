@@ -29,6 +29,9 @@ struct vhost_user_config {
 	int fd;		  /* connected to the back end; the device takes a duplicate */
 	const char *name; /* for log lines, say the shared directory; copied */
 	const char *tag;  /* VHOST_USER_FS: 1 to VHOST_USER_TAG_MAX bytes */
+	/* VHOST_USER_FS: no file is opened with O_NOATIME, which a back end without rights may do with its own files
+	 * only; guests' overlay file systems open everything so. */
+	bool no_noatime;
 	/* Ends the back end's process; may be NULL. For when it does not let go of guest memory in time. */
 	void (*kill)(void *opaque);
 	void *opaque;
