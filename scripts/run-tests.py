@@ -144,6 +144,7 @@ GUEST = {
     "streams.py": (120, False, ("dbt",), ("interp",)),
     "stress.py": (480, False, ("dbt",), ("interp",)),
     "terminal.py": (240, True, ("dbt",), ("interp",)),
+    "virtio.py": (420, False, ENGINES, ()),
 }
 
 

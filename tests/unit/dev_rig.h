@@ -107,6 +107,9 @@ struct rig {
 	unsigned requests;
 	enum board_request last_request;
 	int last_value;
+	unsigned msis, msi_of[256]; /* messages in all, and by the low byte of their data */
+	u64 msi_addr;
+	void *extra; /* of a rig built on this one; freed with it */
 };
 
 static void rig_line(void *opaque, unsigned n, bool level)
@@ -126,6 +129,15 @@ static void rig_request(void *machine, enum board_request req, int value)
 	r->last_value = value;
 }
 
+static void rig_msi(void *machine, u64 addr, u32 data)
+{
+	struct rig *r = machine;
+
+	r->msis++;
+	r->msi_of[data & 0xff]++;
+	r->msi_addr = addr;
+}
+
 /* Line `n`, for a constructor. */
 static inline struct irq rig_irq(struct rig *r, unsigned n)
 {
@@ -141,6 +153,7 @@ static inline struct rig *rig_create(void)
 	r->board.clock = &r->clock;
 	r->board.door = door_create(DOOR_VIRTUAL, 1);
 	r->board.request = rig_request;
+	r->board.msi = rig_msi;
 	r->board.machine = r;
 	memory_map_ram(r->board.mem, 0, 0, 2 * MiB, 0, "ram");
 	return r;
@@ -157,6 +170,7 @@ static inline void rig_destroy(struct rig *r)
 	door_destroy(r->board.door);
 	portmap_destroy(r->board.ports);
 	memory_destroy(r->board.mem);
+	free(r->extra);
 	free(r);
 }
 

@@ -413,9 +413,9 @@ static void pci_save(const struct device *d, struct encoder *e)
 	const struct virtio_pci *p = of_device(d);
 
 	enc_begin(e, p->name, 1);
+	enc_u8(e, p->isr);
 	pci_dev_save(&p->pci, e);
 	msix_save(&p->msix, e);
-	enc_u8(e, p->isr);
 	enc_u16(e, p->config_vector);
 	enc_u32(e, p->device_select);
 	enc_u32(e, p->driver_select);
@@ -434,7 +434,7 @@ static int pci_check(const struct device *d, struct decoder *in)
 
 	if (!dec_begin(in, p->name, &i) || i.version != 1)
 		return -1;
-	if (!pci_dev_check(&p->pci, &i) || !msix_check(&p->msix, &i) || (dec_u8(&i) & ~(ISR_QUEUE | ISR_CONFIG)))
+	if ((dec_u8(&i) & ~(ISR_QUEUE | ISR_CONFIG)) || !pci_dev_check(&p->pci, &i) || !msix_check(&p->msix, &i))
 		return -1;
 	dec_u16(&i);
 	dec_u32(&i);
@@ -449,19 +449,17 @@ static int pci_check(const struct device *d, struct decoder *in)
 static void pci_load(struct device *d, struct decoder *in)
 {
 	struct virtio_pci *p = of_device(d);
-	u16 vector;
 	struct decoder i;
 
 	if (!dec_begin(in, p->name, &i))
 		return;
-	/* the level of the pin is in the record; nothing is to be sent or raised while parts are loaded */
+	/* config_written() is called while the function is loaded: by then the ISR status says what the pin's level
+	 * is, and nothing is pending that could be sent */
+	p->isr = dec_u8(&i);
 	msix_reset(&p->msix);
-	p->isr = 0;
 	pci_dev_load(&p->pci, &i);
 	msix_load(&p->msix, &i);
-	p->isr = dec_u8(&i);
-	vector = dec_u16(&i);
-	p->config_vector = vector;
+	p->config_vector = dec_u16(&i);
 	p->device_select = dec_u32(&i);
 	p->driver_select = dec_u32(&i);
 	p->driver_features = dec_u64(&i);
