@@ -7,7 +7,7 @@ set -eu
 packages() {
 	case $1 in
 	build) echo gcc libc6-dev meson ninja-build pkg-config binutils python3 \
-		libzydis-dev libzycore-dev libjansson-dev libxxhash-dev libcmocka-dev ;;
+		libzydis-dev libzycore-dev libjansson-dev libxxhash-dev libseccomp-dev libcmocka-dev ;;
 	run) echo busybox-static ca-certificates ;;
 	test) echo gdb ;;
 	bench) echo qemu-system-x86 ;;

@@ -139,6 +139,7 @@ GUEST = {
     "gdb.py": (180, False, ENGINES, ()),
     "i386.py": (600, False, ("dbt",), ("interp",)),
     "idle.py": (240, True, ("auto",), ()),
+    "jail.py": (120, False, ("auto",), ()),
     "memory.py": (240, False, ("dbt",), ()),
     "memtest.py": (240, False, ("dbt",), ("interp",)),
     "streams.py": (120, False, ("dbt",), ("interp",)),

@@ -16,6 +16,7 @@
 #include "cli/trace_options.h"
 #include "engine/symbols.h"
 #include "gdb/gdb.h"
+#include "jail/jail.h"
 
 struct run {
 	struct run_options o;
@@ -24,7 +25,9 @@ struct run {
 	struct gdb *gdb;
 	int gdb_fd;
 	struct guest_symbols *symbols;
-	FILE *trace;
+	FILE *trace, *stats;
+	struct jail jail;
+	struct janitor *janitor;
 };
 
 static void stop(void *opaque)
@@ -83,10 +86,65 @@ static int open_trace(struct run *r, struct error *e)
 	return 0;
 }
 
+static bool is_unix(const char *where)
+{
+	return where && !strncmp(where, "unix:", 5);
+}
+
+static bool has_unix_stream(const struct run *r)
+{
+	bool found = false;
+
+	for (unsigned i = 0; i < r->o.serials; i++)
+		found |= r->o.serial[i].kind == STREAM_UNIX;
+	for (unsigned i = 0; i < r->o.consoles; i++)
+		found |= r->o.console[i].kind == STREAM_UNIX;
+	return found;
+}
+
+/* Before files are opened and threads started. */
+static int prepare_jail(struct run *r, struct error *e)
+{
+	if (!r->o.jail)
+		return 0;
+	jail_prepare(&r->jail, !r->o.gdb || is_unix(r->o.gdb));
+	if (!has_unix_stream(r) && !is_unix(r->o.gdb))
+		return 0;
+	r->janitor = janitor_start(e);
+	return r->janitor ? 0 : -1;
+}
+
+/* The last thing before the guest's first instruction. */
+static int lock_jail(struct run *r, struct error *e)
+{
+	if (!r->o.jail)
+		return 0;
+	for (unsigned i = 0; i < r->o.serials; i++) {
+		if (r->o.serial[i].kind == STREAM_UNIX)
+			janitor_add(r->janitor, r->o.serial[i].path);
+	}
+	for (unsigned i = 0; i < r->o.consoles; i++) {
+		if (r->o.console[i].kind == STREAM_UNIX)
+			janitor_add(r->janitor, r->o.console[i].path);
+	}
+	if (is_unix(r->o.gdb))
+		janitor_add(r->janitor, r->o.gdb + strlen("unix:"));
+	if (jail_lock(&r->jail, 0, e))
+		return -1;
+	if (r->jail.missing[0])
+		fprintf(stderr, "ectype: the jail lacks: %s\n", r->jail.missing);
+	return 0;
+}
+
 /* First what only looks, then what creates. */
 static int build(struct run *r, struct error *e)
 {
 	if (machine_check(&r->o.machine, e))
+		return -1;
+	/* helpers make namespaces of their own, from the host's */
+	if (share_options_check(&r->o.shares, e) || share_options_start(&r->o.shares, e))
+		return -1;
+	if (prepare_jail(r, e))
 		return -1;
 	if (r->o.stats_path && run_stats_check(r->o.stats_path, e))
 		return -1;
@@ -101,8 +159,7 @@ static int build(struct run *r, struct error *e)
 		if (r->gdb_fd < 0)
 			return -1;
 	}
-	if (share_options_check(&r->o.shares, e) || open_trace(r, e) || create_streams(r, e) ||
-	    share_options_start(&r->o.shares, e))
+	if (open_trace(r, e) || create_streams(r, e))
 		return -1;
 	r->o.machine.vhost_user = r->o.shares.config;
 	r->o.machine.vhost_users = r->o.shares.count;
@@ -119,7 +176,9 @@ static int build(struct run *r, struct error *e)
 		if (!r->gdb)
 			return -1;
 	}
-	return 0;
+	if (r->o.stats_path && !(r->stats = run_stats_open(r->o.stats_path, e)))
+		return -1;
+	return lock_jail(r, e);
 }
 
 static void destroy(struct run *r)
@@ -128,7 +187,7 @@ static void destroy(struct run *r)
 	gdb_destroy(r->gdb);
 	if (r->gdb_fd >= 0) {
 		close(r->gdb_fd);
-		if (!strncmp(r->o.gdb, "unix:", 5))
+		if (is_unix(r->o.gdb))
 			unlink(r->o.gdb + 5);
 	}
 	machine_destroy(r->machine);
@@ -136,10 +195,13 @@ static void destroy(struct run *r)
 	guest_symbols_free(r->symbols);
 	if (r->trace)
 		fclose(r->trace);
+	if (r->stats)
+		fclose(r->stats);
 	for (unsigned i = 0; i < MACHINE_SERIALS; i++)
 		destroy_stream(r->o.machine.serial[i]);
 	for (unsigned i = 0; i < VIRTIO_CONSOLE_PORTS_MAX; i++)
 		destroy_stream(r->console[i].chr);
+	janitor_finish(r->janitor);
 }
 
 static void print_line(void *opaque, const char *text)
@@ -187,7 +249,7 @@ static int run(struct run *r)
 	status = exit_status(r, &res);
 	if (r->o.stats && !r->o.stats_path)
 		run_stats_text(r->machine);
-	if (r->o.stats_path && run_stats_json(r->machine, &res, r->o.stats_path, &e)) {
+	if (r->stats && run_stats_json(r->machine, &res, r->stats, &e)) {
 		fprintf(stderr, "ectype: %s\n", e.text);
 		status = EXIT_FAILED;
 	}

@@ -137,6 +137,14 @@ static int set_limit(struct run_options *o, const char *value)
 	return 0;
 }
 
+static int set_jail(struct run_options *o, const char *value)
+{
+	if (strcmp(value, "on") && strcmp(value, "off"))
+		return usage_error("--jail '%s' is neither on nor off", value);
+	o->jail = !strcmp(value, "on");
+	return 0;
+}
+
 static int set_net(struct run_options *o, const char *value)
 {
 	return strcmp(value, "none") ? usage_error("--net %s: networks are not built yet (only none)", value) : 0;
@@ -201,6 +209,7 @@ static const struct option_row rows[] = {
 	{ "net", ARG_REQUIRED, set_net, "none", "only none yet" },
 	{ "share", ARG_MANY, add_share, "TAG=DIR", "host directory, by virtio-fs; ,ro: read-only" },
 	{ "vhost-user", ARG_MANY, add_vhost_user, "K=SOCKET", "device of another process; K: blk or net" },
+	{ "jail", ARG_REQUIRED, set_jail, "on|off", "give up files, rights and system calls first; default on" },
 	{ "help", ARG_NONE, set_help, NULL, "this" },
 	/* in the plan, not in --help */
 	{ "disk", ARG_REQUIRED, refuse_disk, NULL, NULL },
@@ -364,6 +373,7 @@ int run_options_parse(struct run_options *o, int argc, char **argv)
 
 	_Static_assert(ARRAY_SIZE(rows) <= 64, "`seen` has a bit for each option");
 	*o = (struct run_options){
+		.jail = true,
 		.machine = { .name = "ectype",
 			     .memory = DEFAULT_MEMORY,
 			     .cpus = 1,

@@ -18,6 +18,7 @@ struct run_options {
 	const char *trace_path, *symbols_path; /* NULL: stderr; none */
 	bool stats;
 	const char *stats_path; /* NULL: human, to stderr */
+	bool jail;
 	bool help;
 	/* storage of the defaults taken from the cache */
 	char kernel[4096], initrd[4096], append[256];

@@ -2,6 +2,7 @@
 #include "cli/run_stats.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <libgen.h>
 #include <stdio.h>
@@ -99,7 +100,20 @@ static void put_counted(json_t *top, const struct machine_stats *s)
 	json_object_set_new(top, "mips", s->counted ? json_real(mips(s)) : json_null());
 }
 
-int run_stats_json(struct machine *m, const struct machine_result *r, const char *path, struct error *e)
+FILE *run_stats_open(const char *path, struct error *e)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+	FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
+
+	if (!f) {
+		error_errno(e, errno, "--stats: cannot write %s", path);
+		if (fd >= 0)
+			close(fd);
+	}
+	return f;
+}
+
+int run_stats_json(struct machine *m, const struct machine_result *r, FILE *f, struct error *e)
 {
 	struct vcpu *v = machine_vcpu(m, 0);
 	const struct memory_stats *mem = memory_stats(machine_memory(m));
@@ -123,10 +137,12 @@ int run_stats_json(struct machine *m, const struct machine_result *r, const char
 		put_counted(top, &s);
 	for (unsigned t = 0; top && t < COSTS_TABLES; t++)
 		json_object_set_new(top, cost_tables[t], costs_json(v, t));
-	int failed = !top || json_dump_file(top, path, JSON_INDENT(1));
+	/* a pipe has nothing to cut off */
+	int failed =
+	    !top || (ftruncate(fileno(f), 0) && errno != EINVAL) || json_dumpf(top, f, JSON_INDENT(1)) || fflush(f);
 
 	json_decref(top);
-	return failed ? error_set(e, "--stats: writing %s failed", path) : 0;
+	return failed ? error_set(e, "--stats: writing the figures failed") : 0;
 }
 
 static int by_total(const void *a, const void *b)

@@ -1,6 +1,10 @@
 /*
  * Starting and ending virtiofsd (see share.h).
  *
+ * Between the monitor and its helper stands a keeper, a small process that
+ * kills the helper when the monitor closes a pipe or dies, however it does: a
+ * monitor in its jail (jail/jail.h) can neither signal nor wait for a process.
+ *
  * The socket is one that virtiofsd accepts from a listening socket it inherits
  * (--fd): the monitor makes one in a private directory, connects to it, and
  * removes it before the helper starts, so nobody else can connect.
@@ -19,6 +23,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -34,9 +39,11 @@ struct share {
 	struct share_config cfg;
 	char *dir; /* canonical */
 	const char *program;
-	pid_t pid;
-	int fd;	   /* to the helper */
-	int words; /* its standard error */
+	pid_t keeper; /* 0: none */
+	int fd;	      /* to the helper */
+	int words;    /* its standard error */
+	int life;     /* a pipe: the helper lives as long as it is open */
+	int ended;    /* a pipe: at its end when the keeper has ended */
 };
 
 /* ---- checks ---- */
@@ -226,6 +233,46 @@ static void become_helper(const struct share *s, bool namespaces, int listening,
 	child_fail(report, s->program);
 }
 
+/* ---- the keeper ---- */
+
+/* Descriptors of the keeper: 0 the monitor's pipe, 1 what the monitor sees the end of, 2 the null device, then what
+ * the helper is to get. */
+static void keep(const struct share *s, bool namespaces, int listening, int words, int report, int life, int ended)
+{
+	const int from[] = { life, ended, open("/dev/null", O_RDWR | O_CLOEXEC), listening, words, report };
+	int high[ARRAY_SIZE(from)], status;
+	pid_t self = getpid(), helper;
+	sigset_t children;
+
+	setpgid(0, 0); /* Ctrl-C on the terminal is the monitor's business */
+	for (unsigned i = 0; i < ARRAY_SIZE(from); i++)
+		high[i] = fcntl(from[i], F_DUPFD_CLOEXEC, 32);
+	for (unsigned i = 0; i < ARRAY_SIZE(from); i++)
+		dup3(high[i], (int)i, O_CLOEXEC);
+	syscall(SYS_close_range, ARRAY_SIZE(from), ~0u, 0);
+	sigemptyset(&children);
+	sigaddset(&children, SIGCHLD);
+	sigprocmask(SIG_SETMASK, &children, NULL);
+	for (int sig = 1; sig < 32; sig++)
+		signal(sig, SIG_DFL);
+	helper = fork();
+	if (helper < 0)
+		child_fail(5, "a process");
+	if (!helper)
+		become_helper(s, namespaces, 3, 4, 5, self);
+	syscall(SYS_close_range, 3, ~0u, 0);
+	prctl(PR_SET_NAME, "ectype-keeper");
+	int signals = signalfd(-1, &children, SFD_CLOEXEC);
+	struct pollfd f[2] = { { .fd = 0 }, { .fd = signals, .events = POLLIN } };
+
+	while (poll(f, 2, -1) < 0 && errno == EINTR)
+		;
+	kill(-helper, SIGKILL);
+	kill(helper, SIGKILL);
+	waitpid(helper, &status, 0);
+	_exit(0);
+}
+
 /* ---- the monitor's side ---- */
 
 /* A listening socket that nobody but the holder of *connected is connected to. */
@@ -258,48 +305,58 @@ static int listening_socket(int *connected, struct error *e)
 	return fd;
 }
 
+static void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+static void close_all(struct share *s)
+{
+	close_fd(&s->fd);
+	close_fd(&s->words);
+	close_fd(&s->life);
+	close_fd(&s->ended);
+}
+
 /* Starts the helper with or without namespaces; what went wrong before it ran into *f, f->error 0 if nothing did. */
 static int launch(struct share *s, bool namespaces, struct failure *f, struct error *e)
 {
-	int report[2] = { -1, -1 }, words[2] = { -1, -1 }, listening = listening_socket(&s->fd, e);
-	pid_t parent = getpid();
+	int report[2] = { -1, -1 }, words[2] = { -1, -1 }, life[2] = { -1, -1 }, ended[2] = { -1, -1 };
+	int listening = listening_socket(&s->fd, e);
+	int *const mine[] = { &report[1], &words[1], &life[0], &ended[1], &listening };
+	bool good;
 
 	*f = (struct failure){ .error = 0 };
 	if (listening < 0)
 		return -1;
 	/* What it says is kept as far as a pipe holds it. */
-	if (pipe2(report, O_CLOEXEC) || pipe2(words, O_CLOEXEC | O_NONBLOCK) || (s->pid = fork()) < 0) {
+	good = !pipe2(report, O_CLOEXEC) && !pipe2(words, O_CLOEXEC | O_NONBLOCK) && !pipe2(life, O_CLOEXEC) &&
+	       !pipe2(ended, O_CLOEXEC);
+	if (good) {
+		s->keeper = fork();
+		if (!s->keeper)
+			keep(s, namespaces, listening, words[1], report[1], life[0], ended[1]);
+		good = s->keeper > 0;
+	}
+	if (!good)
 		error_errno(e, errno, "cannot start %s", s->program);
-		goto fail;
-	}
-	if (!s->pid)
-		become_helper(s, namespaces, listening, words[1], report[1], parent);
-	close(listening);
-	close(report[1]);
-	close(words[1]);
+	for (unsigned i = 0; i < ARRAY_SIZE(mine); i++)
+		close_fd(mine[i]);
 	s->words = words[0];
-	while (read(report[0], f, sizeof(*f)) < 0 && errno == EINTR)
+	s->life = life[1];
+	s->ended = ended[0];
+	while (good && read(report[0], f, sizeof(*f)) < 0 && errno == EINTR)
 		;
-	close(report[0]);
-	if (!f->error)
+	close_fd(&report[0]);
+	if (good && !f->error)
 		return 0;
-	waitpid(s->pid, NULL, 0);
-	close(s->words);
-	close(s->fd);
-	s->fd = s->words = -1;
-	s->pid = 0;
-	return 0;
-fail:
-	close(listening);
-	close(s->fd);
-	for (unsigned i = 0; i < 2; i++) {
-		if (report[i] >= 0)
-			close(report[i]);
-		if (words[i] >= 0)
-			close(words[i]);
-	}
-	s->fd = -1;
-	return -1;
+	close_all(s);
+	if (good)
+		waitpid(s->keeper, NULL, 0);
+	s->keeper = 0;
+	return good ? 0 : -1;
 }
 
 struct share *share_start(const struct share_config *cfg, struct error *e)
@@ -315,7 +372,7 @@ struct share *share_start(const struct share_config *cfg, struct error *e)
 		return NULL;
 	}
 	s->cfg = *cfg;
-	s->fd = s->words = -1;
+	s->fd = s->words = s->life = s->ended = -1;
 	s->program = find_program();
 	s->dir = realpath(cfg->dir, NULL);
 	if (!s->dir) {
@@ -347,10 +404,7 @@ int share_fd(const struct share *s)
 
 void share_kill(void *share)
 {
-	const struct share *s = share;
-
-	if (s->pid > 0)
-		kill(-s->pid, SIGKILL);
+	close_fd(&((struct share *)share)->life);
 }
 
 void share_explain(const struct share *s, struct error *e)
@@ -370,22 +424,18 @@ void share_stop(struct share *s)
 {
 	if (!s)
 		return;
-	if (s->fd >= 0)
-		close(s->fd);
 	/* it ends when its socket is closed */
-	bool ended = s->pid <= 0;
+	close_fd(&s->fd);
+	if (s->keeper > 0) {
+		struct pollfd f = { .fd = s->ended };
 
-	for (int waited = 0; !ended && waited < END_MS; waited += 5) {
-		ended = waitpid(s->pid, NULL, WNOHANG);
-		if (!ended)
-			poll(NULL, 0, 5);
+		if (poll(&f, 1, END_MS) <= 0) {
+			share_kill(s);
+			poll(&f, 1, END_MS);
+		}
+		waitpid(s->keeper, NULL, 0);
 	}
-	if (!ended) {
-		share_kill(s);
-		waitpid(s->pid, NULL, 0);
-	}
-	if (s->words >= 0)
-		close(s->words);
+	close_all(s);
 	free(s->dir);
 	free(s);
 }
