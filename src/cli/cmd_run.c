@@ -91,15 +91,23 @@ static bool is_unix(const char *where)
 	return where && !strncmp(where, "unix:", 5);
 }
 
-static bool has_unix_stream(const struct run *r)
+/* The paths of sockets to be removed at the end, told to `j` if there is one; returns their number. */
+static unsigned each_socket(struct run *r, struct janitor *j)
 {
-	bool found = false;
+	const char *path[MACHINE_SERIALS + VIRTIO_CONSOLE_PORTS_MAX + 1];
+	unsigned n = 0;
 
 	for (unsigned i = 0; i < r->o.serials; i++)
-		found |= r->o.serial[i].kind == STREAM_UNIX;
+		if (r->o.serial[i].kind == STREAM_UNIX)
+			path[n++] = r->o.serial[i].path;
 	for (unsigned i = 0; i < r->o.consoles; i++)
-		found |= r->o.console[i].kind == STREAM_UNIX;
-	return found;
+		if (r->o.console[i].kind == STREAM_UNIX)
+			path[n++] = r->o.console[i].path;
+	if (is_unix(r->o.gdb))
+		path[n++] = r->o.gdb + strlen("unix:");
+	for (unsigned i = 0; j && i < n; i++)
+		janitor_add(j, path[i]);
+	return n;
 }
 
 /* Before files are opened and threads started. */
@@ -108,7 +116,7 @@ static int prepare_jail(struct run *r, struct error *e)
 	if (!r->o.jail)
 		return 0;
 	jail_prepare(&r->jail, !r->o.gdb || is_unix(r->o.gdb));
-	if (!has_unix_stream(r) && !is_unix(r->o.gdb))
+	if (!each_socket(r, NULL))
 		return 0;
 	r->janitor = janitor_start(e);
 	return r->janitor ? 0 : -1;
@@ -119,16 +127,7 @@ static int lock_jail(struct run *r, struct error *e)
 {
 	if (!r->o.jail)
 		return 0;
-	for (unsigned i = 0; i < r->o.serials; i++) {
-		if (r->o.serial[i].kind == STREAM_UNIX)
-			janitor_add(r->janitor, r->o.serial[i].path);
-	}
-	for (unsigned i = 0; i < r->o.consoles; i++) {
-		if (r->o.console[i].kind == STREAM_UNIX)
-			janitor_add(r->janitor, r->o.console[i].path);
-	}
-	if (is_unix(r->o.gdb))
-		janitor_add(r->janitor, r->o.gdb + strlen("unix:"));
+	each_socket(r, r->janitor);
 	if (jail_lock(&r->jail, 0, e))
 		return -1;
 	if (r->jail.missing[0])

@@ -46,7 +46,7 @@ struct janitor;
 /* A process that unlinks files when this process ends, however it does. Before jail_lock(), while there is one
  * thread. NULL with *e. */
 struct janitor *janitor_start(struct error *e);
-/* The file at `path` (relative to the present directory or absolute) is to be removed; at most 32 of them. It is
+/* The file at `path` (relative to the present directory or absolute) is to be removed; at most 64 of them. It is
  * removed only if it is still the same file. 0 or -1. */
 int janitor_add(struct janitor *j, const char *path);
 /* They are removed now, and the process ends. NULL is allowed. */

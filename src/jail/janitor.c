@@ -16,7 +16,7 @@
 
 #include "jail/jail.h"
 
-#define PATHS_MAX 32
+#define PATHS_MAX 64
 
 struct janitor {
 	int pipe;

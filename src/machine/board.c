@@ -22,6 +22,7 @@
 #include "dev/chipset/uart16550.h"
 #include "dev/pci/q35.h"
 #include "dev/vhost_user/vhost_user_dev.h"
+#include "dev/virtio/console.h"
 #include "dev/virtio/rng.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
@@ -430,10 +431,14 @@ static int create_pci_devices(struct machine *m, struct error *e)
 
 	if (virtio_rng_create(&m->board, bus, LAYOUT_SLOT_RNG) < 0)
 		return error_set(e, "not enough host memory for the entropy device");
-	for (unsigned i = 0; i < m->cfg.vhost_users; i++) {
+	if (m->cfg.consoles) {
+		m->console = virtio_console_create(&m->board, bus, m->cfg.console, m->cfg.consoles);
+		if (!m->console)
+			return error_set(e, "not enough host memory or PCI slots for the virtio console");
+	}
+	for (unsigned i = 0; i < m->cfg.vhost_users; i++)
 		if (!vhost_user_create(&m->board, bus, &m->cfg.vhost_user[i], e))
 			return -1;
-	}
 	return 0;
 }
 

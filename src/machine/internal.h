@@ -36,6 +36,7 @@ struct machine {
 	struct board board;
 	struct lapic_bus *lapics;
 	struct device *pic, *ioapic, *q35, *uart[MACHINE_SERIALS];
+	struct virtio *console; /* NULL: none */
 	/* Interrupt inputs: who drives each high, a bit a source (board.c). */
 	struct device lines;
 	u8 isa_level[16], gsi_level[IOAPIC_PINS];

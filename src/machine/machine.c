@@ -14,6 +14,7 @@
 #include "cpu/xstate.h"
 #include "cpu/linear.h"
 #include "dev/chipset/uart16550.h"
+#include "dev/virtio/console.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
 #include "mem/mmu.h"
@@ -234,6 +235,8 @@ static void machine_streams_start(struct machine *m)
 	for (unsigned i = 0; i < MACHINE_SERIALS; i++)
 		if (m->uart[i])
 			m->cfg.serial[i]->ops->start(m->cfg.serial[i], m->door, uart_sink(m->uart[i]));
+	if (m->console)
+		virtio_console_start(m->console);
 }
 
 static void machine_streams_stop(struct machine *m)
@@ -241,6 +244,8 @@ static void machine_streams_stop(struct machine *m)
 	for (unsigned i = 0; i < MACHINE_SERIALS; i++)
 		if (m->uart[i])
 			m->cfg.serial[i]->ops->stop(m->cfg.serial[i]);
+	if (m->console)
+		virtio_console_stop(m->console);
 }
 
 void machine_run(struct machine *m, struct machine_result *out)

@@ -141,6 +141,45 @@ static void bad_record(struct rig *r, struct input *in)
 	enc_free(&e);
 }
 
+/* An access through the capability for it. */
+static void config_access(struct rig *r, struct input *in)
+{
+	unsigned at = vrig_cap(r, PCI_CAP_VENDOR, 5);
+	u8 how = take(in, 1);
+
+	vrig_pci_write(r, at + 4, how >> 4 == 7, 1);
+	vrig_pci_write(r, at + 8, (take(in, 2) & 0xffffu >> (how & 3)) << (how >> 2 & 3), 4);
+	vrig_pci_write(r, at + 12, 1u << (how & 3), 4);
+	if (how & 0x80)
+		vrig_pci_write(r, at + 16, take(in, 4), 4);
+	else
+		vrig_pci_read(r, at + 16, 4);
+}
+
+/* What the device does of its own accord. */
+static void device_side(struct virtio *v, unsigned n, u8 how)
+{
+	struct echo *d = container_of(v, struct echo, v);
+
+	switch (how & 3) {
+	case 0:
+		virtio_config_changed(v);
+		break;
+	case 1:
+		virtq_notify_enable(&v->queue[2]);
+		if (!virtq_empty(&v->queue[2]))
+			echo_notify(v, 2);
+		break;
+	case 2:
+		if (virtq_pop(&v->queue[n], &d->buf) > 0)
+			virtq_unpop(&v->queue[n], 1);
+		break;
+	default:
+		echo_release(d);
+		break;
+	}
+}
+
 static void step(struct rig *r, struct input *in, unsigned queues)
 {
 	static const u16 pages[] = { VRIG_COMMON, VRIG_COMMON, VRIG_CONFIG, VRIG_ISR,
@@ -186,7 +225,10 @@ static void step(struct rig *r, struct input *in, unsigned queues)
 		vrig_pci_write(r, take(in, 1), take(in, 4), MIN(size, 4));
 		break;
 	case 11:
-		vrig_pci_read(r, take(in, 1), MIN(size, 4));
+		if (op & 0x80)
+			config_access(r, in);
+		else
+			vrig_pci_read(r, take(in, 1), MIN(size, 4));
 		break;
 	case 12: /* a queue anywhere */
 		vrig_pci_setup(r);
@@ -201,7 +243,7 @@ static void step(struct rig *r, struct input *in, unsigned queues)
 		break;
 	case 13:
 		if (queues == ECHO_QUEUES)
-			echo_release(echo_last);
+			device_side(&echo_last->v, n, take(in, 1));
 		break;
 	case 14:
 		record(r);

@@ -15,6 +15,7 @@ struct door;
 /* The host's end of a stream. */
 struct chr_state {
 	bool connected; /* somebody is there */
+	bool ended;	/* somebody was, and chr_ops.gone is awaited */
 	u16 cols, rows; /* of its terminal; 0: not known, or no terminal */
 };
 

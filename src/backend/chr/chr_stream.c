@@ -16,6 +16,8 @@
  * nothing. */
 #define RETRY_MIN_MS 1
 #define RETRY_MAX_MS 64
+#define DRAIN_MS 1000
+#define DRAIN_STEP_MS 50
 
 static void wake(struct chr_stream *s)
 {
@@ -72,7 +74,7 @@ static void stream_state(struct chr *c, struct chr_state *st)
 	struct chr_stream *s = (struct chr_stream *)c;
 
 	pthread_mutex_lock(&s->lock);
-	*st = (struct chr_state){ .connected = s->connected };
+	*st = (struct chr_state){ .connected = s->connected, .ended = s->held };
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -181,6 +183,19 @@ static bool wait_events(struct chr_stream *s, struct pollfd p[2])
 	return !stop;
 }
 
+/* At the end the client has a little time to take what is left. */
+static void send_last_words(struct chr_stream *s)
+{
+	struct pollfd p = { .fd = s->client, .events = POLLOUT };
+
+	for (unsigned waited = 0; s->client >= 0 && s->out_len && waited < DRAIN_MS;) {
+		if (poll(&p, 1, DRAIN_STEP_MS) <= 0 || !(p.revents & POLLOUT))
+			waited += DRAIN_STEP_MS;
+		else
+			send_output(s);
+	}
+}
+
 static void *stream_thread(void *opaque)
 {
 	struct chr_stream *s = opaque;
@@ -202,9 +217,7 @@ static void *stream_thread(void *opaque)
 		if (s->client >= 0 && s->in_len)
 			post_input(s);
 	}
-	/* last words: what fits without waiting, in the two pieces of a ring */
-	for (unsigned i = 0; i < 2 && s->client >= 0; i++)
-		send_output(s);
+	send_last_words(s);
 	return NULL;
 }
 

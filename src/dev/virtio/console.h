@@ -6,11 +6,12 @@
  * the array). A named port is a plain stream of bytes, /dev/virtio-ports/NAME
  * in the guest, open for one program at a time.
  *
- * Nothing is lost and nobody waits long: input stays at the door until the
- * guest has buffers for it and, on a named port, a program that has opened it;
- * output stays in the guest's queue while the stream has no room. With the
- * virtual clock a guest cannot be made to wait for the host: output then goes
- * to chr_ops.write.
+ * Input stays at the door until the guest has buffers for it and, for several
+ * ports, has opened the port. What a guest sends on a named port stays in its
+ * queue while the stream has no room: nothing is lost, and the processor does
+ * not wait. A console's output goes to chr_ops.write instead, as that of a serial
+ * port does: drivers spin until it is taken. So does, with the virtual clock,
+ * that of named ports: then a guest cannot be made to wait for the host.
  *
  * The end of a stream passes both ways. When the host's end goes away (a unix
  * socket's client hangs up), the guest gets PORT_OPEN 0 behind the last byte:

@@ -146,8 +146,6 @@ static u32 queue_field(const struct virtq *q, unsigned field)
 	switch (field) {
 	case QUEUE_SIZE:
 		return q->size;
-	case QUEUE_VECTOR:
-		return q->vector;
 	case QUEUE_ENABLE:
 		return q->enabled;
 	case QUEUE_NOTIFY_OFF:
