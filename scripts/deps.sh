@@ -7,9 +7,10 @@ set -eu
 packages() {
 	case $1 in
 	build) echo gcc libc6-dev meson ninja-build pkg-config binutils python3 \
-		libzydis-dev libzycore-dev libjansson-dev libxxhash-dev libseccomp-dev libcmocka-dev ;;
+		libzydis-dev libzycore-dev libjansson-dev libxxhash-dev libseccomp-dev libslirp-dev libcmocka-dev \
+		liburing-dev zlib1g-dev libzstd-dev ;;
 	run) echo busybox-static ca-certificates ;;
-	test) echo gdb ;;
+	test) echo gdb qemu-utils ;;
 	bench) echo qemu-system-x86 ;;
 	bochs) echo bochs bochsbios vgabios grub-common grub-pc-bin xorriso mtools ;;
 	fuzz) echo clang libclang-rt-14-dev ;;

@@ -192,6 +192,8 @@ def base(archive, busybox, modules):
             archive.dir(d)
         for name, data in modules.items():
             archive.file(name, data, 0o644)
+    archive.dir("etc/udhcpc")
+    archive.file("etc/udhcpc/default.script", read(os.path.join(HERE, "udhcpc.sh")))
     archive.file("init", read(os.path.join(HERE, "initramfs-init.sh")))
 
 

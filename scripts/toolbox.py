@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build the toolbox: an initramfs with Debian's gcc, python3, sqlite3, xz, openssl, luajit and stress-ng.
+"""Build the toolbox: an initramfs with Debian's gcc, python3, sqlite3, xz, openssl, luajit, stress-ng and e2fsprogs.
 
 toolbox.py [--force]
 
@@ -36,12 +36,18 @@ sys.path.insert(0, HERE)
 from initramfs import Cpio, Modules, cache_dir, read  # noqa: E402
 
 WANTED = ["gcc", "libc6-dev", "python3", "sqlite3", "xz-utils", "openssl", "luajit", "stress-ng", "busybox-static",
-          "dash", "bash", "coreutils", "diffutils", "grep", "sed", "findutils", "gzip", "mawk", "make"]
+          "dash", "bash", "coreutils", "diffutils", "grep", "sed", "findutils", "gzip", "mawk", "make", "iperf3",
+          "e2fsprogs"]
 # Dependencies of maintainer scripts and of whole distributions.
-UNWANTED = ["base-files", "debianutils", "dpkg", "media-types", "readline-common", "rpcsvc-proto", "libx11-data"]
+UNWANTED = ["base-files", "debianutils", "dpkg", "media-types", "readline-common", "rpcsvc-proto", "libx11-data",
+            # of iperf3's service, down to perl
+            "adduser", "debconf", "init-system-helpers", "libaudit-common", "libaudit1", "libcap-ng0",
+            "libfile-find-rule-perl", "libgdbm-compat4", "libgdbm6", "libnumber-compare-perl", "libpam-modules",
+            "libpam-modules-bin", "libpam0g", "libperl5.36", "libsemanage-common", "libsemanage2", "libsepol2",
+            "libtext-glob-perl", "passwd", "perl", "perl-base", "perl-modules-5.36", "usrmerge"]
 
 # What no test needs, as patterns of paths; first match of KEEP or DROP decides.
-KEEP = ["etc/ssl/openssl.cnf", "usr/lib/locale/C.utf8/*"]
+KEEP = ["etc/ssl/openssl.cnf", "etc/mke2fs.conf", "usr/lib/locale/C.utf8/*"]
 DROP = ["usr/share/*", "usr/lib/locale/*", "etc/*", "var/*", "usr/games/*", "*/__pycache__/*", "*/gconv/*",
         # other compilers, linkers and tools than gcc, as, ld and their like
         "*/lto1", "*-lto-dump-12", "*/lto-dump-12", "usr/bin/*gold", "usr/bin/*dwp", "usr/bin/*gp-*", "usr/bin/gp-*",
@@ -56,7 +62,8 @@ DROP = ["usr/share/*", "usr/lib/locale/*", "etc/*", "var/*", "usr/games/*", "*/_
 LINKS = {"usr/bin/sh": "dash", "usr/bin/awk": "mawk", "usr/bin/cc": "gcc", "usr/bin/luajit": "luajit-2.1.0-beta3"}
 # Programs that must have all their libraries; the archive is not made otherwise.
 PROGRAMS = ["bash", "dash", "mawk", "make", "ls", "gcc", "as", "ld", "python3", "sqlite3", "xz", "openssl", "luajit",
-            "stress-ng", "/usr/lib/gcc/x86_64-linux-gnu/12/cc1", "/usr/lib/gcc/x86_64-linux-gnu/12/collect2"]
+            "stress-ng", "iperf3", "/usr/sbin/mke2fs", "/usr/sbin/e2fsck",
+            "/usr/lib/gcc/x86_64-linux-gnu/12/cc1", "/usr/lib/gcc/x86_64-linux-gnu/12/collect2"]
 LIMIT = 200 << 20  # bytes of the archive: guests of 1 GiB hold it twice while it is unpacked
 
 
@@ -188,6 +195,9 @@ def complete(root):
         if not any(os.path.lexists(os.path.join(root, d, applet)) for d in ("usr/bin", "usr/sbin")):
             os.symlink("busybox", os.path.join(root, "usr/bin", applet))
     shutil.copyfile(os.path.join(HERE, "toolbox-init.sh"), os.path.join(root, "init"))
+    os.makedirs(os.path.join(root, "etc/udhcpc"))
+    shutil.copyfile(os.path.join(HERE, "udhcpc.sh"), os.path.join(root, "etc/udhcpc/default.script"))
+    os.chmod(os.path.join(root, "etc/udhcpc/default.script"), 0o755)
     os.chmod(os.path.join(root, "init"), 0o755)
 
 
@@ -231,7 +241,7 @@ def pack(root, output):
 
 def recipe():
     h = hashlib.sha256()
-    for name in ("toolbox.py", "toolbox-init.sh"):
+    for name in ("toolbox.py", "toolbox-init.sh", "udhcpc.sh"):
         h.update(read(os.path.join(HERE, name)))
     for name, data in modules().items():
         h.update(name.encode() + data)

@@ -135,6 +135,12 @@ static int check_machine(struct command *l)
 		return usage_error("lockstep: one serial port is all there is here, and no --console");
 	if (l->run.serial[0].kind == STREAM_UNIX || l->run.serial[0].kind == STREAM_PTY)
 		return usage_error("lockstep: --serial is stdio, none or file:F here: nothing is read from it");
+	for (unsigned i = 0; i < l->run.machine.disks; i++)
+		if (!l->run.machine.disk[i].image.readonly && !l->run.machine.disk[i].image.snapshot)
+			return usage_error("lockstep: two machines cannot write one disk: give --disk %s,snapshot",
+					   l->run.machine.disk[i].image.path);
+	if (l->run.nets.count)
+		return usage_error("lockstep: a network does not come to two runs alike: --net none");
 	l->run.machine.clock = MACHINE_CLOCK_VIRTUAL;
 	if (!l->has_memory)
 		l->run.machine.memory = DEFAULT_MEMORY;

@@ -115,11 +115,20 @@ static int prepare_jail(struct run *r, struct error *e)
 {
 	if (!r->o.jail)
 		return 0;
-	jail_prepare(&r->jail, !r->o.gdb || is_unix(r->o.gdb));
+	jail_prepare(&r->jail, !r->o.nets.count && (!r->o.gdb || is_unix(r->o.gdb)));
 	if (!each_socket(r, NULL))
 		return 0;
 	r->janitor = janitor_start(e);
 	return r->janitor ? 0 : -1;
+}
+
+static bool has_user_net(const struct run *r)
+{
+	for (unsigned i = 0; i < r->o.nets.count; i++) {
+		if (r->o.nets.net[i].kind == NET_KIND_USER)
+			return true;
+	}
+	return false;
 }
 
 /* The last thing before the guest's first instruction. */
@@ -128,7 +137,7 @@ static int lock_jail(struct run *r, struct error *e)
 	if (!r->o.jail)
 		return 0;
 	each_socket(r, r->janitor);
-	if (jail_lock(&r->jail, 0, e))
+	if (jail_lock(&r->jail, has_user_net(r) ? JAIL_SOCKETS : 0, e))
 		return -1;
 	if (r->jail.missing[0])
 		fprintf(stderr, "ectype: the jail lacks: %s\n", r->jail.missing);
@@ -158,7 +167,7 @@ static int build(struct run *r, struct error *e)
 		if (r->gdb_fd < 0)
 			return -1;
 	}
-	if (open_trace(r, e) || create_streams(r, e))
+	if (net_options_create(&r->o.nets, &r->o.machine, e) || open_trace(r, e) || create_streams(r, e))
 		return -1;
 	r->o.machine.vhost_user = r->o.shares.config;
 	r->o.machine.vhost_users = r->o.shares.count;
@@ -190,6 +199,7 @@ static void destroy(struct run *r)
 			unlink(r->o.gdb + 5);
 	}
 	machine_destroy(r->machine);
+	net_options_destroy(&r->o.machine);
 	share_options_stop(&r->o.shares);
 	guest_symbols_free(r->symbols);
 	if (r->trace)

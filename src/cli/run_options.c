@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/disk_options.h"
 #include "cli/trace_options.h"
 
 #define DEFAULT_MEMORY (512 * MiB)
@@ -147,12 +148,7 @@ static int set_jail(struct run_options *o, const char *value)
 
 static int set_net(struct run_options *o, const char *value)
 {
-	return strcmp(value, "none") ? usage_error("--net %s: networks are not built yet (only none)", value) : 0;
-}
-
-static int refuse_disk(struct run_options *o, const char *value)
-{
-	return usage_error("--disk: disks are not built yet");
+	return net_options_parse(&o->nets, value);
 }
 
 static int add_share(struct run_options *o, const char *value)
@@ -184,6 +180,7 @@ static const struct option_row rows[] = {
 	{ "initrd", ARG_REQUIRED, set_initrd, "F", "initial RAM disk; for multiboot \"FILE ARGS,FILE ARGS\"" },
 	{ "append", ARG_REQUIRED, set_append, "S", "kernel command line" },
 	{ "firmware", ARG_REQUIRED, set_firmware, "F", "ROM image instead of a kernel; seabios or ovmf: Debian's" },
+	{ "disk", ARG_MANY, disk_option_add, "F[,...]", "disk image, raw or qcow2; see below" },
 	{ "memory", ARG_REQUIRED, set_memory, "SIZE", "RAM, with K, M or G; default 512M" },
 	{ "cpus", ARG_REQUIRED, set_cpus, "N", "processors; only 1 yet" },
 	{ "engine", ARG_REQUIRED, set_engine, "NAME", "auto (default), dbt or interp" },
@@ -206,20 +203,19 @@ static const struct option_row rows[] = {
 	{ "trace-file", ARG_REQUIRED, set_trace_file, "F", "print the trace to F, not to stderr" },
 	{ "perf-map", ARG_NONE, set_perf_map, NULL, "write /tmp/perf-PID.map for perf" },
 	{ "guest-symbols", ARG_REQUIRED, set_symbols, "F", "names for both: System.map, kallsyms or ELF" },
-	{ "net", ARG_REQUIRED, set_net, "none", "only none yet" },
+	{ "net", ARG_MANY, set_net, "KIND", "network card: user, tap=NAME, none (default); see below" },
 	{ "share", ARG_MANY, add_share, "TAG=DIR", "host directory, by virtio-fs; ,ro: read-only" },
 	{ "vhost-user", ARG_MANY, add_vhost_user, "K=SOCKET", "device of another process; K: blk or net" },
 	{ "jail", ARG_REQUIRED, set_jail, "on|off", "give up files, rights and system calls first; default on" },
 	{ "help", ARG_NONE, set_help, NULL, "this" },
-	/* in the plan, not in --help */
-	{ "disk", ARG_REQUIRED, refuse_disk, NULL, NULL },
 };
 
 void run_options_help(void)
 {
-	printf("usage: ectype run [OPTIONS]\n"
+	printf("usage: ectype run [OPTIONS] [DISK]\n"
 	       "Runs a machine. Without --kernel and --firmware: vmlinuz and initramfs of the cache,\n"
-	       "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills.\n\n");
+	       "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills. A DISK alone is booted by\n"
+	       "SeaBIOS: the same as --disk DISK --firmware seabios.\n\n");
 	for (unsigned i = 0; i < ARRAY_SIZE(rows) && rows[i].help; i++) {
 		char left[40];
 		const char *v = rows[i].value_name;
@@ -232,7 +228,12 @@ void run_options_help(void)
 		printf("  %s%-*s %s\n", left, (int)(20 - strlen(left)), rows[i].argument == ARG_OPTIONAL ? "]" : "",
 		       rows[i].help);
 	}
-	printf("\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
+	printf("\n--disk FILE[,format=raw|qcow2][,readonly][,snapshot][,cache=writeback|none|unsafe]\n"
+	       "       [,serial=S][,id=NAME][,queues=N]; once for each disk. A comma in a name is written\n"
+	       "twice. snapshot: the file is only read, and what the guest writes is lost at the end.\n"
+	       "\n--net user[,hostfwd=tcp|udp:[ADDR]:HPORT-[GADDR]:GPORT]...[,restrict][,hostname=H][,mac=M]\n"
+	       "--net tap=NAME[,queues=N][,mac=M]; once for each card.\n"
+	       "\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
 	       "Exit status: 0 the guest powered off, (v << 1) | 1 it wrote v to the debug-exit port,\n"
 	       "1 the machine failed, 2 bad usage.\n");
 }
@@ -253,6 +254,10 @@ static int parse_one(struct run_options *o, int argc, char **argv, int *i, u64 *
 
 	if (!strcmp(arg, "-h"))
 		arg = "--help";
+	if (arg[0] != '-') {
+		o->bare = true;
+		return disk_option_add(o, arg);
+	}
 	if (strncmp(arg, "--", 2))
 		return usage_error("%s: '%s' is not an option (see ectype %s --help)", command, arg, command);
 	size_t len = strcspn(arg + 2, "=");
@@ -352,7 +357,8 @@ static int check_together(struct run_options *o)
 
 	if (check_streams(o))
 		return EXIT_USAGE;
-
+	if (o->bare && !m->kernel && !m->firmware)
+		m->firmware = "seabios";
 	if (m->kernel && m->firmware)
 		return usage_error("--kernel and --firmware exclude each other");
 	if (o->trace_path && !m->engine_options.trace)

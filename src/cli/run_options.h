@@ -2,6 +2,7 @@
 #ifndef ECTYPE_CLI_RUN_OPTIONS_H
 #define ECTYPE_CLI_RUN_OPTIONS_H
 
+#include "cli/net_options.h"
 #include "cli/share_options.h"
 #include "cli/stream_options.h"
 #include "dev/virtio/console.h"
@@ -14,14 +15,19 @@ struct run_options {
 	struct stream_option console[VIRTIO_CONSOLE_PORTS_MAX];
 	unsigned consoles;
 	struct share_options shares;
+	struct net_options nets;
 	const char *gdb;
 	const char *trace_path, *symbols_path; /* NULL: stderr; none */
 	bool stats;
 	const char *stats_path; /* NULL: human, to stderr */
 	bool jail;
 	bool help;
+	bool bare; /* a disk was given without --disk: its firmware is the default */
 	/* storage of the defaults taken from the cache */
 	char kernel[4096], initrd[4096], append[256];
+	/* what --disk names */
+	char disk_text[32768];
+	size_t disk_text_used;
 };
 
 /* 0, or the exit status after a message. Looks at no file but the cache's. */

@@ -100,6 +100,39 @@ static void put_counted(json_t *top, const struct machine_stats *s)
 	json_object_set_new(top, "mips", s->counted ? json_real(mips(s)) : json_null());
 }
 
+static json_t *disks_json(struct machine *m)
+{
+	json_t *out = json_array();
+
+	for (unsigned i = 0; i < machine_config(m)->disks; i++) {
+		struct machine_disk_stats d;
+
+		machine_disk_stats(m, i, &d);
+		json_array_append_new(out, json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "id",
+						     d.id, "format", d.format, "reads", (json_int_t)d.reads, "writes",
+						     (json_int_t)d.writes, "flushes", (json_int_t)d.flushes, "discards",
+						     (json_int_t)d.discards, "write_zeroes", (json_int_t)d.zeroes,
+						     "others", (json_int_t)d.others, "read_bytes",
+						     (json_int_t)d.read_bytes, "written_bytes",
+						     (json_int_t)d.written_bytes, "errors", (json_int_t)d.errors));
+	}
+	return out;
+}
+
+static void print_disks(struct machine *m)
+{
+	for (unsigned i = 0; i < machine_config(m)->disks; i++) {
+		struct machine_disk_stats d;
+
+		machine_disk_stats(m, i, &d);
+		fprintf(stderr,
+			"disk: %-18s %lu reads (%.1f MB), %lu writes (%.1f MB), %lu flushes, %lu discards, %lu write "
+			"zeroes, %lu others, %lu errors\n",
+			d.id, d.reads, (double)d.read_bytes / 1e6, d.writes, (double)d.written_bytes / 1e6, d.flushes,
+			d.discards, d.zeroes, d.others, d.errors);
+	}
+}
+
 FILE *run_stats_open(const char *path, struct error *e)
 {
 	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
@@ -133,8 +166,10 @@ int run_stats_json(struct machine *m, const struct machine_result *r, FILE *f, s
 			(json_int_t)memory_ram_size(machine_memory(m)), "mmio_reads", (json_int_t)mem->mmio_reads,
 			"mmio_writes", (json_int_t)mem->mmio_writes, "ports", "reads", (json_int_t)ports->reads,
 			"writes", (json_int_t)ports->writes);
-	if (top)
+	if (top) {
 		put_counted(top, &s);
+		json_object_set_new(top, "disks", disks_json(m));
+	}
 	for (unsigned t = 0; top && t < COSTS_TABLES; t++)
 		json_object_set_new(top, cost_tables[t], costs_json(v, t));
 	/* a pipe has nothing to cut off */
@@ -206,4 +241,5 @@ void run_stats_text(struct machine *m)
 		fprintf(stderr, "%-24s %lu\n", c[i].name, c[i].value);
 	fprintf(stderr, "%-24s %lu reads, %lu writes\n%-24s %lu reads, %lu writes\n", "MMIO", mem->mmio_reads,
 		mem->mmio_writes, "ports", ports->reads, ports->writes);
+	print_disks(m);
 }

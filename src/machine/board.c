@@ -23,6 +23,7 @@
 #include "dev/pci/q35.h"
 #include "dev/vhost_user/vhost_user_dev.h"
 #include "dev/virtio/console.h"
+#include "dev/virtio/net.h"
 #include "dev/virtio/rng.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
@@ -436,10 +437,16 @@ static int create_pci_devices(struct machine *m, struct error *e)
 		if (!m->console)
 			return error_set(e, "not enough host memory or PCI slots for the virtio console");
 	}
+	for (unsigned i = 0; i < m->cfg.net_count; i++) {
+		const struct machine_net *n = &m->cfg.nets[i];
+
+		if (virtio_net_create(&m->board, bus, 0, n->net, n->mac) < 0)
+			return error_set(e, "network %u: not enough host memory, or no PCI slot is free", i + 1);
+	}
 	for (unsigned i = 0; i < m->cfg.vhost_users; i++)
 		if (!vhost_user_create(&m->board, bus, &m->cfg.vhost_user[i], e))
 			return -1;
-	return 0;
+	return machine_disks_create(m, bus, e);
 }
 
 int machine_board_create(struct machine *m, struct error *e)

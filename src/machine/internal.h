@@ -11,6 +11,8 @@
 #include "machine/machine.h"
 
 struct call;
+struct pci_bus;
+struct virtio;
 
 /* What a device or the processor asked for, taken at the next boundary. */
 enum machine_request {
@@ -37,6 +39,10 @@ struct machine {
 	struct lapic_bus *lapics;
 	struct device *pic, *ioapic, *q35, *uart[MACHINE_SERIALS];
 	struct virtio *console; /* NULL: none */
+	struct {
+		struct block *image;
+		struct virtio *dev;
+	} disk[MACHINE_DISKS_MAX]; /* of cfg.disk (disks.c) */
 	/* Interrupt inputs: who drives each high, a bit a source (board.c). */
 	struct device lines;
 	u8 isa_level[16], gsi_level[IOAPIC_PINS];
@@ -90,6 +96,13 @@ int machine_tables_create(struct machine *m, struct error *e);
 int machine_tables_to_firmware(struct machine *m, struct device *fw_cfg);
 void machine_tables_place(struct machine *m);
 void machine_tables_destroy(struct machine *m);
+
+/* disks.c. machine_disks_check() looks only; open, create (the devices) and close are in this order of life. 0 or -1
+ * with *e. */
+int machine_disks_check(const struct machine_config *cfg, struct error *e);
+int machine_disks_open(struct machine *m, struct error *e);
+int machine_disks_create(struct machine *m, struct pci_bus *bus, struct error *e);
+void machine_disks_close(struct machine *m);
 
 /* machine.c: the reset itself. -1 with *e: a file cannot be read again; nothing has changed. */
 int machine_start_anew(struct machine *m, struct error *e);

@@ -139,7 +139,7 @@ struct machine *machine_create(const struct machine_config *cfg, struct error *e
 	atomic_init(&m->armed, CLOCK_NEVER);
 	pthread_mutex_init(&m->call_lock, NULL);
 	pthread_cond_init(&m->call_done, NULL);
-	if (check_config(m, e) || load_files(m, e) || machine_tables_create(m, e) || create_parts(m, e))
+	if (check_config(m, e) || load_files(m, e) || machine_disks_open(m, e) || machine_tables_create(m, e) || create_parts(m, e))
 		goto fail;
 	if (machine_start_anew(m, e) || m->engine->vcpu_attach(m->vcpu, e))
 		goto fail;
@@ -162,7 +162,7 @@ int machine_check(const struct machine_config *cfg, struct error *e)
 	if (!m)
 		return error_set(e, "not enough host memory");
 	m->cfg = *cfg;
-	ret = check_config(m, e) || load_files(m, e) ? -1 : 0;
+	ret = check_config(m, e) || load_files(m, e) || machine_disks_check(cfg, e) ? -1 : 0;
 	if (m->image)
 		boot_free(m->image);
 	free(m);
@@ -177,6 +177,7 @@ void machine_destroy(struct machine *m)
 		m->engine->vcpu_detach(m->vcpu);
 	if (m->clock)
 		machine_board_destroy(m);
+	machine_disks_close(m);
 	clock_destroy(m->clock);
 	if (m->vcpu && m->vcpu->mmu)
 		mmu_destroy(m->vcpu->mmu);

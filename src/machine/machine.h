@@ -9,6 +9,7 @@
 #ifndef ECTYPE_MACHINE_MACHINE_H
 #define ECTYPE_MACHINE_MACHINE_H
 
+#include "backend/block/block.h"
 #include "base/error.h"
 #include "cpu/cpuid.h"
 #include "dev/device.h"
@@ -16,12 +17,27 @@
 
 struct machine;
 struct chr;
+struct net;
 struct virtio_console_port;
 struct vhost_user_config;
 
 #define MACHINE_SERIALS 4
 
 enum machine_clock { MACHINE_CLOCK_REAL, MACHINE_CLOCK_VIRTUAL };
+
+/* A disk of the guest: an image behind virtio-blk. */
+struct machine_disk {
+	struct block_config image;
+	const char *id;	    /* name in messages and statistics; different for each disk */
+	const char *serial; /* what the guest reads as the disk's serial number, at most 20 bytes; NULL: none */
+	unsigned queues;    /* 1 to 16; 0: one a processor */
+};
+#define MACHINE_DISKS_MAX 16
+#define MACHINE_NETS_MAX 8
+struct machine_net {
+	struct net *net; /* owned by the caller; one machine's only */
+	u8 mac[6];
+};
 
 struct machine_config {
 	const char *name;
@@ -35,11 +51,15 @@ struct machine_config {
 	const char *kernel, *initrd, *append;
 	const char *firmware; /* path, or "seabios" */
 	bool debug_exit, test_device, no_reboot;
+	struct machine_disk disk[MACHINE_DISKS_MAX]; /* in the order of their PCI slots */
+	unsigned disks;
 	struct chr *serial[MACHINE_SERIALS]; /* COM1 to COM4; NULL: none. Owned by the caller */
 	/* ports of a virtio console (dev/virtio/console.h); valid during machine_create(), the streams as long as the
 	 * machine */
 	const struct virtio_console_port *console;
 	unsigned consoles;
+	struct machine_net nets[MACHINE_NETS_MAX]; /* network cards, in this order */
+	unsigned net_count;
 	/* devices of other processes; valid during machine_create(), their descriptors stay the caller's */
 	const struct vhost_user_config *vhost_user;
 	unsigned vhost_users;
@@ -143,6 +163,15 @@ struct machine_stats {
 	double seconds, halted_seconds;
 };
 void machine_stats(struct machine *m, struct machine_stats *out);
+
+/* What the guest did with a disk. */
+struct machine_disk_stats {
+	const char *id, *format; /* "raw", "qcow2" */
+	u64 reads, writes, flushes, discards, zeroes, others; /* requests */
+	u64 read_bytes, written_bytes, errors;
+};
+/* Of disk `n` of the configuration. On the vCPU thread. */
+void machine_disk_stats(const struct machine *m, unsigned n, struct machine_disk_stats *out);
 
 /* Register dump, one line a call, as on a triple fault. */
 void machine_dump_registers(struct machine *m, unsigned cpu, void (*line)(void *, const char *), void *opaque);

@@ -88,10 +88,74 @@ static void test_options(void **state)
 	assert_int_equal(PARSE(&o, "--kernel", "K", "--firmware", "F"), EXIT_USAGE);
 	assert_int_equal(PARSE(&o, "--firmware", "F", "--initrd", "I"), EXIT_USAGE);
 	assert_int_equal(PARSE(&o, "--kernel", "K", "--cpus", "2"), EXIT_USAGE);
-	assert_int_equal(PARSE(&o, "--kernel", "K", "--disk", "D"), EXIT_USAGE);
 	assert_int_equal(PARSE(&o, "--kernel", "K", "--stats=xml:F"), EXIT_USAGE);
 	assert_int_equal(PARSE(&o, "--kernel", "K", "--serial", "file:"), EXIT_USAGE);
-	assert_int_equal(PARSE(&o, "kernel"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "-kernel"), EXIT_USAGE);
+}
+
+static void test_disks(void **state)
+{
+	static struct run_options o;
+	const struct machine_disk *d = o.machine.disk;
+
+	assert_int_equal(PARSE(&o, "--kernel=K", "--disk",
+			       "a,,b.img,format=qcow2,readonly,serial=X,,1,id=root,queues=3",
+			       "--disk=B,snapshot,cache=none"),
+			 0);
+	assert_int_equal(o.machine.disks, 2);
+	assert_string_equal(d[0].image.path, "a,b.img");
+	assert_int_equal(d[0].image.format, BLOCK_FORMAT_QCOW2);
+	assert_true(d[0].image.readonly && !d[0].image.snapshot);
+	assert_string_equal(d[0].serial, "X,1");
+	assert_string_equal(d[0].id, "root");
+	assert_int_equal(d[0].queues, 3);
+	assert_string_equal(d[1].image.path, "B");
+	assert_int_equal(d[1].image.format, BLOCK_FORMAT_AUTO);
+	assert_int_equal(d[1].image.cache, BLOCK_CACHE_NONE);
+	assert_true(d[1].image.snapshot && !d[1].image.readonly);
+	assert_string_equal(d[1].id, "disk1");
+	assert_null(d[1].serial);
+	/* an image alone is booted by firmware */
+	assert_int_equal(PARSE(&o, "disk.qcow2"), 0);
+	assert_string_equal(o.machine.firmware, "seabios");
+	assert_string_equal(d[0].image.path, "disk.qcow2");
+	assert_int_equal(PARSE(&o, "disk.qcow2", "--kernel", "K"), 0);
+	assert_null(o.machine.firmware);
+	static const char *const bad[] = { "",
+					   ",readonly",
+					   "F,",
+					   "F,format=vmdk",
+					   "F,format",
+					   "F,format=",
+					   "F,readonly=1",
+					   "F,readonly,snapshot",
+					   "F,readonly,readonly",
+					   "F,cache=writethrough",
+					   "F,serial=123456789012345678901",
+					   "F,serial=a\nb",
+					   "F,id=a b",
+					   "F,queues=0",
+					   "F,queues=17",
+					   "F,size=1",
+					   "F,Readonly" };
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_int_equal(PARSE(&o, "--kernel=K", "--disk", bad[i]), EXIT_USAGE);
+	char *many[2 * MACHINE_DISKS_MAX + 3] = { (char *)"run" };
+
+	for (unsigned i = 0; i <= MACHINE_DISKS_MAX; i++) {
+		many[1 + 2 * i] = (char *)"--disk";
+		many[2 + 2 * i] = (char *)"F";
+	}
+	assert_int_equal(run_options_parse(&o, 2 * MACHINE_DISKS_MAX + 3, many), EXIT_USAGE);
+	assert_int_equal(run_options_parse(&o, 2 * MACHINE_DISKS_MAX + 1, many), 0);
+	char *name = malloc(sizeof(o.disk_text) + 1);
+
+	memset(name, 'x', sizeof(o.disk_text));
+	name[sizeof(o.disk_text)] = 0;
+	assert_int_equal(PARSE(&o, "--kernel=K", "--disk", name), EXIT_USAGE);
+	name[sizeof(o.disk_text) - 1] = 0;
+	assert_int_equal(PARSE(&o, "--kernel=K", "--disk", name), 0);
+	free(name);
 }
 
 static void test_trace_options(void **state)
@@ -175,6 +239,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_size), cmocka_unit_test(test_number),
 					    cmocka_unit_test(test_streams), cmocka_unit_test(test_options),
+					    cmocka_unit_test(test_disks),
 					    cmocka_unit_test(test_trace_options) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

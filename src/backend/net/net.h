@@ -4,8 +4,8 @@
  * (linux/virtio_net.h, 12 bytes: num_buffers included), through which checksum
  * and segmentation work is left to the other side.
  *
- * send() and receive() are called on the vCPU thread; a backend runs its own
- * thread for the host side.
+ * send(), peek() and next() are called on the vCPU thread; a backend runs
+ * threads of its own for the host side.
  */
 #ifndef ECTYPE_BACKEND_NET_NET_H
 #define ECTYPE_BACKEND_NET_NET_H
@@ -21,36 +21,50 @@
 
 struct net;
 
-/* What the guest's driver has agreed to: offloads it takes on receive (a backend that cannot do without leaves
- * them unused). */
+/* Work left to the other side: TCP and UDP checksums, TCP over IPv4 and IPv6 in large segments, with ECN. */
 struct net_offload {
-	bool csum, tso4, tso6, ecn, ufo;
+	bool csum, tso4, tso6, ecn;
 };
 
 struct net_ops {
 	const char *name; /* "user", "tap" */
 	/*
-	 * Starts the backend's thread. From then on it calls `readable(opaque, queue)`, on any thread, when
-	 * receive() has something again after it said there was nothing, and `writable(opaque, queue)` when
-	 * send() takes packets again after it refused one.
+	 * Starts the backend's threads. From then on it calls `readable(opaque, queue)`, on any thread, when
+	 * peek() has something again after it said there was nothing (and once at first), and
+	 * `writable(opaque, queue)` when send() takes packets again after it refused one. Until set_offload()
+	 * nothing is left to the guest, until set_queues() only pair 0 receives.
 	 */
 	int (*start)(struct net *n, void (*readable)(void *, unsigned), void (*writable)(void *, unsigned),
 		     void *opaque, struct error *e);
-	void (*stop)(struct net *n); /* no call comes after it returned; start() may follow */
-	/* One packet, header first. False: no room now, nothing was taken. A packet that makes no sense is dropped. */
+	/* No call comes after it returned, packets on their way are dropped; start() may follow. */
+	void (*stop)(struct net *n);
+	/*
+	 * One packet, header first: NET_HEADER + 14 to NET_PACKET_MAX bytes, its header checked (net_header_ok()).
+	 * False: no room now, nothing was taken. A packet that makes no sense is dropped.
+	 */
 	bool (*send)(struct net *n, unsigned queue, const struct iovec *iov, unsigned iov_n);
-	/* The next packet into `buf` (NET_PACKET_MAX bytes); its length, 0: none. */
-	size_t (*receive)(struct net *n, unsigned queue, u8 *buf);
+	/* The next packet: its length, and in *packet its bytes, which stay until next(); 0: none. */
+	size_t (*peek)(struct net *n, unsigned queue, const u8 **packet);
+	/* Done with what peek() gave. */
+	void (*next)(struct net *n, unsigned queue);
+	/* What the guest takes unfinished; a subset of `gives`. */
 	void (*set_offload)(struct net *n, const struct net_offload *o);
+	/* Pairs 0 to active - 1 receive. NULL if there is one only. */
+	void (*set_queues)(struct net *n, unsigned active);
 	void (*destroy)(struct net *n);
 };
 
 struct net {
 	const struct net_ops *ops;
 	unsigned queues;	  /* pairs, 1 to NET_QUEUES_MAX */
-	struct net_offload takes; /* what send() takes from the guest: unfinished checksums, segments */
+	struct net_offload takes; /* what send() takes from the guest unfinished */
+	struct net_offload gives; /* what peek() may give unfinished if the guest agrees */
 	unsigned mtu;		  /* 0: not known */
 };
+
+struct virtio_net_hdr_v1;
+/* A header from the guest's driver is sound for a frame of `len` bytes, and asks for no more than was agreed. */
+bool net_header_ok(const struct virtio_net_hdr_v1 *h, size_t len, const struct net_offload *agreed);
 
 /* One forward of a host port: "tcp:[ADDR]:HPORT-[GADDR]:GPORT". */
 struct net_forward {
@@ -59,18 +73,21 @@ struct net_forward {
 	u16 host_port, guest_port;
 };
 #define NET_FORWARDS_MAX 64
+#define NET_HOSTNAME_MAX 63
 struct net_user_config {
 	struct net_forward forward[NET_FORWARDS_MAX];
 	unsigned forwards;
 	bool restricted;      /* no way out but the forwards */
 	const char *hostname; /* DHCP gives the guest this name; NULL: none */
 };
-/* User-mode networking by libslirp: 10.0.2.0/24, gateway 10.0.2.2, DNS 10.0.2.3, first guest 10.0.2.15; DHCP.
- * Host ports are bound here, so that one in use is an error with its number. NULL with *e. */
+/* User-mode networking by libslirp, IPv4 only: 10.0.2.0/24, gateway 10.0.2.2, DNS 10.0.2.3, first guest 10.0.2.15;
+ * DHCP. Host ports are bound here, so that one in use is an error with its number. NULL with *e. */
 struct net *net_user_create(const struct net_user_config *cfg, struct error *e);
 
 struct net_tap_config {
-	const char *name; /* an existing interface that the user may open, or one to be made (needs CAP_NET_ADMIN) */
+	/* An existing interface that the user may open, or one to be made, which is gone with the process (needs
+	 * CAP_NET_ADMIN). */
+	const char *name;
 	unsigned queues;
 };
 struct net *net_tap_create(const struct net_tap_config *cfg, struct error *e);

@@ -1,0 +1,13 @@
+/* The value of --disk: a file, and settings behind commas. */
+#ifndef ECTYPE_CLI_DISK_OPTIONS_H
+#define ECTYPE_CLI_DISK_OPTIONS_H
+
+#include "cli/run_options.h"
+
+/*
+ * FILE[,KEY[=VALUE]]...; a comma in a file name or value is written twice.
+ * Appends a disk to o->machine. 0, or an exit status after a message.
+ */
+int disk_option_add(struct run_options *o, const char *value);
+
+#endif

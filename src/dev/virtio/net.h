@@ -1,0 +1,12 @@
+/* The network device (VIRTIO 1.2, 5.1). */
+#ifndef ECTYPE_DEV_VIRTIO_NET_H
+#define ECTYPE_DEV_VIRTIO_NET_H
+
+#include "backend/net/net.h"
+#include "dev/virtio/virtio.h"
+
+/* `net` stays the caller's, who keeps it until the device is destroyed; it is started while a driver runs. `mac`: not a
+ * group address. `slot` as for virtio_pci_create(). -1 on lack of memory, slots or sources of the door. */
+int virtio_net_create(struct board *b, struct pci_bus *bus, unsigned slot, struct net *net, const u8 mac[6]);
+
+#endif

@@ -1,0 +1,104 @@
+/*
+ * The disks of a machine: images opened before anything is built and closed
+ * after the devices are gone.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/log.h"
+#include "dev/virtio/blk.h"
+#include "machine/internal.h"
+
+/* Two disks on one file: its lock would say the same, but of "another process". */
+static bool same_file(const struct machine_disk *a, const struct machine_disk *b)
+{
+	struct stat x, y;
+
+	return !stat(a->image.path, &x) && !stat(b->image.path, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+static bool writes(const struct machine_disk *d)
+{
+	return !d->image.readonly && !d->image.snapshot;
+}
+
+static int check_pair(const struct machine_disk *a, const struct machine_disk *b, struct error *e)
+{
+	if (!strcmp(a->id, b->id))
+		return error_set(e, "two disks have the id '%s'", a->id);
+	if ((writes(a) || writes(b)) && same_file(a, b))
+		return error_set(e, "%s is given as two disks: both must be readonly or snapshot", b->image.path);
+	return 0;
+}
+
+int machine_disks_check(const struct machine_config *cfg, struct error *e)
+{
+	for (unsigned i = 0; i < cfg->disks; i++) {
+		for (unsigned k = 0; k < i; k++)
+			if (check_pair(&cfg->disk[k], &cfg->disk[i], e))
+				return -1;
+		if (block_check_config(&cfg->disk[i].image, e))
+			return -1;
+	}
+	return 0;
+}
+
+int machine_disks_open(struct machine *m, struct error *e)
+{
+	for (unsigned i = 0; i < m->cfg.disks; i++) {
+		m->disk[i].image = block_open(&m->cfg.disk[i].image, e);
+		if (!m->disk[i].image)
+			return -1;
+	}
+	return 0;
+}
+
+int machine_disks_create(struct machine *m, struct pci_bus *bus, struct error *e)
+{
+	for (unsigned i = 0; i < m->cfg.disks; i++) {
+		const struct machine_disk *d = &m->cfg.disk[i];
+		const struct blk_config cfg = {
+			.image = m->disk[i].image,
+			.name = d->id,
+			.serial = d->serial,
+			.queues = d->queues ? d->queues : MIN(m->cfg.cpus, BLK_QUEUES_MAX),
+		};
+
+		m->disk[i].dev = blk_create(&m->board, bus, &cfg);
+		if (!m->disk[i].dev)
+			return error_set(e, "not enough host memory or PCI slots for disk '%s'", d->id);
+	}
+	return 0;
+}
+
+void machine_disks_close(struct machine *m)
+{
+	for (unsigned i = 0; i < m->cfg.disks; i++) {
+		int error = block_close(m->disk[i].image);
+
+		if (error)
+			log_error("disk", "%s: what the guest wrote may not be in the file: %s",
+				  m->cfg.disk[i].image.path, strerror(error));
+		m->disk[i].image = NULL;
+	}
+}
+
+void machine_disk_stats(const struct machine *m, unsigned n, struct machine_disk_stats *out)
+{
+	const struct blk_stats *s = blk_stats(m->disk[n].dev);
+
+	*out = (struct machine_disk_stats){
+		.id = m->cfg.disk[n].id,
+		.format = block_format_name(m->disk[n].image),
+		.reads = s->reads,
+		.writes = s->writes,
+		.flushes = s->flushes,
+		.discards = s->discards,
+		.zeroes = s->zeroes,
+		.others = s->others,
+		.read_bytes = s->read_bytes,
+		.written_bytes = s->written_bytes,
+		.errors = s->errors,
+	};
+}
