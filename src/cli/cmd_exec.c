@@ -12,6 +12,7 @@
 #include "cli/cli.h"
 #include "cli/exec.h"
 #include "cli/exec_streams.h"
+#include "jail/jail.h"
 
 /* Quiet, no waiting at a panic, and nothing probed that this machine does not have. */
 #define APPEND "console=ttyS0 quiet panic=-1 rdinit=/init"
@@ -21,6 +22,7 @@ struct exec {
 	struct exec_streams *streams;
 	struct virtio_console_port ports[EXEC_PORTS];
 	struct machine *machine;
+	struct jail jail;
 	int initrd_fd;
 	char base[4096], initrd[64];
 };
@@ -75,14 +77,23 @@ static int build(struct exec *x, struct error *e)
 	exec_streams_ports(x->streams, x->ports);
 	m->console = x->ports;
 	m->consoles = EXEC_PORTS;
+	/* helpers make namespaces of their own, from the host's */
 	if (machine_check(m, e) || share_options_start(&x->o.run.shares, e))
+		return -1;
+	if (x->o.run.jail)
+		jail_prepare(&x->jail, !x->o.run.nets.count);
+	if (net_options_create(&x->o.run.nets, m, e))
 		return -1;
 	m->vhost_user = x->o.run.shares.config;
 	m->vhost_users = x->o.run.shares.count;
 	x->machine = machine_create(m, e);
-	if (!x->machine)
+	if (!x->machine) {
 		share_options_explain(&x->o.run.shares, e);
-	return x->machine ? 0 : -1;
+		return -1;
+	}
+	if (x->o.run.jail && jail_lock(&x->jail, x->o.net ? JAIL_SOCKETS : 0, e))
+		return -1;
+	return 0;
 }
 
 static int exit_status(struct exec *x, const struct machine_result *res)
@@ -130,6 +141,7 @@ int cmd_exec(int argc, char **argv)
 		status = build(x, &e) ? usage_error("exec: %s", e.text) : run(x);
 		signals_remove();
 		machine_destroy(x->machine);
+		net_options_destroy(&x->o.run.machine);
 		share_options_stop(&x->o.run.shares);
 		exec_streams_destroy(x->streams);
 		if (x->initrd_fd >= 0)

@@ -8,7 +8,9 @@
 #define PASSED_MAX 32
 
 /* Options of `ectype run`, all with a value, that make sense here. */
-static const char *const passed_on[] = { "kernel", "memory", "cpus", "engine", "cpu-model", "net", "code-cache" };
+static const char *const passed_on[] = {
+	"kernel", "memory", "cpus", "engine", "cpu-model", "net", "code-cache", "jail"
+};
 
 void exec_options_help(void)
 {
@@ -20,7 +22,7 @@ void exec_options_help(void)
 	       "  --net user         a network\n"
 	       "  --kernel F         Linux to boot; default: vmlinuz of the cache, which `make run` fills\n"
 	       "  --memory SIZE      RAM, default 1G\n"
-	       "  --cpus N, --engine NAME, --cpu-model NAME, --code-cache SIZE   as of ectype run\n"
+	       "  --cpus N, --engine NAME, --cpu-model NAME, --code-cache SIZE, --jail on|off   as of ectype run\n"
 	       "  --help             this\n\n"
 	       "With a terminal on stdin and stdout the command has a terminal; Ctrl-] three times ends the machine.\n"
 	       "Exit status: the command's; 128 + N if signal N killed it; 125 the machine failed, 126 the command\n"
