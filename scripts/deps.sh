@@ -10,7 +10,7 @@ packages() {
 		libzydis-dev libzycore-dev libjansson-dev libxxhash-dev libseccomp-dev libslirp-dev libcmocka-dev \
 		liburing-dev zlib1g-dev libzstd-dev ;;
 	run) echo busybox-static ca-certificates ;;
-	test) echo gdb qemu-utils ;;
+	test) echo gdb qemu-utils strace ;;
 	bench) echo qemu-system-x86 ;;
 	bochs) echo bochs bochsbios vgabios grub-common grub-pc-bin xorriso mtools ;;
 	fuzz) echo clang libclang-rt-14-dev ;;

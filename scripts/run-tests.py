@@ -127,12 +127,21 @@ def guest():
     return guest_jobs("guest", False)
 
 
+def block():
+    build(BUILD)
+    return [
+        Job("block: images exchanged with QEMU", ["tests/block/exchange.py"], 300),
+        Job("block: writers killed", ["tests/block/killed.py", "--rounds", "30"], 300),
+    ]
+
+
 # file: (seconds, alone, engines, engines of the suite long only); alone where wall-clock or CPU time is judged.
 # What every day runs under the reference is what it does itself: kernels, gdb, determinism, the ends of a guest.
 GUEST = {
     "bad_input.py": (120, True, ("auto",), ()),
     "boot.py": (420, False, ENGINES, ()),
     "compile.py": (420, False, ("dbt",), ("interp",)),
+    "console.py": (180, False, ("dbt",), ("interp",)),
     "determinism.py": (420, False, ENGINES, ()),
     "end.py": (240, False, ENGINES, ()),
     "engine.py": (60, False, ("auto",), ()),
@@ -160,6 +169,7 @@ def long():
     jobs = guest_jobs("long", True) + [Job(f"long: stress.py, an hour ({e})", ["tests/guest/stress.py", "--minutes", "60", "--engine", e], 9000)
             for e in ENGINES]
     return jobs + [
+        Job("long: block, writers killed", ["tests/block/killed.py", "--rounds", "100"], 900),
         Job("long: lockstep, compile.py", ["tests/lockstep/compile.py"], 3600),
         Job("long: lockstep, 1000 random programs", ["tests/lockstep/programs.py", "--seeds", "1000", "--start", "1001"], 3600),
     ]
@@ -180,6 +190,7 @@ SUITES = {
     "checks": checks,
     "unit": unit,
     "payload": payload,
+    "block": block,
     "lockstep": lockstep,
     "guest": guest,
     "asan": lambda: sanitized("build-asan", "address,undefined"),
@@ -187,7 +198,7 @@ SUITES = {
     "fuzz": fuzz,
     "long": long,
 }
-DEFAULT = ["checks", "unit", "payload", "asan", "ubsan", "fuzz", "lockstep", "guest"]
+DEFAULT = ["checks", "unit", "payload", "block", "asan", "ubsan", "fuzz", "lockstep", "guest"]
 
 
 def run(job, tally, verbose):

@@ -212,10 +212,11 @@ static const struct option_row rows[] = {
 
 void run_options_help(void)
 {
-	printf("usage: ectype run [OPTIONS] [DISK]\n"
-	       "Runs a machine. Without --kernel and --firmware: vmlinuz and initramfs of the cache,\n"
-	       "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills. A DISK alone is booted by\n"
-	       "SeaBIOS: the same as --disk DISK --firmware seabios.\n\n");
+	printf(
+	    "usage: ectype run [OPTIONS] [DISK]\n"
+	    "Runs a machine. Without --kernel and --firmware: vmlinuz and initramfs of the cache,\n"
+	    "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills. A DISK alone is booted by\n"
+	    "SeaBIOS: the same as --disk DISK --firmware seabios.\n\n");
 	for (unsigned i = 0; i < ARRAY_SIZE(rows) && rows[i].help; i++) {
 		char left[40];
 		const char *v = rows[i].value_name;
@@ -355,10 +356,11 @@ static int check_together(struct run_options *o)
 {
 	struct machine_config *m = &o->machine;
 
-	if (check_streams(o))
-		return EXIT_USAGE;
 	if (o->bare && !m->kernel && !m->firmware)
 		m->firmware = "seabios";
+	if (check_streams(o))
+		return EXIT_USAGE;
+
 	if (m->kernel && m->firmware)
 		return usage_error("--kernel and --firmware exclude each other");
 	if (o->trace_path && !m->engine_options.trace)

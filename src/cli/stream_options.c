@@ -60,9 +60,10 @@ int stream_parse_console(struct stream_option *s, const char *value)
 					   "space, '/' and ','",
 					   value);
 		strcpy(s->name, name + 6);
-		where = strndup(value, (size_t)(name - value));
-		if (!where)
-			return usage_error("--console: not enough host memory");
+		if ((size_t)(name - value) >= sizeof(s->where))
+			return usage_error("--console '%s': the path is too long", value);
+		memcpy(s->where, value, (size_t)(name - value));
+		where = s->where;
 	}
 	if (!parse_where(s, where) || s->kind == STREAM_NONE)
 		return usage_error("--console '%s' is none of stdio, pty, file:F, unix:F (then ,name=N for a port)",

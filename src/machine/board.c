@@ -433,7 +433,7 @@ static int create_pci_devices(struct machine *m, struct error *e)
 	if (virtio_rng_create(&m->board, bus, LAYOUT_SLOT_RNG) < 0)
 		return error_set(e, "not enough host memory for the entropy device");
 	if (m->cfg.consoles) {
-		m->console = virtio_console_create(&m->board, bus, m->cfg.console, m->cfg.consoles);
+		m->console = virtio_console_create(&m->board, bus, 0, m->cfg.console, m->cfg.consoles);
 		if (!m->console)
 			return error_set(e, "not enough host memory or PCI slots for the virtio console");
 	}

@@ -139,7 +139,8 @@ struct machine *machine_create(const struct machine_config *cfg, struct error *e
 	atomic_init(&m->armed, CLOCK_NEVER);
 	pthread_mutex_init(&m->call_lock, NULL);
 	pthread_cond_init(&m->call_done, NULL);
-	if (check_config(m, e) || load_files(m, e) || machine_disks_open(m, e) || machine_tables_create(m, e) || create_parts(m, e))
+	if (check_config(m, e) || load_files(m, e) || machine_disks_open(m, e) || machine_tables_create(m, e) ||
+	    create_parts(m, e))
 		goto fail;
 	if (machine_start_anew(m, e) || m->engine->vcpu_attach(m->vcpu, e))
 		goto fail;

@@ -53,13 +53,13 @@ struct machine_config {
 	bool debug_exit, test_device, no_reboot;
 	struct machine_disk disk[MACHINE_DISKS_MAX]; /* in the order of their PCI slots */
 	unsigned disks;
+	struct machine_net nets[MACHINE_NETS_MAX]; /* network cards, in this order */
+	unsigned net_count;
 	struct chr *serial[MACHINE_SERIALS]; /* COM1 to COM4; NULL: none. Owned by the caller */
 	/* ports of a virtio console (dev/virtio/console.h); valid during machine_create(), the streams as long as the
 	 * machine */
 	const struct virtio_console_port *console;
 	unsigned consoles;
-	struct machine_net nets[MACHINE_NETS_MAX]; /* network cards, in this order */
-	unsigned net_count;
 	/* devices of other processes; valid during machine_create(), their descriptors stay the caller's */
 	const struct vhost_user_config *vhost_user;
 	unsigned vhost_users;
@@ -166,7 +166,7 @@ void machine_stats(struct machine *m, struct machine_stats *out);
 
 /* What the guest did with a disk. */
 struct machine_disk_stats {
-	const char *id, *format; /* "raw", "qcow2" */
+	const char *id, *format;			      /* "raw", "qcow2" */
 	u64 reads, writes, flushes, discards, zeroes, others; /* requests */
 	u64 read_bytes, written_bytes, errors;
 };

@@ -195,7 +195,9 @@ def features_refused():
     refused("file=split", says="external data file")
     run("qemu-img", "create", "-f", "qcow2", "--object", "secret,id=s,data=abc", "-o",
         "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", "luks", MIB)
-    refused("file=luks", says=["encrypted", "LUKS"])
+    refused("file=luks", says=["not supported", "encryption (LUKS)"])
+    assert "unsupported=encryption (LUKS)" in blockio("info", "luks").stdout
+    assert "size=1048576" in blockio("info", "ext").stdout
 
 
 def the_file_is_checked():

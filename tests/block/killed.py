@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Writers of images killed with SIGKILL: killed.py [--rounds N] [--seed N].
 
-Each round writes at random with flushes in between, and is killed at a random
-moment. Then no check finds an error (leaks may be there), and every unit of
+Each round writes at random with flushes in between, and is killed: at a random
+moment, or by strace at a thread's Nth write, so that the short moments between
+the writes of tables are met, too. Then no check finds an error (leaks may be there), and every unit of
 the disk reads a version not older than the last that a flush covered. The
 image lives on over several rounds; between some of them qemu-img makes and
 deletes snapshots in it, and the backing file shows through what was not
@@ -14,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import os
 
 import blocktest
@@ -43,11 +43,20 @@ def new_image(rng, layout):
 
 
 def one_round(rng, layout, engine):
-    p = subprocess.Popen([BLOCKIO, "file=image", *engine, f"torture:{rng.randrange(1 << 30)}:log"],
-                         stdout=subprocess.PIPE, text=True)
-    time.sleep(rng.random() ** 2 * 0.6)
-    p.send_signal(signal.SIGKILL)
-    out, _ = p.communicate()
+    command = [BLOCKIO, "file=image", *engine, f"torture:{rng.randrange(1 << 30)}:log"]
+    if rng.random() < 0.6:
+        nth = int(1.5 ** rng.uniform(1, 14))
+        command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pwritev",
+                   "-e", f"inject=pwritev:signal=SIGKILL:when={nth}", *command]
+        seconds = 5
+    else:
+        seconds = rng.random() ** 2 * 0.6
+    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        out, _ = p.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        p.kill()
+        out, _ = p.communicate()
     assert p.returncode == -signal.SIGKILL, out
     blockio("file=image", "format=raw", "ro")  # waits until the kernel has let go of the file
     if layout != ["raw"]:

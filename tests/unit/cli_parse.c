@@ -237,10 +237,9 @@ static void test_streams(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_size), cmocka_unit_test(test_number),
-					    cmocka_unit_test(test_streams), cmocka_unit_test(test_options),
-					    cmocka_unit_test(test_disks),
-					    cmocka_unit_test(test_trace_options) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_size),    cmocka_unit_test(test_number),
+					    cmocka_unit_test(test_options), cmocka_unit_test(test_disks),
+					    cmocka_unit_test(test_streams), cmocka_unit_test(test_trace_options) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -50,14 +50,9 @@ static int qcow2_info(struct file *f, struct qcow2_header *h, struct block_info 
 
 	if (qcow2_header_read(f, h, &why) < 0) {
 		/* known, but not to us: what the header says is still of interest */
-		if (h->version != 2 && h->version != 3)
+		if (!h->refused[0])
 			return error_set(e, "%s", why.text);
-		if (!(h->incompat & ~(QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION)))
-			return error_set(e, "%s", why.text);
-		snprintf(i->unsupported, sizeof(i->unsupported), "%s",
-			 h->incompat & QCOW2_INCOMPAT_DATA_FILE	    ? "external data file"
-			 : h->incompat & QCOW2_INCOMPAT_EXTENDED_L2 ? "extended L2 entries"
-								    : "an unknown feature");
+		memcpy(i->unsupported, h->refused, sizeof(i->unsupported));
 	}
 	i->format = "qcow2";
 	i->virtual_size = h->size;

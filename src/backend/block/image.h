@@ -36,7 +36,7 @@ struct block_info {
 	char backing_file[1024], backing_format[32]; /* as stored; empty: none */
 	unsigned version, refcount_bits, snapshots;  /* of qcow2 */
 	bool lazy_refcounts, dirty, corrupt, zstd;
-	char unsupported[64]; /* a feature for which block_open() would refuse it; empty: none */
+	char unsupported[112]; /* a feature for which block_open() would refuse it; empty: none */
 };
 /* Also of an image in use. 0, or -1 with *e. The backing file is not opened. */
 int block_info(const char *path, enum block_format format, struct block_info *i, struct error *e);

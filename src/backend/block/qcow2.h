@@ -50,6 +50,7 @@ struct qcow2_header { /* in the host's byte order */
 	u64 size, l1_offset, reftable_offset, snapshots_offset;
 	u64 incompat, compat, autoclear;
 	bool zstd;
+	char refused[112]; /* a feature that is not supported */
 	char backing_file[1024], backing_format[32];
 	u64 bitmaps_offset, bitmaps_size; /* the directory */
 	u32 bitmaps;
@@ -110,7 +111,8 @@ struct qcow2 {
 	struct qcow2_set tables; /* clusters that hold metadata */
 	struct qcow2_runs freed;
 	u64 hint; /* no cluster below is free */
-	bool want_grow, broken;
+	bool want_grow;
+	_Atomic bool broken;		 /* nothing more is written */
 	struct qcow2_unpacked *unpacked; /* has its own lock */
 };
 

@@ -80,21 +80,36 @@ static void find_feature(void *opaque, u32 type, const u8 *data, u32 length)
 		}
 }
 
-static int refuse_features(const struct qcow2_header *h, const u8 *buf, size_t n, const char *path, struct error *e)
+/* A feature the image has and we have not: h->refused names it. */
+static int refuse(struct qcow2_header *h, const char *path, const char *what, struct error *e)
+{
+	snprintf(h->refused, sizeof(h->refused), "%s", what);
+	return error_set(e, "%s: not supported: %s; qemu-img convert makes an image without", path, what);
+}
+
+static int refuse_features(struct qcow2_header *h, const u8 *buf, size_t n, const char *path, struct error *e)
 {
 	u64 unknown = h->incompat & ~(QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION);
 	struct feature f = { 0, "" };
+	u32 crypt = get32(buf + 32);
+	char what[112];
 
+	if (crypt)
+		return refuse(h, path,
+			      crypt == 1   ? "encryption (AES)"
+			      : crypt == 2 ? "encryption (LUKS)"
+					   : "encryption",
+			      e);
 	if (!unknown)
 		return 0;
 	if (unknown & QCOW2_INCOMPAT_DATA_FILE)
-		return error_set(e, "%s: the image has an external data file, which is not supported", path);
+		return refuse(h, path, "external data file", e);
 	if (unknown & QCOW2_INCOMPAT_EXTENDED_L2)
-		return error_set(e, "%s: the image has extended L2 entries, which are not supported", path);
+		return refuse(h, path, "extended L2 entries", e);
 	f.bit = __builtin_ctzll(unknown);
 	each_extension(buf, n, h->length, BIT(h->cluster_bits), &f, find_feature);
-	return error_set(e, "%s: the image has an unknown incompatible feature (bit %u%s%s)", path, f.bit,
-			 f.name[0] ? ", " : "", f.name);
+	snprintf(what, sizeof(what), "unknown incompatible feature, bit %u%s%s", f.bit, f.name[0] ? ", " : "", f.name);
+	return refuse(h, path, what, e);
 }
 
 static int bad(const struct file *f, const char *what, struct error *e)
@@ -163,8 +178,6 @@ static int read_backing_name(const struct file *f, const u8 *b, size_t n, struct
 
 static int parse_and_check(struct file *f, const u8 *b, size_t n, struct qcow2_header *h, struct error *e)
 {
-	u32 crypt = get32(b + 32);
-
 	if (get32(b) != QCOW2_MAGIC)
 		return bad(f, "no magic number", e);
 	parse(b, h);
@@ -177,11 +190,6 @@ static int parse_and_check(struct file *f, const u8 *b, size_t n, struct qcow2_h
 		return bad(f, "header length", e);
 	if (refuse_features(h, b, n, f->path, e) < 0)
 		return -1;
-	if (crypt)
-		return error_set(e, "%s: the image is encrypted (%s), which is not supported", f->path,
-				 crypt == 1   ? "AES"
-				 : crypt == 2 ? "LUKS"
-					      : "unknown method");
 	if (h->length > QCOW2_HEADER_V3) {
 		if (b[104] > 1 || (b[104] && !(h->incompat & QCOW2_INCOMPAT_COMPRESSION)))
 			return error_set(e, "%s: unknown compression type %u", f->path, b[104]);

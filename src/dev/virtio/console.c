@@ -620,8 +620,8 @@ static bool add_ports(struct console *c, const struct virtio_console_port *ports
 	return true;
 }
 
-struct virtio *virtio_console_create(struct board *b, struct pci_bus *bus, const struct virtio_console_port *ports,
-				     unsigned n)
+struct virtio *virtio_console_create(struct board *b, struct pci_bus *bus, unsigned slot,
+				     const struct virtio_console_port *ports, unsigned n)
 {
 	struct console *c = calloc(1, sizeof(*c));
 
@@ -637,7 +637,7 @@ struct virtio *virtio_console_create(struct board *b, struct pci_bus *bus, const
 	c->v.config_len = CONFIG_LEN;
 	memset(c->v.config_wmask + CONFIG_EMERG_WR, 0xff, 4);
 	c->source = door_add_source(b->door, "virtio-console", stream_news, c);
-	if (add_ports(c, ports, n) && c->source >= 0 && virtio_pci_create(b, bus, 0, &c->v) == 0)
+	if (add_ports(c, ports, n) && c->source >= 0 && virtio_pci_create(b, bus, slot, &c->v) == 0)
 		return &c->v;
 	free_console(c);
 	return NULL;

@@ -40,13 +40,13 @@ struct virtio_console_port {
 };
 
 /*
- * One device with `n` ports, 1 to VIRTIO_CONSOLE_PORTS_MAX. Port 0 should be a
+ * One device in `slot` (as for virtio_pci_create()) with `n` ports, 1 to VIRTIO_CONSOLE_PORTS_MAX. Port 0 should be a
  * console: a driver without VIRTIO_CONSOLE_F_MULTIPORT knows only that one, and
  * takes it for a console. NULL on lack of memory, PCI slots or sinks of the
  * door.
  */
-struct virtio *virtio_console_create(struct board *b, struct pci_bus *bus, const struct virtio_console_port *ports,
-				     unsigned n);
+struct virtio *virtio_console_create(struct board *b, struct pci_bus *bus, unsigned slot,
+				     const struct virtio_console_port *ports, unsigned n);
 /* Start and stop the streams: around a run of the machine, on the vCPU thread or while there is none. */
 void virtio_console_start(struct virtio *v);
 void virtio_console_stop(struct virtio *v);
