@@ -123,7 +123,7 @@ static void read_orders(void)
 		die("/ectype-exec");
 	text[st.st_size] = 0;
 	close(fd);
-	for (char *p = text; p < text + st.st_size; ) {
+	for (char *p = text; p < text + st.st_size;) {
 		char *next = p + strlen(p) + 1;
 
 		take(p);

@@ -63,6 +63,7 @@ static int build(struct exec *x, struct error *e)
 {
 	struct machine_config *m = &x->o.run.machine;
 
+	jail_begin(&x->jail);
 	x->streams = exec_streams_create(stop, x, e);
 	if (!x->streams || add_shares(x, e))
 		return -1;

@@ -147,6 +147,7 @@ static int lock_jail(struct run *r, struct error *e)
 /* First what only looks, then what creates. */
 static int build(struct run *r, struct error *e)
 {
+	jail_begin(&r->jail);
 	if (machine_check(&r->o.machine, e))
 		return -1;
 	/* helpers make namespaces of their own, from the host's */
