@@ -9,7 +9,7 @@ packages() {
 	build) echo gcc libc6-dev meson ninja-build pkg-config binutils python3 \
 		libzydis-dev libzycore-dev libjansson-dev libxxhash-dev libseccomp-dev libslirp-dev libcmocka-dev \
 		liburing-dev zlib1g-dev libzstd-dev ;;
-	run) echo busybox-static ca-certificates ;;
+	run) echo busybox-static ca-certificates qemu-system-common ;;
 	test) echo gdb qemu-utils strace ;;
 	bench) echo qemu-system-x86 ;;
 	bochs) echo bochs bochsbios vgabios grub-common grub-pc-bin xorriso mtools ;;

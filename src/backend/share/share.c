@@ -195,9 +195,10 @@ static void become_helper(const struct share *s, bool namespaces, int listening,
 {
 	char source[4200];
 	const char *const argv[] = {
-		s->program, "--fd=3",	     "-f", "--rlimit-nofile=0",
-		"-o",	    source,	     "-o", s->cfg.frozen ? "cache=always" : "cache=auto",
-		"-o",	    "log_level=err", "-o", namespaces ? "sandbox=namespace" : "sandbox=chroot",
+		s->program, "--fd=3",	      "-f", "--rlimit-nofile=0",
+		"-o",	    source,	      "-o", s->cfg.frozen ? "cache=always" : "cache=auto",
+		"-o",	    "log_level=err",  "-o", namespaces ? "sandbox=namespace" : "sandbox=chroot",
+		"-o",	    "modcaps=-mknod", /* no device files on the host */
 		NULL
 	};
 	const char *const envp[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL };
