@@ -97,8 +97,9 @@ static int own_value(struct command *l, const char *name, const char *value)
 static int take_own(struct command *l, int argc, char **argv, int *i, bool *own)
 {
 	static const char *const valued[] = { "--engines", "--every", "--limit" };
-	static const char *const refused[] = { "--engine", "--gdb",	   "--stats",	 "--insn-limit",
-					       "--trace",  "--trace-file", "--perf-map", "--guest-symbols" };
+	static const char *const refused[] = { "--engine",   "--gdb",	       "--stats",    "--insn-limit",
+					       "--trace",    "--trace-file",   "--perf-map", "--guest-symbols",
+					       "--debugcon", "--firmware-vars" };
 	const char *arg = argv[*i];
 
 	*own = true;

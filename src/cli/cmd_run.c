@@ -20,6 +20,7 @@
 
 struct run {
 	struct run_options o;
+	struct chr *debugcon; /* may be the first serial port's */
 	struct virtio_console_port console[VIRTIO_CONSOLE_PORTS_MAX];
 	struct machine *machine;
 	struct gdb *gdb;
@@ -68,6 +69,15 @@ static void destroy_stream(struct chr *c)
 {
 	if (c)
 		c->ops->destroy(c);
+}
+
+static int create_debugcon(struct run *r, struct error *e)
+{
+	if (!r->o.debugcon)
+		return 0;
+	r->debugcon = r->o.debugcon_path ? chr_file_create(r->o.debugcon_path, e) : r->o.machine.serial[0];
+	r->o.machine.debugcon = r->debugcon;
+	return r->debugcon ? 0 : -1;
 }
 
 /* Where the trace goes: to a file by whole lines, for a run may end badly. */
@@ -168,7 +178,8 @@ static int build(struct run *r, struct error *e)
 		if (r->gdb_fd < 0)
 			return -1;
 	}
-	if (net_options_create(&r->o.nets, &r->o.machine, e) || open_trace(r, e) || create_streams(r, e))
+	if (net_options_create(&r->o.nets, &r->o.machine, e) || open_trace(r, e) || create_streams(r, e) ||
+	    create_debugcon(r, e))
 		return -1;
 	r->o.machine.vhost_user = r->o.shares.config;
 	r->o.machine.vhost_users = r->o.shares.count;
@@ -205,6 +216,8 @@ static void destroy(struct run *r)
 	guest_symbols_free(r->symbols);
 	if (r->trace)
 		fclose(r->trace);
+	if (r->debugcon != r->o.machine.serial[0])
+		destroy_stream(r->debugcon);
 	if (r->stats)
 		fclose(r->stats);
 	for (unsigned i = 0; i < MACHINE_SERIALS; i++)

@@ -48,6 +48,7 @@ STRING_OPTION(set_kernel, machine.kernel)
 STRING_OPTION(set_initrd, machine.initrd)
 STRING_OPTION(set_append, machine.append)
 STRING_OPTION(set_firmware, machine.firmware)
+STRING_OPTION(set_firmware_vars, machine.firmware_vars)
 STRING_OPTION(set_engine, machine.engine)
 STRING_OPTION(set_cpu_model, machine.cpu_model)
 STRING_OPTION(set_name, machine.name)
@@ -110,6 +111,17 @@ static int set_console(struct run_options *o, const char *value)
 		if (s->name[0] && !strcmp(s->name, o->console[i].name))
 			return usage_error("--console: two ports are named %s", s->name);
 	o->consoles++;
+	return 0;
+}
+
+static int set_debugcon(struct run_options *o, const char *value)
+{
+	o->debugcon = true;
+	if (!strcmp(value, "stdio"))
+		return 0;
+	if (strncmp(value, "file:", 5) || !value[5])
+		return usage_error("--debugcon '%s' is neither stdio nor file:F", value);
+	o->debugcon_path = value + 5;
 	return 0;
 }
 
@@ -180,6 +192,7 @@ static const struct option_row rows[] = {
 	{ "initrd", ARG_REQUIRED, set_initrd, "F", "initial RAM disk; for multiboot \"FILE ARGS,FILE ARGS\"" },
 	{ "append", ARG_REQUIRED, set_append, "S", "kernel command line" },
 	{ "firmware", ARG_REQUIRED, set_firmware, "F", "ROM image instead of a kernel; seabios or ovmf: Debian's" },
+	{ "firmware-vars", ARG_REQUIRED, set_firmware_vars, "F", "keep ovmf's variables in F; else they end with it" },
 	{ "disk", ARG_MANY, disk_option_add, "F[,...]", "disk image, raw or qcow2; see below" },
 	{ "memory", ARG_REQUIRED, set_memory, "SIZE", "RAM, with K, M or G; default 512M" },
 	{ "cpus", ARG_REQUIRED, set_cpus, "N", "processors; only 1 yet" },
@@ -190,6 +203,7 @@ static const struct option_row rows[] = {
 	{ "serial", ARG_MANY, set_serial, "WHERE",
 	  "COM1, again: COM2 to 4: stdio (default), none, pty, file:F, unix:F" },
 	{ "console", ARG_MANY, set_console, "WHERE", "virtio console: stdio, pty, file:F, unix:F; ,name=N: a port" },
+	{ "debugcon", ARG_REQUIRED, set_debugcon, "WHERE", "firmware's log (port 402H): stdio or file:F" },
 	{ "gdb", ARG_REQUIRED, set_gdb, "WHERE", "wait for gdb on PORT (of 127.0.0.1) or unix:F" },
 	{ "debug-exit", ARG_NONE, set_debug_exit, NULL, "port F4H ends the machine with (value << 1) | 1" },
 	{ "test-device", ARG_NONE, set_test_device, NULL, "the device public bare-metal test suites expect" },
@@ -363,10 +377,14 @@ static int check_together(struct run_options *o)
 
 	if (m->kernel && m->firmware)
 		return usage_error("--kernel and --firmware exclude each other");
+	if (o->debugcon && !o->debugcon_path && o->serial[0].kind != STREAM_STDIO)
+		return usage_error("--debugcon stdio needs --serial stdio: give --debugcon file:F");
 	if (o->trace_path && !m->engine_options.trace)
 		return usage_error("--trace-file needs --trace");
 	if (o->symbols_path && !m->engine_options.trace && !m->engine_options.perf_map)
 		return usage_error("--guest-symbols needs --trace or --perf-map");
+	if (m->firmware_vars && !m->firmware)
+		return usage_error("--firmware-vars needs --firmware");
 	if (m->firmware && (m->initrd || m->append))
 		return usage_error("--initrd and --append need --kernel");
 	if (!m->kernel && !m->firmware)

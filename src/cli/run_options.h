@@ -16,6 +16,8 @@ struct run_options {
 	unsigned consoles;
 	struct share_options shares;
 	struct net_options nets;
+	bool debugcon;
+	const char *debugcon_path; /* NULL: where COM1 goes, on stdio */
 	const char *gdb;
 	const char *trace_path, *symbols_path; /* NULL: stderr; none */
 	bool stats;

@@ -10,11 +10,15 @@
  */
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "backend/nvram/nvram.h"
 #include "dev/chipset/acpi_pm.h"
+#include "dev/chipset/debugcon.h"
 #include "dev/chipset/debugexit.h"
 #include "dev/chipset/fw_cfg.h"
 #include "dev/chipset/i8042.h"
+#include "dev/chipset/pflash.h"
 #include "dev/chipset/pic.h"
 #include "dev/chipset/pit.h"
 #include "dev/chipset/rtc.h"
@@ -329,6 +333,38 @@ static int map_firmware(struct machine *m, struct error *e)
 	return 0;
 }
 
+static int store_vars(void *opaque, u64 off, const u8 *bytes, size_t n)
+{
+	return nvram_write(opaque, off, bytes, n);
+}
+
+/* The flash with the firmware's variables, right below its code. */
+static int create_vars(struct machine *m, struct error *e)
+{
+	struct pflash_config cfg = { .prio = PRIO_ROM };
+	const u8 *initial = boot_firmware_vars(m->image, &cfg.base, &cfg.size);
+	u8 *content;
+	int ret = 0;
+
+	if (!initial)
+		return 0;
+	content = malloc(cfg.size);
+	if (!content)
+		return error_set(e, "not enough host memory");
+	memcpy(content, initial, cfg.size);
+	if (m->cfg.firmware_vars) {
+		m->nvram = nvram_open(m->cfg.firmware_vars, content, cfg.size, true, e);
+		ret = m->nvram ? 0 : -1;
+		cfg.store = store_vars;
+		cfg.opaque = m->nvram;
+	}
+	cfg.content = content;
+	if (!ret && !pflash_create(&m->board, &cfg))
+		ret = error_set(e, "not enough host memory for the firmware's variables");
+	free(content);
+	return ret;
+}
+
 /* ---- devices ---- */
 
 static void board_request(void *opaque, enum board_request r, int value)
@@ -383,6 +419,8 @@ static bool create_legacy(struct machine *m)
 	if (!pit_create(b, &irq0) || !rtc_create(b, &rtc, &irq8) || !i8042_create(b, &irq1))
 		return false;
 	if (!create_serial(m))
+		return false;
+	if (m->cfg.debugcon && !debugcon_create(b, m->cfg.debugcon))
 		return false;
 	return !m->cfg.debug_exit || debugexit_create(b);
 }
@@ -464,6 +502,8 @@ int machine_board_create(struct machine *m, struct error *e)
 		return error_set(e, "not enough host memory for the memory map");
 	if (map_firmware(m, e) < 0)
 		return -1;
+	if (create_vars(m, e) < 0)
+		return -1;
 	m->lines.ops = &lines_ops;
 	board_attach(&m->board, &m->lines);
 	if (!create_apics(m) || !create_legacy(m) || !create_testdev(m) || !create_chipset(m))
@@ -484,5 +524,6 @@ void machine_board_destroy(struct machine *m)
 		d->ops->destroy(d);
 	}
 	m->board.first = NULL;
+	nvram_close(m->nvram);
 	free(m->low_rom);
 }

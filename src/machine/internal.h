@@ -46,6 +46,7 @@ struct machine {
 	/* Interrupt inputs: who drives each high, a bit a source (board.c). */
 	struct device lines;
 	u8 isa_level[16], gsi_level[IOAPIC_PINS];
+	struct nvram *nvram; /* firmware variables; NULL: in memory only */
 	u8 *low_rom; /* firmware: what is beneath the PAM segments */
 
 	struct boot_image *image;

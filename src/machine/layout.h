@@ -34,7 +34,7 @@ enum layout_prio {
 
 /* Limits of --memory. */
 #define LAYOUT_RAM_MIN (2 * MiB)
-#define LAYOUT_RAM_MAX (1024 * GiB)
+#define LAYOUT_RAM_MAX (960 * GiB) /* with the windows for PCI within 40 address bits */
 
 /* ISA interrupts and their IOAPIC pins: the timer's is overridden to 2. */
 #define LAYOUT_IRQ_TIMER 0

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "backend/chr/chr.h"
+#include "backend/nvram/nvram.h"
 #include "cpu/event.h"
 #include "cpu/xstate.h"
 #include "cpu/linear.h"
@@ -40,6 +41,8 @@ static int check_config(struct machine *m, struct error *e)
 		return error_set(e, "%u processors: this build runs one", c->cpus);
 	if (!c->kernel == !c->firmware)
 		return error_set(e, "give one of a kernel and a firmware image");
+	if (c->firmware_vars && !c->firmware)
+		return error_set(e, "firmware variables need firmware");
 	if (c->firmware && (c->initrd || c->append))
 		return error_set(e, "an initrd or a command line needs a kernel");
 	m->engine = engine_choose(c->engine ? c->engine : "auto", &m->verdict, e);
@@ -58,11 +61,20 @@ static int load_files(struct machine *m, struct error *e)
 		.initrd = m->cfg.initrd,
 		.append = m->cfg.append,
 		.firmware = m->cfg.firmware,
+		.firmware_vars = m->cfg.firmware_vars,
 		.memory = m->cfg.memory,
 	};
 
+	u64 len;
+	gpa_t base;
+
 	m->image = boot_load(&r, e);
-	return m->image ? 0 : -1;
+	if (!m->image)
+		return -1;
+	if (!m->cfg.firmware_vars)
+		return 0;
+	boot_firmware_vars(m->image, &base, &len);
+	return nvram_check(m->cfg.firmware_vars, len, true, e);
 }
 
 /* ---- events from other threads ---- */
@@ -205,6 +217,8 @@ int machine_start_anew(struct machine *m, struct error *e)
 
 	if (boot_fetch(m->image, e))
 		return -1;
+	if (m->nvram)
+		nvram_sync(m->nvram);
 	for (struct device *d = m->board.first; d; d = d->next)
 		d->ops->reset(d);
 	cpu_reset(v, false);

@@ -49,7 +49,8 @@ struct machine_config {
 	const char *cpu_model; /* "host" or x86-64-v2.. */
 	/* what to boot: exactly one of kernel and firmware */
 	const char *kernel, *initrd, *append;
-	const char *firmware; /* path, or "seabios" */
+	const char *firmware;	   /* path, "seabios" or "ovmf" */
+	const char *firmware_vars; /* file of its variables, made if missing; NULL: in memory */
 	bool debug_exit, test_device, no_reboot;
 	struct machine_disk disk[MACHINE_DISKS_MAX]; /* in the order of their PCI slots */
 	unsigned disks;
@@ -63,6 +64,7 @@ struct machine_config {
 	/* devices of other processes; valid during machine_create(), their descriptors stay the caller's */
 	const struct vhost_user_config *vhost_user;
 	unsigned vhost_users;
+	struct chr *debugcon; /* what goes to the debug console port; NULL: no such port. Owned by the caller */
 	struct engine_options engine_options;
 	u64 insn_limit; /* stop (as by the debugger) after so many; 0: none. For tests */
 };

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <endian.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -254,6 +255,58 @@ static void test_create(void **state)
 	assert_true(i.disk_size <= 512 * KiB);
 }
 
+static void patch(u64 at, u64 value, unsigned bytes)
+{
+	int fd = open(path, O_RDWR);
+	u64 v = htobe64(value);
+
+	assert_int_equal(pwrite(fd, (u8 *)&v + 8 - bytes, bytes, at), bytes);
+	close(fd);
+}
+
+/* Features that are not supported: named, and the rest of what is shown is checked as any image's. */
+static void test_refused(void **state)
+{
+	static const struct {
+		u64 at, value;
+		unsigned bytes;
+		const char *says;
+	} feature
+	    [] = { { 32, 1, 4, "AES" },		 { 32, 2, 4, "LUKS" },	       { 72, 4, 8, "data file" },
+		   { 72, 16, 8, "extended L2" }, { 72, BIT(63), 8, "bit 63" }, { 104, 7, 1, "compression type 7" } },
+     broken[] = { { 96, 0x4afc0a04, 4, "refcount_order" }, { 24, BIT(63), 8, "too large" },
+		  { 60, 1u << 31, 4, "snapshots" },	   { 16, 1u << 31, 4, "backing file" },
+		  { 20, 64, 4, "cluster size" },	   { 100, 1u << 31, 4, "header length" } };
+
+	u8 *model = malloc(MiB);
+
+	write_base(model, MiB);
+	free(model);
+	for (unsigned i = 0; i < ARRAY_SIZE(feature); i++) {
+		for (unsigned k = 0; k < ARRAY_SIZE(broken); k++) {
+			struct block_config c = { .path = path };
+			struct block_info info;
+			struct error e = { "" };
+
+			create(MiB, 0, 16, "base");
+			if (feature[i].at == 104)
+				patch(72, BIT(3), 8); /* the feature bit that goes with it */
+			patch(feature[i].at, feature[i].value, feature[i].bytes);
+			assert_int_equal(block_info(path, BLOCK_FORMAT_AUTO, &info, &e), 0);
+			assert_non_null(strstr(info.unsupported, feature[i].says));
+			assert_int_equal(info.refcount_bits, 16);
+			assert_int_equal(info.virtual_size, MiB);
+			assert_string_equal(info.backing_file, "base");
+			assert_null(block_open(&c, &e));
+			assert_non_null(strstr(e.text, feature[i].says));
+			patch(broken[k].at, broken[k].value, broken[k].bytes);
+			assert_int_equal(block_info(path, BLOCK_FORMAT_AUTO, &info, &e), -1);
+			assert_non_null(strstr(e.text, broken[k].says));
+			assert_null(block_open(&c, &e));
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -265,6 +318,7 @@ int main(void)
 		cmocka_unit_test(test_space_comes_back),
 		cmocka_unit_test(test_readonly_and_bounds),
 		cmocka_unit_test(test_create),
+		cmocka_unit_test(test_refused),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

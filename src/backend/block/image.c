@@ -65,7 +65,7 @@ static int qcow2_info(struct file *f, struct qcow2_header *h, struct block_info 
 	i->lazy_refcounts = h->compat & QCOW2_COMPAT_LAZY;
 	i->dirty = h->incompat & QCOW2_INCOMPAT_DIRTY;
 	i->corrupt = h->incompat & QCOW2_INCOMPAT_CORRUPT;
-	i->zstd = h->zstd;
+	i->zstd = h->compression == QCOW2_ZSTD;
 	return 0;
 }
 

@@ -42,6 +42,7 @@
 #define QCOW2_INCOMPAT_DATA_FILE BIT(2)
 #define QCOW2_INCOMPAT_COMPRESSION BIT(3)
 #define QCOW2_INCOMPAT_EXTENDED_L2 BIT(4)
+#define QCOW2_ZSTD 1 /* compression type; 0 is zlib's deflate */
 #define QCOW2_COMPAT_LAZY BIT(0)
 #define QCOW2_AUTOCLEAR_BITMAPS BIT(0)
 
@@ -49,7 +50,7 @@ struct qcow2_header { /* in the host's byte order */
 	u32 version, cluster_bits, l1_size, reftable_clusters, snapshots, refcount_order, length;
 	u64 size, l1_offset, reftable_offset, snapshots_offset;
 	u64 incompat, compat, autoclear;
-	bool zstd;
+	u8 compression;	   /* the compression type */
 	char refused[112]; /* a feature that is not supported */
 	char backing_file[1024], backing_format[32];
 	u64 bitmaps_offset, bitmaps_size; /* the directory */

@@ -100,12 +100,16 @@ static int refuse_features(struct qcow2_header *h, const u8 *buf, size_t n, cons
 			      : crypt == 2 ? "encryption (LUKS)"
 					   : "encryption",
 			      e);
-	if (!unknown)
-		return 0;
 	if (unknown & QCOW2_INCOMPAT_DATA_FILE)
 		return refuse(h, path, "external data file", e);
 	if (unknown & QCOW2_INCOMPAT_EXTENDED_L2)
 		return refuse(h, path, "extended L2 entries", e);
+	if (!unknown && h->compression > QCOW2_ZSTD) {
+		snprintf(what, sizeof(what), "unknown compression type %u", h->compression);
+		return refuse(h, path, what, e);
+	}
+	if (!unknown)
+		return 0;
 	f.bit = __builtin_ctzll(unknown);
 	each_extension(buf, n, h->length, BIT(h->cluster_bits), &f, find_feature);
 	snprintf(what, sizeof(what), "unknown incompatible feature, bit %u%s%s", f.bit, f.name[0] ? ", " : "", f.name);
@@ -139,13 +143,27 @@ static void parse(const u8 *b, struct qcow2_header *h)
 	h->length = get32(b + 100);
 }
 
+/* What block_info() shows, also of an image that is refused for a feature. */
+static int check_shown(const struct file *f, const u8 *b, struct qcow2_header *h, struct error *e)
+{
+	if (h->refcount_order > 6)
+		return bad(f, "refcount_order is above 6", e);
+	if (h->size > BIT(62))
+		return error_set(e, "%s: the disk is too large (%llu bytes)", f->path, (unsigned long long)h->size);
+	if (h->snapshots > QCOW2_MAX_SNAPSHOTS)
+		return bad(f, "the number of snapshots", e);
+	if (h->length > QCOW2_HEADER_V3)
+		h->compression = b[104];
+	if (h->compression && !(h->incompat & QCOW2_INCOMPAT_COMPRESSION))
+		return bad(f, "a compression type without its feature bit", e);
+	return 0;
+}
+
 static int check_limits(const struct file *f, const struct qcow2_header *h, struct error *e)
 {
 	u64 cluster = BIT(h->cluster_bits), per_l1 = BIT(2 * h->cluster_bits - 3);
 
-	if (h->refcount_order > 6)
-		return bad(f, "refcount_order is above 6", e);
-	if (h->size > BIT(62) || h->l1_size > QCOW2_MAX_L1)
+	if (h->l1_size > QCOW2_MAX_L1)
 		return error_set(e, "%s: the disk is too large (%llu bytes)", f->path, (unsigned long long)h->size);
 	if (h->l1_size < h->size / per_l1 + (h->size % per_l1 != 0))
 		return bad(f, "the L1 table is too small for the disk", e);
@@ -155,8 +173,7 @@ static int check_limits(const struct file *f, const struct qcow2_header *h, stru
 		return bad(f, "the size of the refcount table", e);
 	if (!h->reftable_offset || (h->reftable_offset & (cluster - 1)) || h->reftable_offset >= QCOW2_MAX_OFFSET)
 		return bad(f, "the refcount table is in the wrong place", e);
-	if (h->snapshots > QCOW2_MAX_SNAPSHOTS ||
-	    (h->snapshots && ((h->snapshots_offset & (cluster - 1)) || h->snapshots_offset >= QCOW2_MAX_OFFSET)))
+	if (h->snapshots && ((h->snapshots_offset & (cluster - 1)) || h->snapshots_offset >= QCOW2_MAX_OFFSET))
 		return bad(f, "the snapshot table", e);
 	return 0;
 }
@@ -188,17 +205,12 @@ static int parse_and_check(struct file *f, const u8 *b, size_t n, struct qcow2_h
 	if (h->length < (h->version < 3 ? QCOW2_HEADER_V2 : QCOW2_HEADER_V3) || h->length > BIT(h->cluster_bits) ||
 	    h->length > n)
 		return bad(f, "header length", e);
-	if (refuse_features(h, b, n, f->path, e) < 0)
-		return -1;
-	if (h->length > QCOW2_HEADER_V3) {
-		if (b[104] > 1 || (b[104] && !(h->incompat & QCOW2_INCOMPAT_COMPRESSION)))
-			return error_set(e, "%s: unknown compression type %u", f->path, b[104]);
-		h->zstd = b[104];
-	}
-	if (check_limits(f, h, e) < 0 || read_backing_name(f, b, n, h, e) < 0)
+	if (check_shown(f, b, h, e) < 0 || read_backing_name(f, b, n, h, e) < 0)
 		return -1;
 	each_extension(b, n, h->length, BIT(h->cluster_bits), h, note_extension);
-	return 0;
+	if (refuse_features(h, b, n, f->path, e) < 0)
+		return -1;
+	return check_limits(f, h, e);
 }
 
 int qcow2_header_read(struct file *f, struct qcow2_header *h, struct error *e)

@@ -86,8 +86,8 @@ static int unpack(struct qcow2 *q, u64 entry, u8 *to)
 	packed = malloc(bytes);
 	rc = packed ? file_read(q->im.file, offset, packed, bytes) : ENOMEM;
 	if (!rc) {
-		ok = q->h.zstd ? unzstd_cluster(to, q->cluster, packed, bytes)
-			       : inflate_cluster(to, q->cluster, packed, bytes);
+		ok = q->h.compression == QCOW2_ZSTD ? unzstd_cluster(to, q->cluster, packed, bytes)
+						    : inflate_cluster(to, q->cluster, packed, bytes);
 		rc = ok ? 0 : EIO;
 	}
 	free(packed);
