@@ -189,9 +189,14 @@ bad:
 	return usage_error("--balloon '%s' is neither off nor [SIZE][,reporting=on|off] (256M)", value);
 }
 
-static int refuse_share(struct run_options *o, const char *value)
+static int add_share(struct run_options *o, const char *value)
 {
-	return usage_error("--share: shared directories are not built yet");
+	return share_option_parse(&o->shares, value);
+}
+
+static int add_vhost_user(struct run_options *o, const char *value)
+{
+	return vhost_user_option_parse(&o->shares, value);
 }
 
 static int set_trace(struct run_options *o, const char *value)
@@ -240,10 +245,10 @@ static const struct option_row rows[] = {
 	{ "guest-symbols", ARG_REQUIRED, set_symbols, "F", "names for both: System.map, kallsyms or ELF" },
 	{ "net", ARG_MANY, set_net, "KIND", "network card: user, tap=NAME, none (default); see below" },
 	{ "balloon", ARG_REQUIRED, set_balloon, "SIZE", "memory to take from the guest, or off; see below" },
+	{ "share", ARG_MANY, add_share, "TAG=DIR", "host directory, by virtio-fs; ,ro: read-only" },
+	{ "vhost-user", ARG_MANY, add_vhost_user, "K=SOCKET", "device of another process; K: blk or net" },
 	{ "jail", ARG_REQUIRED, set_jail, "on|off", "give up files, rights and system calls first; default on" },
 	{ "help", ARG_NONE, set_help, NULL, "this" },
-	/* in the plan, not in --help */
-	{ "share", ARG_REQUIRED, refuse_share, NULL, NULL },
 };
 
 void run_options_help(void)
@@ -322,7 +327,7 @@ static int parse_one(struct run_options *o, int argc, char **argv, int *i, u64 *
 
 /* ---- the machine of the cache ---- */
 
-static int cache_file(char *out, size_t size, const char *name)
+int cache_path(char *out, size_t size, const char *name)
 {
 	const char *cache = getenv("ECTYPE_CACHE"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
 	int n;
@@ -335,6 +340,13 @@ static int cache_file(char *out, size_t size, const char *name)
 		n = snprintf(out, size, "%s/.cache/ectype/%s", home ? home : "", name);
 	if (n < 0 || (size_t)n >= size)
 		return usage_error("the path of the cache is too long");
+	return 0;
+}
+
+static int cache_file(char *out, size_t size, const char *name)
+{
+	if (cache_path(out, size, name))
+		return EXIT_USAGE;
 	if (access(out, R_OK))
 		return usage_error("no kernel given and no %s: run `make run` once, or give --kernel", out);
 	return 0;

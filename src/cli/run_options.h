@@ -3,6 +3,7 @@
 #define ECTYPE_CLI_RUN_OPTIONS_H
 
 #include "cli/net_options.h"
+#include "cli/share_options.h"
 #include "cli/stream_options.h"
 #include "dev/virtio/console.h"
 #include "machine/machine.h"
@@ -13,6 +14,7 @@ struct run_options {
 	unsigned serials; /* at least 1 */
 	struct stream_option console[VIRTIO_CONSOLE_PORTS_MAX];
 	unsigned consoles;
+	struct share_options shares;
 	struct net_options nets;
 	bool debugcon;
 	const char *debugcon_path; /* NULL: where COM1 goes, on stdio */

@@ -114,7 +114,8 @@ static int create_vcpu(struct machine *m, struct error *e)
 	v->mem = m->mem;
 	v->ports = m->ports;
 	v->engine = m->engine;
-	m->cfg.engine_options.alone = m->cfg.cpus == 1; /* devices run on this thread */
+	/* devices run on this thread; other processes know no such order */
+	m->cfg.engine_options.alone = m->cfg.cpus == 1 && !m->cfg.vhost_users;
 	v->engine_options = &m->cfg.engine_options;
 	v->mmu = mmu_create();
 	return v->mmu ? 0 : error_set(e, "not enough host memory");

@@ -20,6 +20,7 @@ struct chr;
 struct net;
 struct virtio;
 struct virtio_console_port;
+struct vhost_user_config;
 
 #define MACHINE_SERIALS 4
 
@@ -65,6 +66,9 @@ struct machine_config {
 	 * (dev/virtio/balloon.h). */
 	bool balloon, balloon_reporting;
 	u64 balloon_target;
+	/* devices of other processes; valid during machine_create(), their descriptors stay the caller's */
+	const struct vhost_user_config *vhost_user;
+	unsigned vhost_users;
 	struct chr *debugcon; /* what goes to the debug console port; NULL: no such port. Owned by the caller */
 	struct engine_options engine_options;
 	u64 insn_limit; /* stop (as by the debugger) after so many; 0: none. For tests */
