@@ -154,6 +154,7 @@ GUEST = {
     "jail.py": (120, False, ("auto",), ()),
     "memory.py": (240, False, ("dbt",), ()),
     "memtest.py": (240, False, ("dbt",), ("interp",)),
+    "net.py": (300, False, ("dbt",), ("interp",)),
     "streams.py": (120, False, ("dbt",), ("interp",)),
     "stress.py": (480, False, ("dbt",), ("interp",)),
     "terminal.py": (240, True, ("dbt",), ("interp",)),
