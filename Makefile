@@ -23,11 +23,11 @@ run:
 	@$(BUILD)/ectype run
 
 test:
-	@scripts/deps.sh build run test
+	@scripts/deps.sh build run test boot
 	@scripts/run-tests.py $(if $(SUITES),--suites $(SUITES))
 
 test-all:
-	@scripts/deps.sh build run test
+	@scripts/deps.sh build run test boot
 	@scripts/run-tests.py --all
 
 test-asan:

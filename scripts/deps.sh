@@ -12,6 +12,7 @@ packages() {
 	run) echo busybox-static ca-certificates ;;
 	test) echo gdb qemu-utils strace ;;
 	bench) echo qemu-system-x86 ;;
+	boot) echo grub-common grub-pc-bin grub-efi-amd64-bin ovmf seabios xorriso mtools ;;
 	bochs) echo bochs bochsbios vgabios grub-common grub-pc-bin xorriso mtools ;;
 	fuzz) echo clang libclang-rt-14-dev ;;
 	format) echo clang-format ;;

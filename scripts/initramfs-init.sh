@@ -28,6 +28,7 @@ if [ -z "$ECTYPE_INIT" ]; then
 			case $alias in
 			pci:v00001AF4d00001044* | virtio:d00000004v*) ;;
 			pci:v00001AF4* | virtio:*) set -- "$@" "$alias" ;;
+			pci:*bc01sc06i01*) set -- "$@" "$alias" sd_mod sr_mod ;;
 			esac
 		done
 		[ $# = 0 ] || modprobe -aq "$@" 2>/dev/null
