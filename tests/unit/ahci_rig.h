@@ -47,7 +47,7 @@ enum { SCTL = 0x2c, SERR = 0x30, SACT = 0x34, CI = 0x38 };
 #define ARIG_DISK 0
 #define ARIG_CD 1
 #define ARIG_READONLY 3
-#define ARIG_SECTORS 4096u /* of 512 bytes */
+#define ARIG_SECTORS 1024u /* of 512 bytes */
 #define ARIG_CD_SECTORS 64u
 
 struct arig {
