@@ -10,6 +10,7 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 /* argv[0] is the command's name. Return the exit status. */
 int cmd_run(int argc, char **argv);
+int cmd_image(int argc, char **argv);
 int cmd_lockstep(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 

@@ -222,7 +222,7 @@ def refused(folder, kept):
 def main():
     why = bootimages.missing()
     if why:
-        skip("firmware", f"not installed: {why} (scripts/deps.sh boot)")
+        skip("firmware", f"not installed: {why} (scripts/deps.sh test)")
         sys.exit(77)
     with tempfile.TemporaryDirectory(prefix="ectype-firmware-") as folder:
         try:
