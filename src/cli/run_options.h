@@ -30,6 +30,7 @@ struct run_options {
 	/* what --disk names */
 	char disk_text[32768];
 	size_t disk_text_used;
+	char disk_id[MACHINE_DISKS_MAX][16]; /* names of those that were given none */
 };
 
 /* 0, or the exit status after a message. Looks at no file but the cache's. */

@@ -527,6 +527,8 @@ int machine_board_create(struct machine *m, struct error *e)
 
 	if (!cfg || (boot_is_firmware(m->image) && machine_tables_to_firmware(m, cfg) < 0))
 		return error_set(e, "not enough host memory for the firmware's configuration");
+	if (boot_is_firmware(m->image) && machine_boot_to_firmware(m, cfg, e) < 0)
+		return -1;
 	return 0;
 }
 

@@ -48,6 +48,8 @@ static int check_config(struct machine *m, struct error *e)
 		return error_set(e, "firmware variables need firmware");
 	if (c->firmware && (c->initrd || c->append))
 		return error_set(e, "an initrd or a command line needs a kernel");
+	if (machine_boot_check(c, e))
+		return -1;
 	m->engine = engine_choose(c->engine ? c->engine : "auto", &m->verdict, e);
 	if (!m->engine)
 		return -1;
