@@ -29,6 +29,7 @@ if [ -z "$ECTYPE_INIT" ]; then
 			case $alias in
 			pci:v00001AF4d0000104[45]* | virtio:d0000000[45]v*) ;;
 			pci:v00001AF4* | virtio:*) set -- "$@" "$alias" ;;
+			pci:*bc01sc06i01*) set -- "$@" "$alias" sd_mod sr_mod ;;
 			esac
 		done
 		[ $# = 0 ] || modprobe -aq "$@" 2>/dev/null

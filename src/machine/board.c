@@ -25,6 +25,7 @@
 #include "dev/chipset/testdev.h"
 #include "dev/chipset/uart16550.h"
 #include "dev/pci/q35.h"
+#include "dev/vhost_user/vhost_user_dev.h"
 #include "dev/virtio/balloon.h"
 #include "dev/virtio/console.h"
 #include "dev/virtio/net.h"
@@ -493,6 +494,9 @@ static int create_pci_devices(struct machine *m, struct error *e)
 		if (virtio_net_create(&m->board, bus, 0, n->net, n->mac) < 0)
 			return error_set(e, "network %u: not enough host memory, or no PCI slot is free", i + 1);
 	}
+	for (unsigned i = 0; i < m->cfg.vhost_users; i++)
+		if (!vhost_user_create(&m->board, bus, &m->cfg.vhost_user[i], e))
+			return -1;
 	return machine_disks_create(m, bus, e);
 }
 
@@ -523,6 +527,8 @@ int machine_board_create(struct machine *m, struct error *e)
 
 	if (!cfg || (boot_is_firmware(m->image) && machine_tables_to_firmware(m, cfg) < 0))
 		return error_set(e, "not enough host memory for the firmware's configuration");
+	if (boot_is_firmware(m->image) && machine_boot_to_firmware(m, cfg, e) < 0)
+		return -1;
 	return 0;
 }
 

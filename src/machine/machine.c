@@ -48,6 +48,8 @@ static int check_config(struct machine *m, struct error *e)
 		return error_set(e, "firmware variables need firmware");
 	if (c->firmware && (c->initrd || c->append))
 		return error_set(e, "an initrd or a command line needs a kernel");
+	if (machine_boot_check(c, e))
+		return -1;
 	m->engine = engine_choose(c->engine ? c->engine : "auto", &m->verdict, e);
 	if (!m->engine)
 		return -1;
@@ -114,7 +116,8 @@ static int create_vcpu(struct machine *m, struct error *e)
 	v->mem = m->mem;
 	v->ports = m->ports;
 	v->engine = m->engine;
-	m->cfg.engine_options.alone = m->cfg.cpus == 1; /* devices run on this thread */
+	/* devices run on this thread; other processes know no such order */
+	m->cfg.engine_options.alone = m->cfg.cpus == 1 && !m->cfg.vhost_users;
 	v->engine_options = &m->cfg.engine_options;
 	v->mmu = mmu_create();
 	return v->mmu ? 0 : error_set(e, "not enough host memory");

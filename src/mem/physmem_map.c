@@ -79,8 +79,10 @@ struct memory *memory_create(u64 size, struct error *e)
 		.mem = m, .len = UINT64_MAX, .kind = REGION_MMIO, .ops = &memory_mixed_ops, .opaque = m, .name = "mixed"
 	};
 	m->range_cap = 1;
-	m->fd = memfd_create("ectype-ram", MFD_CLOEXEC);
-	if (m->fd >= 0 && ftruncate(m->fd, (off_t)size) == 0)
+	/* Its size is final: a process it is shared with could else cut it off under us. */
+	m->fd = memfd_create("ectype-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (m->fd >= 0 && ftruncate(m->fd, (off_t)size) == 0 &&
+	    fcntl(m->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
 		ram = memory_place(m) ? m->ram : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
 	err = errno;
 	if (ram != MAP_FAILED) {
