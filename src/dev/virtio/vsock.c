@@ -35,7 +35,6 @@
 
 enum { RX, TX, EVENT, QUEUES };
 #define QUEUE_SIZE 256
-#define EVENT_QUEUE_SIZE 16
 #define EVENT_TRANSPORT_RESET 0
 
 enum op {
@@ -702,8 +701,8 @@ int virtio_vsock_create(struct board *b, struct pci_bus *bus, unsigned slot, str
 	d->v.config_len = sizeof(cid);
 	memcpy(d->v.config, &cid, sizeof(cid));
 	d->v.queues = QUEUES;
-	d->v.queue[RX].size_max = d->v.queue[TX].size_max = QUEUE_SIZE;
-	d->v.queue[EVENT].size_max = EVENT_QUEUE_SIZE;
+	for (unsigned i = 0; i < QUEUES; i++)
+		d->v.queue[i].size_max = QUEUE_SIZE;
 	d->source = door_add_source(b->door, "vsock", on_events, d);
 	if (d->conns && d->source >= 0 && virtio_pci_create(b, bus, slot, &d->v) == 0)
 		return 0;
