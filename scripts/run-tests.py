@@ -161,6 +161,7 @@ GUEST = {
     "streams.py": (120, False, ("dbt",), ("interp",)),
     "stress.py": (480, False, ("dbt",), ("interp",)),
     "terminal.py": (240, True, ("dbt",), ("interp",)),
+    "vsock.py": (180, False, ("dbt",), ("interp",)),
     "virtio.py": (420, False, ENGINES, ()),
 }
 

@@ -57,7 +57,7 @@ def in_background(g, command, said="listening"):
 
 
 def to_guest(g, path, data):
-    in_background(g, "vs get 1000 >x 2>&1; echo E''OF", "")
+    in_background(g, "(vs get 1000 >x 2>&1; echo E''OF)", "")
     time.sleep(0.5)
     for _ in range(50):
         s, line = connect(path, 1000)
@@ -207,6 +207,27 @@ def pressure(g, path):
     ok("and nothing is lost", hashlib.md5(data).hexdigest() in out, out)
 
 
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as f:
+        return [int(p) for p in f.read().split()]
+
+
+def killed(image, path):
+    with linux("--vsock", f"socket={path}", initrd=image) as g:
+        deadline = time.monotonic() + 20
+        while "Linux version" not in g.text and time.monotonic() < deadline:
+            g.pump(0.2)
+        helpers = children(g.process.pid)
+        there = os.path.exists(path)
+        g.process.kill()
+        g.process.wait()
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and (os.path.exists(path) or any(os.path.exists(f"/proc/{p}") for p in helpers)):
+            time.sleep(0.1)
+        ok("a monitor that is killed leaves neither socket nor process", there and len(helpers) >= 1
+           and not os.path.exists(path) and not any(os.path.exists(f"/proc/{p}") for p in helpers), helpers)
+
+
 def main():
     if not os.path.exists(cache("vmlinuz")):
         skip("vsock", "no kernel")
@@ -229,6 +250,7 @@ def main():
             except (Timeout, OSError, ValueError) as e:
                 ok("sockets work", False, f"{e!r} {g.text[-800:]} {g.errors()}")
             ok("the socket is removed", not os.path.exists(path))
+        killed(image, path)
     finish()
 
 
