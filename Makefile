@@ -21,6 +21,7 @@ run:
 	@scripts/build.sh $(BUILD)
 	@scripts/kernel.sh cloud
 	@scripts/initramfs.py
+	@scripts/exec-image.py
 	@$(BUILD)/ectype run
 
 test:

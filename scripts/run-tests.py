@@ -141,12 +141,14 @@ def block():
 # What every day runs under the reference is what it does itself: kernels, gdb, determinism, the ends of a guest.
 GUEST = {
     "bad_input.py": (120, True, ("auto",), ()),
+    "balloon.py": (300, False, ("dbt",), ("interp",)),
     "boot.py": (420, False, ENGINES, ()),
     "compile.py": (420, False, ("dbt",), ("interp",)),
     "console.py": (180, False, ("dbt",), ("interp",)),
     "determinism.py": (420, False, ENGINES, ()),
     "end.py": (240, False, ENGINES, ()),
     "engine.py": (60, False, ("auto",), ()),
+    "firmware.py": (420, False, ("dbt",), ("interp",)),
     "gdb.py": (180, False, ENGINES, ()),
     "i386.py": (600, False, ("dbt",), ("interp",)),
     "idle.py": (240, True, ("auto",), ()),
@@ -155,6 +157,7 @@ GUEST = {
     "memory.py": (240, False, ("dbt",), ()),
     "memtest.py": (240, False, ("dbt",), ("interp",)),
     "net.py": (300, False, ("dbt",), ("interp",)),
+    "share.py": (180, False, ("dbt",), ("interp",)),
     "streams.py": (120, False, ("dbt",), ("interp",)),
     "stress.py": (480, False, ("dbt",), ("interp",)),
     "terminal.py": (240, True, ("dbt",), ("interp",)),

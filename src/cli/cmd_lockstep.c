@@ -130,6 +130,8 @@ static int check_machine(struct command *l)
 {
 	if (l->has_clock && l->run.machine.clock != MACHINE_CLOCK_VIRTUAL)
 		return usage_error("lockstep: only the virtual clock makes two runs equal");
+	if (l->run.shares.count)
+		return usage_error("lockstep: two machines cannot have one --share or --vhost-user");
 	if (l->run.serials > 1 || l->run.consoles)
 		return usage_error("lockstep: one serial port is all there is here, and no --console");
 	if (l->run.serial[0].kind == STREAM_UNIX || l->run.serial[0].kind == STREAM_PTY)

@@ -157,7 +157,11 @@ static int lock_jail(struct run *r, struct error *e)
 /* First what only looks, then what creates. */
 static int build(struct run *r, struct error *e)
 {
+	jail_begin(&r->jail);
 	if (machine_check(&r->o.machine, e))
+		return -1;
+	/* helpers make namespaces of their own, from the host's */
+	if (share_options_check(&r->o.shares, e) || share_options_start(&r->o.shares, e))
 		return -1;
 	if (prepare_jail(r, e))
 		return -1;
@@ -177,9 +181,13 @@ static int build(struct run *r, struct error *e)
 	if (net_options_create(&r->o.nets, &r->o.machine, e) || open_trace(r, e) || create_streams(r, e) ||
 	    create_debugcon(r, e))
 		return -1;
+	r->o.machine.vhost_user = r->o.shares.config;
+	r->o.machine.vhost_users = r->o.shares.count;
 	r->machine = machine_create(&r->o.machine, e);
-	if (!r->machine)
+	if (!r->machine) {
+		share_options_explain(&r->o.shares, e);
 		return -1;
+	}
 	if (r->o.gdb) {
 		int fd = r->gdb_fd;
 
@@ -204,6 +212,7 @@ static void destroy(struct run *r)
 	}
 	machine_destroy(r->machine);
 	net_options_destroy(&r->o.machine);
+	share_options_stop(&r->o.shares);
 	guest_symbols_free(r->symbols);
 	if (r->trace)
 		fclose(r->trace);

@@ -39,12 +39,17 @@ static int check_config(struct machine *m, struct error *e)
 				 host / MiB);
 	if (c->cpus != 1)
 		return error_set(e, "%u processors: this build runs one", c->cpus);
+	if (c->balloon && c->balloon_target >= c->memory)
+		return error_set(e, "a balloon of %llu MiB leaves nothing of %llu MiB of memory",
+				 c->balloon_target / MiB, c->memory / MiB);
 	if (!c->kernel == !c->firmware)
 		return error_set(e, "give one of a kernel and a firmware image");
 	if (c->firmware_vars && !c->firmware)
 		return error_set(e, "firmware variables need firmware");
 	if (c->firmware && (c->initrd || c->append))
 		return error_set(e, "an initrd or a command line needs a kernel");
+	if (machine_boot_check(c, e))
+		return -1;
 	m->engine = engine_choose(c->engine ? c->engine : "auto", &m->verdict, e);
 	if (!m->engine)
 		return -1;
@@ -111,7 +116,8 @@ static int create_vcpu(struct machine *m, struct error *e)
 	v->mem = m->mem;
 	v->ports = m->ports;
 	v->engine = m->engine;
-	m->cfg.engine_options.alone = m->cfg.cpus == 1; /* devices run on this thread */
+	/* devices run on this thread; other processes know no such order */
+	m->cfg.engine_options.alone = m->cfg.cpus == 1 && !m->cfg.vhost_users;
 	v->engine_options = &m->cfg.engine_options;
 	v->mmu = mmu_create();
 	return v->mmu ? 0 : error_set(e, "not enough host memory");
@@ -359,6 +365,11 @@ struct clock *machine_clock(struct machine *m)
 struct board *machine_board(struct machine *m)
 {
 	return &m->board;
+}
+
+struct virtio *machine_balloon(struct machine *m)
+{
+	return m->balloon;
 }
 
 const struct machine_config *machine_config(const struct machine *m)
