@@ -143,12 +143,16 @@ GUEST = {
     "compile.py": (420, False, ("dbt",), ("interp",)),
     "console.py": (180, False, ("dbt",), ("interp",)),
     "determinism.py": (420, False, ENGINES, ()),
+    "disk.py": (420, False, ("dbt",), ("interp",)),
+    "diskcompare.py": (300, False, ("dbt",), ("interp",)),
+    "diskfaults.py": (240, False, ("dbt",), ()),
     "end.py": (240, False, ENGINES, ()),
     "engine.py": (60, False, ("auto",), ()),
     "gdb.py": (180, False, ENGINES, ()),
     "i386.py": (600, False, ("dbt",), ("interp",)),
     "idle.py": (240, True, ("auto",), ()),
     "jail.py": (120, False, ("auto",), ()),
+    "killsafe.py": (240, False, ("dbt",), ("interp",)),
     "memory.py": (240, False, ("dbt",), ()),
     "memtest.py": (240, False, ("dbt",), ("interp",)),
     "streams.py": (120, False, ("dbt",), ("interp",)),
@@ -170,6 +174,7 @@ def long():
             for e in ENGINES]
     return jobs + [
         Job("long: block, writers killed", ["tests/block/killed.py", "--rounds", "100"], 900),
+        Job("long: 400 machines killed", ["tests/guest/killsafe.py", "--engine", "dbt", "--rounds", "100"], 3600),
         Job("long: lockstep, compile.py", ["tests/lockstep/compile.py"], 3600),
         Job("long: lockstep, 1000 random programs", ["tests/lockstep/programs.py", "--seeds", "1000", "--start", "1001"], 3600),
     ]

@@ -30,6 +30,7 @@ MAGIC = 0x656C6C694B746365
 LIFE = 5  # rounds of one image
 CLUSTERS = (65536, 4096, 512, 2097152)
 START = """#!/bin/sh
+stty -echo
 killsafe /dev/vda $(sed 's/.*killsafe=\\([0-9]*\\),\\([0-9]*\\).*/\\1 \\2/' /proc/cmdline)
 """
 
@@ -151,8 +152,14 @@ def one_round(image, initrd, cache, rng, number):
     with linux("--disk", options, initrd=initrd, memory="256M", append=append) as g:
         g.expect(r"GO\r?\n", 60)
         until = time.monotonic() + rng.random() ** 2 * 1.5
+        answered = 0
         while (left := until - time.monotonic()) > 0:
             g.pump(left)
+            lines = g.text.replace("\r", "").split("\n")[:-1]
+            for line in lines[answered:]:
+                if line.startswith("F "):
+                    g.send(f"A {line.split()[1]}\n")
+            answered = len(lines)
         g.process.kill()
         g.process.wait()
         while g.pump(1):
