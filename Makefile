@@ -3,12 +3,13 @@
 #   make run          a small Linux in a terminal, nothing else needed first
 #   make test         everything; the last line is "N passed, N failed"
 #   make test-all     that, an hour of stress-ng and the engines in lockstep
+#   make image-deps   the packages that `ectype image create` needs
 #   make bench        native, ectype and QEMU side by side
 BUILD ?= build
 FUZZ_SECONDS ?= 60
 export BUILD FUZZ_SECONDS
 
-.PHONY: all run test test-all test-asan test-ubsan bench fuzz format check-format clean
+.PHONY: all run test test-all test-asan test-ubsan bench image-deps fuzz format check-format clean
 .DEFAULT_GOAL := all
 
 all:
@@ -20,14 +21,15 @@ run:
 	@scripts/build.sh $(BUILD)
 	@scripts/kernel.sh cloud
 	@scripts/initramfs.py
+	@scripts/exec-image.py
 	@$(BUILD)/ectype run
 
 test:
-	@scripts/deps.sh build run test
+	@scripts/deps.sh build run test image
 	@scripts/run-tests.py $(if $(SUITES),--suites $(SUITES))
 
 test-all:
-	@scripts/deps.sh build run test
+	@scripts/deps.sh build run test image
 	@scripts/run-tests.py --all
 
 test-asan:
@@ -42,6 +44,9 @@ bench:
 	@scripts/deps.sh build run bench $(if $(BOCHS),bochs)
 	@scripts/build.sh $(BUILD)
 	@tests/bench/bench.py $(if $(BOCHS),--bochs) $(BENCH_ARGS)
+
+image-deps:
+	@scripts/deps.sh image
 
 fuzz:
 	@scripts/deps.sh build fuzz

@@ -124,7 +124,9 @@ def guest():
     subprocess.run(["scripts/initramfs.py"], cwd=ROOT, check=True)
     subprocess.run(["scripts/toolbox.py"], cwd=ROOT, check=True)
     build(BUILD)
-    return guest_jobs("guest", False)
+    subprocess.run(["tests/guest/debian_image.py"], cwd=ROOT, check=False, stdout=subprocess.DEVNULL)  # skipped without
+    return guest_jobs("guest", False) + [
+        Job("guest: debian.py, short (dbt)", ["tests/guest/debian.py", "--short", "--engine", "dbt"], 480)]
 
 
 def block():
@@ -139,6 +141,7 @@ def block():
 # What every day runs under the reference is what it does itself: kernels, gdb, determinism, the ends of a guest.
 GUEST = {
     "bad_input.py": (120, True, ("auto",), ()),
+    "balloon.py": (300, False, ("dbt",), ("interp",)),
     "boot.py": (420, False, ENGINES, ()),
     "compile.py": (420, False, ("dbt",), ("interp",)),
     "console.py": (180, False, ("dbt",), ("interp",)),
@@ -148,13 +151,17 @@ GUEST = {
     "diskfaults.py": (240, False, ("dbt",), ()),
     "end.py": (240, False, ENGINES, ()),
     "engine.py": (60, False, ("auto",), ()),
+    "firmware.py": (420, False, ("dbt",), ("interp",)),
     "gdb.py": (180, False, ENGINES, ()),
     "i386.py": (600, False, ("dbt",), ("interp",)),
     "idle.py": (240, True, ("auto",), ()),
+    "image.py": (240, False, ("auto",), ()),
     "jail.py": (120, False, ("auto",), ()),
     "killsafe.py": (240, False, ("dbt",), ("interp",)),
     "memory.py": (240, False, ("dbt",), ()),
     "memtest.py": (240, False, ("dbt",), ("interp",)),
+    "net.py": (300, False, ("dbt",), ("interp",)),
+    "share.py": (180, False, ("dbt",), ("interp",)),
     "streams.py": (120, False, ("dbt",), ("interp",)),
     "stress.py": (480, False, ("dbt",), ("interp",)),
     "terminal.py": (240, True, ("dbt",), ("interp",)),
@@ -173,6 +180,8 @@ def long():
     jobs = guest_jobs("long", True) + [Job(f"long: stress.py, an hour ({e})", ["tests/guest/stress.py", "--minutes", "60", "--engine", e], 9000)
             for e in ENGINES]
     return jobs + [
+        Job("long: debian.py (dbt)", ["tests/guest/debian.py", "--engine", "dbt"], 2400),
+        Job("long: debian.py (interp)", ["tests/guest/debian.py", "--engine", "interp"], 7200),
         Job("long: block, writers killed", ["tests/block/killed.py", "--rounds", "100"], 900),
         Job("long: 400 machines killed", ["tests/guest/killsafe.py", "--engine", "dbt", "--rounds", "100"], 3600),
         Job("long: lockstep, compile.py", ["tests/lockstep/compile.py"], 3600),

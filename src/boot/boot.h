@@ -15,6 +15,7 @@ struct boot_image;
 struct boot_request {
 	const char *kernel, *initrd, *append; /* kernel set: bzImage, PVH ELF or multiboot 1, by content */
 	const char *firmware;		      /* or a ROM image; "seabios" and "ovmf" name Debian's */
+	const char *firmware_vars;	      /* where it keeps its variables; NULL: nowhere */
 	u64 memory;			      /* RAM size the guest will have */
 };
 
@@ -74,6 +75,12 @@ void boot_default_e820(struct boot_layout *l, u64 ram);
  * firmware.
  */
 int boot_map_firmware(struct boot_image *b, struct memory *m, int prio, struct error *e);
+/*
+ * What the flash with the firmware's variables holds when it is new, and where
+ * it is: right below the firmware. NULL: there is none. For a firmware that is
+ * given as a file it is the content of request.firmware_vars.
+ */
+const u8 *boot_firmware_vars(const struct boot_image *b, gpa_t *base, u64 *len);
 bool boot_is_firmware(const struct boot_image *b);
 
 /*

@@ -15,23 +15,32 @@
 static const struct known {
 	const char *name, *package;
 	const char *path[3];
+	const char *vars[3]; /* of the same index: the initial content of the flash below; NULL: none */
 } known[] = {
-	{ "seabios", "seabios", { "/usr/share/seabios/bios-256k.bin", "/usr/share/seabios/bios.bin" } },
-	{ "ovmf", "ovmf", { "/usr/share/ovmf/OVMF.fd", "/usr/share/OVMF/OVMF.fd" } },
+	{ "seabios", "seabios", { "/usr/share/seabios/bios-256k.bin", "/usr/share/seabios/bios.bin" }, { NULL } },
+	{ "ovmf",
+	  "ovmf",
+	  { "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/ovmf/OVMF.fd" },
+	  { "/usr/share/OVMF/OVMF_VARS_4M.fd", "/usr/share/OVMF/OVMF_VARS.fd" } },
 };
 
-/* The file behind a well-known name, `name` itself if it is none, NULL with *e. */
-static const char *firmware_path(const char *name, struct error *e)
+/* The file behind a well-known name, `name` itself if it is none, NULL with *e. *vars: that of the variables. */
+static const char *firmware_path(const char *name, const char **vars, struct error *e)
 {
+	*vars = NULL;
 	for (unsigned i = 0; i < ARRAY_SIZE(known); i++) {
-		if (strcmp(name, known[i].name))
+		const struct known *k = &known[i];
+
+		if (strcmp(name, k->name))
 			continue;
-		for (unsigned j = 0; j < ARRAY_SIZE(known[i].path) && known[i].path[j]; j++) {
-			if (access(known[i].path[j], R_OK) == 0)
-				return known[i].path[j];
+		for (unsigned j = 0; j < ARRAY_SIZE(k->path) && k->path[j]; j++) {
+			if (access(k->path[j], R_OK) || (k->vars[j] && access(k->vars[j], R_OK)))
+				continue;
+			*vars = k->vars[j];
+			return k->path[j];
 		}
 		error_set(e, "firmware %s is not installed (no %s): apt-get install %s, or give a file", name,
-			  known[i].path[0], known[i].package);
+			  k->path[0], k->package);
 		return NULL;
 	}
 	return name;
@@ -58,16 +67,42 @@ int firmware_check(struct boot_image *b, struct error *e)
 	return 0;
 }
 
-int firmware_load(struct boot_image *b, const char *name, struct error *e)
+/* The flash of the variables: the template of a known firmware, or the file given. */
+static int load_vars(struct boot_image *b, const char *template, const char *given, struct error *e)
 {
-	const char *path = firmware_path(name, e);
+	const char *path = template ? template : given;
+	u64 max = ROM_MAX - b->kernel.len;
+
+	if (!path)
+		return 0;
+	if (blob_read(&b->vars, path, "firmware variables", max, "code and variables may have together", e) < 0)
+		return -1;
+	if (b->vars.len % PAGE_SIZE)
+		return error_set(e, "firmware variables %s have %zu bytes, not a multiple of 4 KiB", path, b->vars.len);
+	return 0;
+}
+
+int firmware_load(struct boot_image *b, const char *name, const char *vars, struct error *e)
+{
+	const char *template, *path = firmware_path(name, &template, e);
 
 	if (!path)
 		return -1;
+	if (vars && !template && path != name)
+		return error_set(e, "firmware %s keeps no variables: leave --firmware-vars out", name);
 	b->kind = BOOT_FIRMWARE;
 	if (blob_read(&b->kernel, path, "firmware", ROM_MAX, "a ROM may have", e) < 0)
 		return -1;
-	return firmware_check(b, e);
+	if (firmware_check(b, e) < 0)
+		return -1;
+	return load_vars(b, template, vars, e);
+}
+
+const u8 *boot_firmware_vars(const struct boot_image *b, gpa_t *base, u64 *len)
+{
+	*len = b->vars.len;
+	*base = 4 * GiB - b->kernel.len - b->vars.len;
+	return b->kind == BOOT_FIRMWARE ? b->vars.data : NULL;
 }
 
 int boot_map_firmware(struct boot_image *b, struct memory *m, int prio, struct error *e)

@@ -45,6 +45,7 @@ void boot_free(struct boot_image *b)
 	if (!b)
 		return;
 	blob_free(&b->kernel);
+	blob_free(&b->vars);
 	for (unsigned i = 0; i < b->modules; i++) {
 		blob_free(&b->module[i].file);
 		free(b->module[i].args);
@@ -184,7 +185,7 @@ struct boot_image *boot_load(const struct boot_request *r, struct error *e)
 	if (!b)
 		return NULL;
 	if (r->firmware)
-		return finish(b, firmware_load(b, r->firmware, e));
+		return finish(b, firmware_load(b, r->firmware, r->firmware_vars, e));
 	ret = blob_read(&b->kernel, r->kernel, "kernel", boot_low_ram(r->memory), "the guest's low memory", e);
 	if (ret == 0)
 		ret = image_parse(b, r->append, e);

@@ -46,6 +46,7 @@ struct boot_image {
 	enum boot_kind kind;
 	u64 memory;
 	struct boot_blob kernel; /* or firmware */
+	struct boot_blob vars;	 /* of firmware: initial content of its variables */
 	struct boot_module module[BOOT_MAX_MODULES];
 	unsigned modules;
 	char *cmdline; /* as the kernel gets it; never NULL for kernels */
@@ -152,7 +153,7 @@ struct boot_protocol {
 extern const struct boot_protocol boot_bzimage, boot_pvh, boot_multiboot;
 
 /* firmware.c */
-int firmware_load(struct boot_image *b, const char *name, struct error *e);
+int firmware_load(struct boot_image *b, const char *name, const char *vars, struct error *e);
 int firmware_check(struct boot_image *b, struct error *e);
 
 /* place.c: flat segments with a GDT at `gdt` (5 descriptors) in guest memory; interrupts

@@ -10,11 +10,16 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 /* argv[0] is the command's name. Return the exit status. */
 int cmd_run(int argc, char **argv);
+int cmd_exec(int argc, char **argv);
+int cmd_image(int argc, char **argv);
 int cmd_lockstep(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
 /* One line "ectype: ..." on stderr; returns EXIT_USAGE. */
 int usage_error(const char *fmt, ...) printf_like(1, 2);
+
+/* Where the file `name` of the cache is, or would be. 0, or an exit status after a message. */
+int cache_path(char *out, size_t size, const char *name);
 
 /* "512M", "3.5G", "1048576": bytes. -1 if it is no size or does not fit. */
 int parse_size(const char *s, u64 *out);

@@ -97,8 +97,9 @@ static int own_value(struct command *l, const char *name, const char *value)
 static int take_own(struct command *l, int argc, char **argv, int *i, bool *own)
 {
 	static const char *const valued[] = { "--engines", "--every", "--limit" };
-	static const char *const refused[] = { "--engine", "--gdb",	   "--stats",	 "--insn-limit",
-					       "--trace",  "--trace-file", "--perf-map", "--guest-symbols" };
+	static const char *const refused[] = { "--engine",   "--gdb",	       "--stats",    "--insn-limit",
+					       "--trace",    "--trace-file",   "--perf-map", "--guest-symbols",
+					       "--debugcon", "--firmware-vars" };
 	const char *arg = argv[*i];
 
 	*own = true;
@@ -129,6 +130,8 @@ static int check_machine(struct command *l)
 {
 	if (l->has_clock && l->run.machine.clock != MACHINE_CLOCK_VIRTUAL)
 		return usage_error("lockstep: only the virtual clock makes two runs equal");
+	if (l->run.shares.count)
+		return usage_error("lockstep: two machines cannot have one --share or --vhost-user");
 	if (l->run.serials > 1 || l->run.consoles)
 		return usage_error("lockstep: one serial port is all there is here, and no --console");
 	if (l->run.serial[0].kind == STREAM_UNIX || l->run.serial[0].kind == STREAM_PTY)

@@ -20,6 +20,7 @@
 
 struct run {
 	struct run_options o;
+	struct chr *debugcon; /* may be the first serial port's */
 	struct virtio_console_port console[VIRTIO_CONSOLE_PORTS_MAX];
 	struct machine *machine;
 	struct gdb *gdb;
@@ -68,6 +69,15 @@ static void destroy_stream(struct chr *c)
 {
 	if (c)
 		c->ops->destroy(c);
+}
+
+static int create_debugcon(struct run *r, struct error *e)
+{
+	if (!r->o.debugcon)
+		return 0;
+	r->debugcon = r->o.debugcon_path ? chr_file_create(r->o.debugcon_path, e) : r->o.machine.serial[0];
+	r->o.machine.debugcon = r->debugcon;
+	return r->debugcon ? 0 : -1;
 }
 
 /* Where the trace goes: to a file by whole lines, for a run may end badly. */
@@ -147,7 +157,11 @@ static int lock_jail(struct run *r, struct error *e)
 /* First what only looks, then what creates. */
 static int build(struct run *r, struct error *e)
 {
+	jail_begin(&r->jail);
 	if (machine_check(&r->o.machine, e))
+		return -1;
+	/* helpers make namespaces of their own, from the host's */
+	if (share_options_check(&r->o.shares, e) || share_options_start(&r->o.shares, e))
 		return -1;
 	if (prepare_jail(r, e))
 		return -1;
@@ -164,11 +178,16 @@ static int build(struct run *r, struct error *e)
 		if (r->gdb_fd < 0)
 			return -1;
 	}
-	if (net_options_create(&r->o.nets, &r->o.machine, e) || open_trace(r, e) || create_streams(r, e))
+	if (net_options_create(&r->o.nets, &r->o.machine, e) || open_trace(r, e) || create_streams(r, e) ||
+	    create_debugcon(r, e))
 		return -1;
+	r->o.machine.vhost_user = r->o.shares.config;
+	r->o.machine.vhost_users = r->o.shares.count;
 	r->machine = machine_create(&r->o.machine, e);
-	if (!r->machine)
+	if (!r->machine) {
+		share_options_explain(&r->o.shares, e);
 		return -1;
+	}
 	if (r->o.gdb) {
 		int fd = r->gdb_fd;
 
@@ -193,9 +212,12 @@ static void destroy(struct run *r)
 	}
 	machine_destroy(r->machine);
 	net_options_destroy(&r->o.machine);
+	share_options_stop(&r->o.shares);
 	guest_symbols_free(r->symbols);
 	if (r->trace)
 		fclose(r->trace);
+	if (r->debugcon != r->o.machine.serial[0])
+		destroy_stream(r->debugcon);
 	if (r->stats)
 		fclose(r->stats);
 	for (unsigned i = 0; i < MACHINE_SERIALS; i++)

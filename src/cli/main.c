@@ -12,6 +12,8 @@ static const struct command {
 	int (*run)(int argc, char **argv);
 } commands[] = {
 	{ "run", "run a machine; without options, a small Linux from the cache", cmd_run },
+	{ "exec", "run a command in a fresh machine with the host's files", cmd_exec },
+	{ "image", "make a Debian disk; look at, check and convert disk images", cmd_image },
 	{ "lockstep", "run two engines in step and find where they differ", cmd_lockstep },
 	{ "isa", "print the instruction table with its Popek-Goldberg classes", cmd_isa },
 	{ "version", "print the version", cmd_version },

@@ -48,6 +48,8 @@ STRING_OPTION(set_kernel, machine.kernel)
 STRING_OPTION(set_initrd, machine.initrd)
 STRING_OPTION(set_append, machine.append)
 STRING_OPTION(set_firmware, machine.firmware)
+STRING_OPTION(set_firmware_vars, machine.firmware_vars)
+STRING_OPTION(set_boot, machine.boot)
 STRING_OPTION(set_engine, machine.engine)
 STRING_OPTION(set_cpu_model, machine.cpu_model)
 STRING_OPTION(set_name, machine.name)
@@ -113,6 +115,17 @@ static int set_console(struct run_options *o, const char *value)
 	return 0;
 }
 
+static int set_debugcon(struct run_options *o, const char *value)
+{
+	o->debugcon = true;
+	if (!strcmp(value, "stdio"))
+		return 0;
+	if (strncmp(value, "file:", 5) || !value[5])
+		return usage_error("--debugcon '%s' is neither stdio nor file:F", value);
+	o->debugcon_path = value + 5;
+	return 0;
+}
+
 static int set_stats(struct run_options *o, const char *value)
 {
 	o->stats = o->machine.engine_options.costs = true;
@@ -151,9 +164,40 @@ static int set_net(struct run_options *o, const char *value)
 	return net_options_parse(&o->nets, value);
 }
 
-static int refuse_share(struct run_options *o, const char *value)
+/* "off", or SIZE and reporting=on|off with a comma between, each of them optional. */
+static int set_balloon(struct run_options *o, const char *value)
 {
-	return usage_error("--share: shared directories are not built yet");
+	struct machine_config *m = &o->machine;
+	char text[64], *rest = text, *part;
+
+	if (!strcmp(value, "off")) {
+		m->balloon = false;
+		return 0;
+	}
+	if (!*value || strlen(value) >= sizeof(text))
+		goto bad;
+	strcpy(text, value);
+	while ((part = strsep(&rest, ","))) {
+		if (!strcmp(part, "reporting=on") || !strcmp(part, "reporting=off"))
+			m->balloon_reporting = part[11] == 'n';
+		else if (part != text || parse_size(part, &m->balloon_target))
+			goto bad;
+	}
+	if (m->balloon_target % MiB)
+		return usage_error("--balloon '%s': the size is no multiple of 1M", value);
+	return 0;
+bad:
+	return usage_error("--balloon '%s' is neither off nor [SIZE][,reporting=on|off] (256M)", value);
+}
+
+static int add_share(struct run_options *o, const char *value)
+{
+	return share_option_parse(&o->shares, value);
+}
+
+static int add_vhost_user(struct run_options *o, const char *value)
+{
+	return vhost_user_option_parse(&o->shares, value);
 }
 
 static int set_trace(struct run_options *o, const char *value)
@@ -175,7 +219,10 @@ static const struct option_row rows[] = {
 	{ "initrd", ARG_REQUIRED, set_initrd, "F", "initial RAM disk; for multiboot \"FILE ARGS,FILE ARGS\"" },
 	{ "append", ARG_REQUIRED, set_append, "S", "kernel command line" },
 	{ "firmware", ARG_REQUIRED, set_firmware, "F", "ROM image instead of a kernel; seabios or ovmf: Debian's" },
-	{ "disk", ARG_MANY, disk_option_add, "F[,...]", "disk image, raw or qcow2; see below" },
+	{ "firmware-vars", ARG_REQUIRED, set_firmware_vars, "F", "keep ovmf's variables in F; else they end with it" },
+	{ "disk", ARG_MANY, disk_option_add, "F[,...]", "disk image, raw or qcow2; a CD-ROM if F is *.iso; see below" },
+	{ "cdrom", ARG_MANY, disk_option_add_cdrom, "F", "CD-ROM: an ISO 9660 or UDF image, readonly" },
+	{ "boot", ARG_REQUIRED, set_boot, "WHAT", "firmware's order: disk, cdrom, ids of disks, with commas" },
 	{ "memory", ARG_REQUIRED, set_memory, "SIZE", "RAM, with K, M or G; default 512M" },
 	{ "cpus", ARG_REQUIRED, set_cpus, "N", "processors; only 1 yet" },
 	{ "engine", ARG_REQUIRED, set_engine, "NAME", "auto (default), dbt or interp" },
@@ -185,6 +232,7 @@ static const struct option_row rows[] = {
 	{ "serial", ARG_MANY, set_serial, "WHERE",
 	  "COM1, again: COM2 to 4: stdio (default), none, pty, file:F, unix:F" },
 	{ "console", ARG_MANY, set_console, "WHERE", "virtio console: stdio, pty, file:F, unix:F; ,name=N: a port" },
+	{ "debugcon", ARG_REQUIRED, set_debugcon, "WHERE", "firmware's log (port 402H): stdio or file:F" },
 	{ "gdb", ARG_REQUIRED, set_gdb, "WHERE", "wait for gdb on PORT (of 127.0.0.1) or unix:F" },
 	{ "debug-exit", ARG_NONE, set_debug_exit, NULL, "port F4H ends the machine with (value << 1) | 1" },
 	{ "test-device", ARG_NONE, set_test_device, NULL, "the device public bare-metal test suites expect" },
@@ -199,19 +247,33 @@ static const struct option_row rows[] = {
 	{ "perf-map", ARG_NONE, set_perf_map, NULL, "write /tmp/perf-PID.map for perf" },
 	{ "guest-symbols", ARG_REQUIRED, set_symbols, "F", "names for both: System.map, kallsyms or ELF" },
 	{ "net", ARG_MANY, set_net, "KIND", "network card: user, tap=NAME, none (default); see below" },
+	{ "balloon", ARG_REQUIRED, set_balloon, "SIZE", "memory to take from the guest, or off; see below" },
+	{ "share", ARG_MANY, add_share, "TAG=DIR", "host directory, by virtio-fs; ,ro: read-only" },
+	{ "vhost-user", ARG_MANY, add_vhost_user, "K=SOCKET", "device of another process; K: blk or net" },
 	{ "jail", ARG_REQUIRED, set_jail, "on|off", "give up files, rights and system calls first; default on" },
 	{ "help", ARG_NONE, set_help, NULL, "this" },
-	/* in the plan, not in --help */
-	{ "share", ARG_REQUIRED, refuse_share, NULL, NULL },
 };
+
+static const char help_tail[] =
+    "\n--disk FILE[,format=raw|qcow2][,readonly][,snapshot][,cache=writeback|none|unsafe]\n"
+    "       [,serial=S][,id=NAME][,queues=N][,bus=virtio|sata][,cdrom]; once for each disk.\n"
+    "A comma in a name is written twice. snapshot: the file is only read, and what the guest\n"
+    "writes is lost at the end.\n"
+    "\n--balloon off: no balloon device; --balloon [SIZE][,reporting=on|off]: SIZE of --memory goes\n"
+    "back to the host while the guest can do without; reporting (default): so does what is free.\n"
+    "\n--net user[,hostfwd=tcp|udp:[ADDR]:HPORT-[GADDR]:GPORT]...[,restrict][,hostname=H][,mac=M]\n"
+    "--net tap=NAME[,queues=N][,mac=M]; once for each card.\n"
+    "\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
+    "Exit status: 0 the guest powered off, (v << 1) | 1 it wrote v to the debug-exit port,\n"
+    "1 the machine failed, 2 bad usage.\n";
 
 void run_options_help(void)
 {
 	printf(
 	    "usage: ectype run [OPTIONS] [DISK]\n"
 	    "Runs a machine. Without --kernel and --firmware: vmlinuz and initramfs of the cache,\n"
-	    "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills. A DISK alone is booted by\n"
-	    "SeaBIOS: the same as --disk DISK --firmware seabios.\n\n");
+	    "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills. A DISK or CD-ROM image alone is\n"
+	    "booted by SeaBIOS: the same as --disk DISK --firmware seabios.\n\n");
 	for (unsigned i = 0; i < ARRAY_SIZE(rows) && rows[i].help; i++) {
 		char left[40];
 		const char *v = rows[i].value_name;
@@ -224,14 +286,7 @@ void run_options_help(void)
 		printf("  %s%-*s %s\n", left, (int)(20 - strlen(left)), rows[i].argument == ARG_OPTIONAL ? "]" : "",
 		       rows[i].help);
 	}
-	printf("\n--disk FILE[,format=raw|qcow2][,readonly][,snapshot][,cache=writeback|none|unsafe]\n"
-	       "       [,serial=S][,id=NAME][,queues=N]; once for each disk. A comma in a name is written\n"
-	       "twice. snapshot: the file is only read, and what the guest writes is lost at the end.\n"
-	       "\n--net user[,hostfwd=tcp|udp:[ADDR]:HPORT-[GADDR]:GPORT]...[,restrict][,hostname=H][,mac=M]\n"
-	       "--net tap=NAME[,queues=N][,mac=M]; once for each card.\n"
-	       "\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
-	       "Exit status: 0 the guest powered off, (v << 1) | 1 it wrote v to the debug-exit port,\n"
-	       "1 the machine failed, 2 bad usage.\n");
+	printf("%s", help_tail);
 }
 
 static const struct option_row *find(const char *arg, size_t len)
@@ -279,7 +334,7 @@ static int parse_one(struct run_options *o, int argc, char **argv, int *i, u64 *
 
 /* ---- the machine of the cache ---- */
 
-static int cache_file(char *out, size_t size, const char *name)
+int cache_path(char *out, size_t size, const char *name)
 {
 	const char *cache = getenv("ECTYPE_CACHE"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
 	int n;
@@ -292,6 +347,13 @@ static int cache_file(char *out, size_t size, const char *name)
 		n = snprintf(out, size, "%s/.cache/ectype/%s", home ? home : "", name);
 	if (n < 0 || (size_t)n >= size)
 		return usage_error("the path of the cache is too long");
+	return 0;
+}
+
+static int cache_file(char *out, size_t size, const char *name)
+{
+	if (cache_path(out, size, name))
+		return EXIT_USAGE;
 	if (access(out, R_OK))
 		return usage_error("no kernel given and no %s: run `make run` once, or give --kernel", out);
 	return 0;
@@ -351,10 +413,16 @@ static int check_together(struct run_options *o)
 
 	if (m->kernel && m->firmware)
 		return usage_error("--kernel and --firmware exclude each other");
+	if (o->debugcon && !o->debugcon_path && o->serial[0].kind != STREAM_STDIO)
+		return usage_error("--debugcon stdio needs --serial stdio: give --debugcon file:F");
 	if (o->trace_path && !m->engine_options.trace)
 		return usage_error("--trace-file needs --trace");
 	if (o->symbols_path && !m->engine_options.trace && !m->engine_options.perf_map)
 		return usage_error("--guest-symbols needs --trace or --perf-map");
+	if (m->boot && !m->firmware)
+		return usage_error("--boot needs --firmware or a DISK without --kernel");
+	if (m->firmware_vars && !m->firmware)
+		return usage_error("--firmware-vars needs --firmware");
 	if (m->firmware && (m->initrd || m->append))
 		return usage_error("--initrd and --append need --kernel");
 	if (!m->kernel && !m->firmware)
@@ -374,7 +442,9 @@ int run_options_parse(struct run_options *o, int argc, char **argv)
 			     .memory = DEFAULT_MEMORY,
 			     .cpus = 1,
 			     .engine = "auto",
-			     .cpu_model = "host" },
+			     .cpu_model = "host",
+			     .balloon = true,
+			     .balloon_reporting = true },
 	};
 	while (i < argc && !ret)
 		ret = parse_one(o, argc, argv, &i, &seen);

@@ -3,6 +3,7 @@
 #define ECTYPE_CLI_RUN_OPTIONS_H
 
 #include "cli/net_options.h"
+#include "cli/share_options.h"
 #include "cli/stream_options.h"
 #include "dev/virtio/console.h"
 #include "machine/machine.h"
@@ -13,7 +14,10 @@ struct run_options {
 	unsigned serials; /* at least 1 */
 	struct stream_option console[VIRTIO_CONSOLE_PORTS_MAX];
 	unsigned consoles;
+	struct share_options shares;
 	struct net_options nets;
+	bool debugcon;
+	const char *debugcon_path; /* NULL: where COM1 goes, on stdio */
 	const char *gdb;
 	const char *trace_path, *symbols_path; /* NULL: stderr; none */
 	bool stats;
@@ -26,6 +30,7 @@ struct run_options {
 	/* what --disk names */
 	char disk_text[32768];
 	size_t disk_text_used;
+	char disk_id[MACHINE_DISKS_MAX][16]; /* names of those that were given none */
 };
 
 /* 0, or the exit status after a message. Looks at no file but the cache's. */

@@ -26,7 +26,8 @@
 #include "cpu/xstate.h"
 
 #define SIGNATURE_NEUTRAL 0x000f06f1u
-#define PHYS_BITS 46
+/* More would make OVMF lay page tables of 2 MiB pages over all of it: 256 MiB of them for 46 bits. */
+#define PHYS_BITS 40
 #define LIN_BITS 48
 #define APIC_BUS_HZ 1000000000ull /* the APIC timer and core crystal clock: 1 GHz */
 #define MAX_BASIC 0x1f

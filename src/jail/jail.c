@@ -23,11 +23,12 @@ static void missing(struct jail *j, const char *what, int errnum)
 }
 
 /* What the parent left open; some of it is what the user named as /dev/fd/N, so it is closed only at the end. */
-static void note_inherited(struct jail *j)
+void jail_begin(struct jail *j)
 {
 	DIR *d = opendir("/proc/self/fd");
 	struct dirent *entry;
 
+	*j = (struct jail){ .begun = true };
 	if (!d)
 		return;
 	while ((entry = readdir(d))) {
@@ -66,8 +67,9 @@ void jail_prepare(struct jail *j, bool own_network)
 	uid_t uid = geteuid();
 	gid_t gid = getegid();
 
-	*j = (struct jail){ .prepared = true };
-	note_inherited(j);
+	if (!j->begun)
+		jail_begin(j);
+	j->prepared = true;
 	/* Root can do without a user namespace, and keeps what it may do to tap interfaces. */
 	if (unshare(CLONE_NEWNS) == 0) {
 		j->own_mounts = true;

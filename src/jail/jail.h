@@ -1,8 +1,10 @@
 /*
  * The jail: what a monitor taken over by its guest could still reach.
  *
- * jail_prepare() comes first, while the process has one thread: namespaces
- * that later files and threads belong to. jail_lock() comes last, before the
+ * jail_begin() comes first, before the first file is opened. jail_prepare()
+ * follows while the process has one thread: namespaces that later files and
+ * threads belong to; what needs the host's own (helper processes) is started
+ * between the two. jail_lock() comes last, before the
  * first guest instruction: an empty root directory, no file descriptors but
  * those opened since, no capabilities, and a filter that allows only the
  * system calls a running machine makes. What the host refuses is left out and
@@ -27,10 +29,12 @@ enum jail_need {
 struct jail {
 	int inherited[JAIL_INHERITED_MAX]; /* descriptors that were open at the start, beside 0, 1, 2 */
 	unsigned inherited_n;
-	bool prepared, own_mounts;
+	bool begun, prepared, own_mounts;
 	char missing[256]; /* "mount namespace (Operation not permitted), ..."; "": nothing */
 };
 
+/* Notes the descriptors that the process was started with. Done by jail_prepare() if it was not before. */
+void jail_begin(struct jail *j);
 /*
  * `own_network`: nothing of the host's network is used, not even by files to be opened yet (sockets by path are
  * files). Never fails: what cannot be had is in j->missing.

@@ -10,17 +10,23 @@
  */
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "backend/nvram/nvram.h"
 #include "dev/chipset/acpi_pm.h"
+#include "dev/chipset/debugcon.h"
 #include "dev/chipset/debugexit.h"
 #include "dev/chipset/fw_cfg.h"
 #include "dev/chipset/i8042.h"
+#include "dev/chipset/pflash.h"
 #include "dev/chipset/pic.h"
 #include "dev/chipset/pit.h"
 #include "dev/chipset/rtc.h"
 #include "dev/chipset/testdev.h"
 #include "dev/chipset/uart16550.h"
 #include "dev/pci/q35.h"
+#include "dev/vhost_user/vhost_user_dev.h"
+#include "dev/virtio/balloon.h"
 #include "dev/virtio/console.h"
 #include "dev/virtio/net.h"
 #include "dev/virtio/rng.h"
@@ -328,6 +334,38 @@ static int map_firmware(struct machine *m, struct error *e)
 	return 0;
 }
 
+static int store_vars(void *opaque, u64 off, const u8 *bytes, size_t n)
+{
+	return nvram_write(opaque, off, bytes, n);
+}
+
+/* The flash with the firmware's variables, right below its code. */
+static int create_vars(struct machine *m, struct error *e)
+{
+	struct pflash_config cfg = { .prio = PRIO_ROM };
+	const u8 *initial = boot_firmware_vars(m->image, &cfg.base, &cfg.size);
+	u8 *content;
+	int ret = 0;
+
+	if (!initial)
+		return 0;
+	content = malloc(cfg.size);
+	if (!content)
+		return error_set(e, "not enough host memory");
+	memcpy(content, initial, cfg.size);
+	if (m->cfg.firmware_vars) {
+		m->nvram = nvram_open(m->cfg.firmware_vars, content, cfg.size, true, e);
+		ret = m->nvram ? 0 : -1;
+		cfg.store = store_vars;
+		cfg.opaque = m->nvram;
+	}
+	cfg.content = content;
+	if (!ret && !pflash_create(&m->board, &cfg))
+		ret = error_set(e, "not enough host memory for the firmware's variables");
+	free(content);
+	return ret;
+}
+
 /* ---- devices ---- */
 
 static void board_request(void *opaque, enum board_request r, int value)
@@ -383,6 +421,8 @@ static bool create_legacy(struct machine *m)
 		return false;
 	if (!create_serial(m))
 		return false;
+	if (m->cfg.debugcon && !debugcon_create(b, m->cfg.debugcon))
+		return false;
 	return !m->cfg.debug_exit || debugexit_create(b);
 }
 
@@ -423,14 +463,26 @@ static bool create_chipset(struct machine *m)
 	return m->q35;
 }
 
-/* What is plugged into the PCI bus. The entropy device is in every machine; others follow in the order of the
- * command line, in the next free slots. */
+static int create_balloon(struct machine *m, struct pci_bus *bus, struct error *e)
+{
+	const struct virtio_balloon_config cfg = { m->cfg.balloon_target, m->cfg.balloon_reporting };
+
+	if (!m->cfg.balloon)
+		return 0;
+	m->balloon = virtio_balloon_create(&m->board, bus, LAYOUT_SLOT_BALLOON, &cfg);
+	return m->balloon ? 0 : error_set(e, "not enough host memory for the balloon");
+}
+
+/* What is plugged into the PCI bus. Entropy device and balloon have slots of their own; others follow in the order of
+ * the command line, in the next free slots. */
 static int create_pci_devices(struct machine *m, struct error *e)
 {
 	struct pci_bus *bus = q35_bus(m->q35);
 
 	if (virtio_rng_create(&m->board, bus, LAYOUT_SLOT_RNG) < 0)
 		return error_set(e, "not enough host memory for the entropy device");
+	if (create_balloon(m, bus, e))
+		return -1;
 	if (m->cfg.consoles) {
 		m->console = virtio_console_create(&m->board, bus, 0, m->cfg.console, m->cfg.consoles);
 		if (!m->console)
@@ -442,6 +494,9 @@ static int create_pci_devices(struct machine *m, struct error *e)
 		if (virtio_net_create(&m->board, bus, 0, n->net, n->mac) < 0)
 			return error_set(e, "network %u: not enough host memory, or no PCI slot is free", i + 1);
 	}
+	for (unsigned i = 0; i < m->cfg.vhost_users; i++)
+		if (!vhost_user_create(&m->board, bus, &m->cfg.vhost_user[i], e))
+			return -1;
 	return machine_disks_create(m, bus, e);
 }
 
@@ -460,6 +515,8 @@ int machine_board_create(struct machine *m, struct error *e)
 		return error_set(e, "not enough host memory for the memory map");
 	if (map_firmware(m, e) < 0)
 		return -1;
+	if (create_vars(m, e) < 0)
+		return -1;
 	m->lines.ops = &lines_ops;
 	board_attach(&m->board, &m->lines);
 	if (!create_apics(m) || !create_legacy(m) || !create_testdev(m) || !create_chipset(m))
@@ -470,6 +527,8 @@ int machine_board_create(struct machine *m, struct error *e)
 
 	if (!cfg || (boot_is_firmware(m->image) && machine_tables_to_firmware(m, cfg) < 0))
 		return error_set(e, "not enough host memory for the firmware's configuration");
+	if (boot_is_firmware(m->image) && machine_boot_to_firmware(m, cfg, e) < 0)
+		return -1;
 	return 0;
 }
 
@@ -480,5 +539,6 @@ void machine_board_destroy(struct machine *m)
 		d->ops->destroy(d);
 	}
 	m->board.first = NULL;
+	nvram_close(m->nvram);
 	free(m->low_rom);
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "backend/chr/chr.h"
+#include "backend/nvram/nvram.h"
 #include "cpu/event.h"
 #include "cpu/xstate.h"
 #include "cpu/linear.h"
@@ -38,10 +39,17 @@ static int check_config(struct machine *m, struct error *e)
 				 host / MiB);
 	if (c->cpus != 1)
 		return error_set(e, "%u processors: this build runs one", c->cpus);
+	if (c->balloon && c->balloon_target >= c->memory)
+		return error_set(e, "a balloon of %llu MiB leaves nothing of %llu MiB of memory",
+				 c->balloon_target / MiB, c->memory / MiB);
 	if (!c->kernel == !c->firmware)
 		return error_set(e, "give one of a kernel and a firmware image");
+	if (c->firmware_vars && !c->firmware)
+		return error_set(e, "firmware variables need firmware");
 	if (c->firmware && (c->initrd || c->append))
 		return error_set(e, "an initrd or a command line needs a kernel");
+	if (machine_boot_check(c, e))
+		return -1;
 	m->engine = engine_choose(c->engine ? c->engine : "auto", &m->verdict, e);
 	if (!m->engine)
 		return -1;
@@ -58,11 +66,20 @@ static int load_files(struct machine *m, struct error *e)
 		.initrd = m->cfg.initrd,
 		.append = m->cfg.append,
 		.firmware = m->cfg.firmware,
+		.firmware_vars = m->cfg.firmware_vars,
 		.memory = m->cfg.memory,
 	};
 
+	u64 len;
+	gpa_t base;
+
 	m->image = boot_load(&r, e);
-	return m->image ? 0 : -1;
+	if (!m->image)
+		return -1;
+	if (!m->cfg.firmware_vars)
+		return 0;
+	boot_firmware_vars(m->image, &base, &len);
+	return nvram_check(m->cfg.firmware_vars, len, true, e);
 }
 
 /* ---- events from other threads ---- */
@@ -99,7 +116,8 @@ static int create_vcpu(struct machine *m, struct error *e)
 	v->mem = m->mem;
 	v->ports = m->ports;
 	v->engine = m->engine;
-	m->cfg.engine_options.alone = m->cfg.cpus == 1; /* devices run on this thread */
+	/* devices run on this thread; other processes know no such order */
+	m->cfg.engine_options.alone = m->cfg.cpus == 1 && !m->cfg.vhost_users;
 	v->engine_options = &m->cfg.engine_options;
 	v->mmu = mmu_create();
 	return v->mmu ? 0 : error_set(e, "not enough host memory");
@@ -204,6 +222,8 @@ int machine_start_anew(struct machine *m, struct error *e)
 
 	if (boot_fetch(m->image, e))
 		return -1;
+	if (m->nvram)
+		nvram_sync(m->nvram);
 	for (struct device *d = m->board.first; d; d = d->next)
 		d->ops->reset(d);
 	cpu_reset(v, false);
@@ -345,6 +365,11 @@ struct clock *machine_clock(struct machine *m)
 struct board *machine_board(struct machine *m)
 {
 	return &m->board;
+}
+
+struct virtio *machine_balloon(struct machine *m)
+{
+	return m->balloon;
 }
 
 const struct machine_config *machine_config(const struct machine *m)

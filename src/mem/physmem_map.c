@@ -10,6 +10,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,8 +79,10 @@ struct memory *memory_create(u64 size, struct error *e)
 		.mem = m, .len = UINT64_MAX, .kind = REGION_MMIO, .ops = &memory_mixed_ops, .opaque = m, .name = "mixed"
 	};
 	m->range_cap = 1;
-	m->fd = memfd_create("ectype-ram", MFD_CLOEXEC);
-	if (m->fd >= 0 && ftruncate(m->fd, (off_t)size) == 0)
+	/* Its size is final: a process it is shared with could else cut it off under us. */
+	m->fd = memfd_create("ectype-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (m->fd >= 0 && ftruncate(m->fd, (off_t)size) == 0 &&
+	    fcntl(m->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
 		ram = memory_place(m) ? m->ram : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
 	err = errno;
 	if (ram != MAP_FAILED) {
@@ -368,6 +371,32 @@ void memory_remove_listener(struct memory *m, void *opaque)
 		if (m->listener[i].opaque != opaque)
 			m->listener[kept++] = m->listener[i];
 	m->listeners = kept;
+}
+
+/* Where the host cannot punch a hole (a signal in the way is none), the zeros are written: the guest sees no
+ * difference. */
+static void punch(struct memory *m, u64 off, u64 len)
+{
+	int r;
+
+	do
+		r = fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len);
+	while (r < 0 && errno == EINTR);
+	if (r < 0)
+		memset(m->ram + off, 0, len);
+}
+
+int memory_discard(struct memory *m, gpa_t gpa, u64 len)
+{
+	u64 off = (uintptr_t)memory_ptr(m, gpa, len, true) - (uintptr_t)m->ram;
+
+	/* no pointer, and memory that is not from the memfd, is an offset beyond RAM */
+	if (((gpa | len) & ~PAGE_MASK) || off >= m->ram_size || len > m->ram_size - off)
+		return -1;
+	punch(m, off, len);
+	for (u64 at = 0; at < len; at += GiB)
+		memory_notify_written(m, gpa + at, (unsigned)MIN(len - at, GiB));
+	return 0;
 }
 
 void memory_dump(struct memory *m, void (*line)(void *, const char *), void *opaque)

@@ -15,6 +15,7 @@
 #include "dev/chipset/debugexit.h"
 #include "dev/chipset/fw_cfg.h"
 #include "dev/chipset/i8042.h"
+#include "dev/chipset/pflash.h"
 #include "dev/chipset/pic.h"
 #include "dev/chipset/pit.h"
 #include "dev/chipset/rtc.h"
@@ -30,8 +31,8 @@ static const u16 ports[] = {
 	0x511, 0x514, 0x518, 0x600, 0x602, 0x604, 0x608, 0x620, 0x628, 0xcf8, 0xcf9, 0xcfc, 0xcfe, 0x2000, 0x2017,
 };
 static const u64 addresses[] = {
-	0xff000000, 0xff00fff9, 0xb0000000, 0xb0000060, 0xb0000090, 0xb00f8040, 0xb00f8060,
-	0xb0018010, 0xb0018004, 0xc0000,    0xf0000,	0xe0000000, 0x1000,	0x800000000,
+	0xff000000, 0xff00fff9, 0xb0000000, 0xb0000060, 0xb0000090, 0xb00f8040,	 0xb00f8060, 0xb0018010,
+	0xb0018004, 0xc0000,	0xf0000,    0xe0000000, 0x1000,	    0x800000000, 0xffc00000, 0xffc01ff0,
 };
 
 struct input {
@@ -69,6 +70,8 @@ static void build(struct bench *b)
 	struct q35_config q35 = { .ecam_base = 0xb0000000, .pam = true, .pam_prio = 10 };
 	struct irq i[4] = { rig_irq(r, 24), rig_irq(r, 25), rig_irq(r, 26), rig_irq(r, 27) };
 	struct device *fw;
+	u8 flash[8192] = { 0 };
+	const struct pflash_config pflash = { .base = 0xffc00000, .size = 8192, .content = flash, .prio = 10 };
 
 	b->chr = chr_memory_create();
 	b->pic = pic_create(&r->board, &i[0]);
@@ -82,6 +85,7 @@ static void build(struct bench *b)
 	fw = fw_cfg_create(&r->board);
 	fw_cfg_add_file(fw, "a", "0123456789", 10);
 	fw_cfg_add_writable_file(fw, "b", "0123456789", 10, NULL, NULL);
+	pflash_create(&r->board, &pflash);
 	pci_init(&b->card, 0x1234, 0x5678, 0x020000, 0, "card");
 	pci_bar_mmio(&b->card, 0, 4096, false, false, &bar_io, b, "bar0");
 	pci_bar_io(&b->card, 1, 64, &bar_io, b, "bar1");

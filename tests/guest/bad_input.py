@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Bad input: one line on stderr, status 2, under a second, nothing created."""
+import fcntl
 import os
 import random
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -17,9 +19,9 @@ def snapshot(folder):
     return sorted((f, os.stat(os.path.join(folder, f)).st_size) for f in os.listdir(folder))
 
 
-def refuses(name, args, folder, words=()):
+def refuses(name, args, folder, words=(), prefix=()):
     before = snapshot(folder)
-    status, out, err, seconds = run_to_end(args, 10)
+    status, out, err, seconds = run_to_end(args, 10, prefix)
     lines = [l for l in err.splitlines() if l.strip()]
     problems = []
     if status != 2:
@@ -105,6 +107,13 @@ def options(folder):
         ("--cpus 0", [*RUN, "--cpus", "0", "--kernel", KERNEL]),
         ("--cpus -1", [*RUN, "--cpus", "-1", "--kernel", KERNEL]),
         ("--cpus 100000", [*RUN, "--cpus", "100000", "--kernel", KERNEL]),
+        ("--balloon: no size", [*RUN, "--balloon", "big", "--kernel", KERNEL]),
+        ("--balloon: nothing", [*RUN, "--balloon=", "--kernel", KERNEL]),
+        ("--balloon: a part of a MiB", [*RUN, "--balloon", "1500K", "--kernel", KERNEL]),
+        ("--balloon: two sizes", [*RUN, "--balloon", "1M,2M", "--kernel", KERNEL]),
+        ("--balloon: unknown", [*RUN, "--balloon", "1M,reporting=maybe", "--kernel", KERNEL]),
+        ("--balloon: off and more", [*RUN, "--balloon", "off,reporting=on", "--kernel", KERNEL]),
+        ("--balloon: all memory", [*RUN, "--memory", "256M", "--balloon", "256M", "--kernel", KERNEL]),
         ("--gdb 0", [*RUN, "--gdb", "0", "--kernel", KERNEL]),
         ("--gdb 70000", [*RUN, "--gdb", "70000", "--kernel", KERNEL]),
         ("--gdb word", [*RUN, "--gdb", "port", "--kernel", KERNEL]),
@@ -128,6 +137,73 @@ def options(folder):
     s.listen()
     refuses("--gdb: a used port", [*RUN, "--gdb", str(s.getsockname()[1]), "--kernel", KERNEL], folder, ("in use", "port"))
     s.close()
+
+
+def networks(folder):
+    def net(value, word, prefix=(), kernel=KERNEL):
+        # a file that would be made, were it not refused before
+        refuses(f"--net '{value[:50]}'" + " by nobody" * bool(prefix),
+                ["run", "--engine", ENGINE, "--serial", f"file:{folder}/serial", "--kernel", kernel, "--net", value],
+                folder, (word,), prefix)
+
+    with socket.socket() as t, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as u:
+        t.bind(("127.0.0.1", 0))
+        t.listen()
+        u.bind(("127.0.0.1", 0))
+        tcp, udp = t.getsockname()[1], u.getsockname()[1]
+        net(f"user,hostfwd=tcp::{tcp}-:22", f"tcp 127.0.0.1:{tcp} is in use")
+        net(f"user,hostfwd=tcp:0.0.0.0:{tcp}-:22", f"tcp 0.0.0.0:{tcp} is in use")
+        net(f"user,hostfwd=udp::{udp}-:22", f"udp 127.0.0.1:{udp} is in use")
+    for value in ("tcp::22", "tcp:1.2.3:80-:80", "tcp::0-:80", "tcp::80-:0", "tcp::70000-:80", "tcp::-1-:80", "tcp::x-:80",
+                  "sctp::8000-:80", "tcp::8000-80", "tcp:8000-:80", "tcp::8000-10.0.2:80", "tcp::8000-:80:", "tcp", ""):
+        net("user,hostfwd=" + value, f"hostfwd='{value}'")
+    for value, word in (
+            ("user,hostfwd=tcp:192.0.2.1:8000-:80", "192.0.2.1"), ("user,hostfwd=tcp::8000-192.168.0.1:80", "192.168.0.1"),
+            ("user,hostfwd", "hostfwd"), ("user,mac=52:54:00:12:34", "mac="), ("user,mac=52:54:00:12:34:5g", "mac="),
+            ("user,mac=52:54:00:12:34:56:78", "mac="), ("user,mac=01:00:5e:00:00:01", "mac="), ("user,mac", "mac="),
+            ("user,mac=00:00:00:00:00:00", "mac="), ("user,hostname=a_b", "hostname="),
+            ("user,hostname=" + "x" * 64, "hostname="), ("user,queues=2", "queues"), ("user,frob=1", "frob"),
+            ("user,restrict=maybe", "restrict=maybe"), ("user,", "option"), ("tap", "tap"), ("tap=", "tap"),
+            ("tap=a/b", "a/b"), ("tap=averyveryverylongname", "averyvery"), ("tap=x,queues=0", "queues"),
+            ("tap=x,queues=99", "queues"), ("tap=x,hostfwd=tcp::1-:1", "hostfwd"), ("tap=lo", "lo"), ("bridge", "bridge"),
+            ("", "none"), ("tap=nosuchtap", "tap nosuchtap does not exist")):
+        net(value, word)
+    for more, word in ((["none", "user"], "none"), (["user"] * 9, "8")):
+        refuses(f"--net {' --net '.join(more)[:40]}", [*RUN, "--kernel", KERNEL, *[x for n in more for x in ("--net", n)]],
+                folder, (word,))
+    tap_interfaces(folder, net)
+
+
+def tap_interfaces(folder, net):
+    """Interfaces that are there and cannot be had."""
+    name = f"ecti{os.getpid() % 100000}"
+    try:
+        subprocess.run(["ip", "tuntap", "add", "dev", name, "mode", "tap"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as e:
+        skip("--net: tap interfaces", e)
+        return
+    try:
+        net(f"tap={name},queues=2", "several queues")
+        try:
+            with open("/dev/net/tun", "r+b", buffering=0) as tun:
+                fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1002))  # TUNSETIFF, IFF_TAP | IFF_NO_PI
+                net("tap=" + name, "in use")
+        except OSError as e:
+            skip("--net: a tap interface in use", e)
+        nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        # read by anybody: no path through a home directory
+        os.chmod(folder, 0o755)
+        kernel = multiboot(os.path.join(folder, "image"), b"\xfa\xf4")
+        if run_to_end(["--version"], 10, nobody)[0] == 0:
+            net("tap=" + name, "tap " + name, nobody, kernel)
+            net("tap=nosuchtap", "tap nosuchtap", nobody, kernel)
+            with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as f:
+                if int(f.read()) > 80:
+                    net("user,hostfwd=tcp::80-:80", "80", nobody, kernel)
+        else:
+            skip("--net: without permission", "the program cannot be started as nobody")
+    finally:
+        subprocess.run(["ip", "link", "del", name], check=False)
 
 
 def guests_that_misbehave(folder):
@@ -172,5 +248,6 @@ if __name__ == "__main__":
         os.chdir(tmp)
         files(tmp)
         options(tmp)
+        networks(tmp)
         guests_that_misbehave(tmp)
     finish()

@@ -204,11 +204,11 @@ def multiboot(path, code):
     return path
 
 
-def run_to_end(args, limit=30):
-    """Status, stdout, stderr, seconds of a run that is to end by itself."""
+def run_to_end(args, limit=30, prefix=()):
+    """Status, stdout, stderr, seconds of a run that is to end by itself; `prefix`: a command that starts it."""
     start = time.monotonic()
     try:
-        p = subprocess.run([ECTYPE, *[str(a) for a in args]], stdin=subprocess.DEVNULL, capture_output=True,
+        p = subprocess.run([*prefix, ECTYPE, *[str(a) for a in args]], stdin=subprocess.DEVNULL, capture_output=True,
                            timeout=limit * SLOW)
         status, out, err = p.returncode, p.stdout, p.stderr
     except subprocess.TimeoutExpired as e:

@@ -30,7 +30,7 @@ static void in_jail(unsigned needs, int (*fn)(struct jail *))
 	pid_t pid = fork();
 
 	if (pid == 0) {
-		struct jail j;
+		struct jail j = { 0 };
 		struct error e;
 
 		jail_prepare(&j, !(needs & JAIL_SOCKETS));
@@ -137,7 +137,7 @@ static void test_other_threads(void **s)
 
 	pid = fork();
 	if (pid == 0) {
-		struct jail j;
+		struct jail j = { 0 };
 		struct error e;
 		pthread_t t;
 		char c = 0;

@@ -23,7 +23,7 @@ static void file_write(struct chr *c, const u8 *bytes, size_t n)
 		if (done < 0 && errno == EINTR)
 			continue;
 		if (done <= 0) {
-			log_error("chr", "serial output file: cannot write (errno %d); further output is dropped",
+			log_error("chr", "output file: cannot write (errno %d); further output is dropped",
 				  errno);
 			f->failed = true;
 			return;
@@ -55,13 +55,13 @@ struct chr *chr_file_create(const char *path, struct error *e)
 	struct chr_file *f = calloc(1, sizeof(*f));
 
 	if (!f) {
-		error_set(e, "serial output %s: out of memory", path);
+		error_set(e, "output file %s: out of memory", path);
 		return NULL;
 	}
 	f->chr.ops = &ops;
 	f->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0666);
 	if (f->fd < 0) {
-		error_errno(e, errno, "serial output %s: cannot create the file", path);
+		error_errno(e, errno, "output file %s: cannot create the file", path);
 		free(f);
 		return NULL;
 	}

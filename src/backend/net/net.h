@@ -85,11 +85,10 @@ struct net_user_config {
 struct net *net_user_create(const struct net_user_config *cfg, struct error *e);
 
 struct net_tap_config {
-	/* An existing interface that the user may open, or one to be made, which is gone with the process (needs
-	 * CAP_NET_ADMIN). */
-	const char *name;
+	const char *name; /* of an existing interface that the user may open */
 	unsigned queues;
 };
+/* NULL with *e. */
 struct net *net_tap_create(const struct net_tap_config *cfg, struct error *e);
 
 #endif

@@ -241,15 +241,10 @@ static int refuse(const struct net_tap *t, int err, struct error *e)
 
 	switch (err) {
 	case EPERM:
-		if (if_nametoindex(t->name))
-			return error_set(e,
-					 "tap %s belongs to another user: make one that is yours: sudo ip tuntap add "
-					 "dev NAME mode tap%s user $USER",
-					 t->name, multi);
 		return error_set(e,
-				 "tap %s does not exist, and making it needs CAP_NET_ADMIN: sudo ip tuntap add dev %s "
+				 "tap %s belongs to another user: make one that is yours: sudo ip tuntap add dev NAME "
 				 "mode tap%s user $USER",
-				 t->name, t->name, multi);
+				 t->name, multi);
 	case EBUSY:
 		return error_set(e, "tap %s is in use by another program, or is no tap interface", t->name);
 	case EINVAL:
@@ -299,17 +294,6 @@ static int interface_ioctl(struct net_tap *t, unsigned long op, struct ifreq *r)
 	return ret;
 }
 
-/* An interface that was made here has nobody else to bring it up. */
-static void bring_up(struct net_tap *t)
-{
-	struct ifreq r = { 0 };
-
-	if (interface_ioctl(t, SIOCGIFFLAGS, &r) == 0) {
-		r.ifr_flags |= IFF_UP;
-		interface_ioctl(t, SIOCSIFFLAGS, &r);
-	}
-}
-
 static void find_offloads(struct net_tap *t)
 {
 	struct ifreq r = { 0 };
@@ -325,10 +309,15 @@ static void find_offloads(struct net_tap *t)
 struct net *net_tap_create(const struct net_tap_config *cfg, struct error *e)
 {
 	struct net_tap *t;
-	bool exists;
 
 	if (!*cfg->name || strlen(cfg->name) >= IFNAMSIZ || strpbrk(cfg->name, "/%: \t\n")) {
 		error_set(e, "tap '%s' is no name of an interface (1 to %d characters)", cfg->name, IFNAMSIZ - 1);
+		return NULL;
+	}
+	/* TUNSETIFF would make one, which nobody has given an address or a bridge */
+	if (!if_nametoindex(cfg->name)) {
+		error_set(e, "tap %s does not exist: sudo ip tuntap add dev %s mode tap%s user $USER makes it",
+			  cfg->name, cfg->name, cfg->queues > 1 ? " multi_queue" : "");
 		return NULL;
 	}
 	t = aligned_alloc(_Alignof(struct net_tap), sizeof(*t));
@@ -340,7 +329,6 @@ struct net *net_tap_create(const struct net_tap_config *cfg, struct error *e)
 	t->net.ops = &ops;
 	t->net.queues = cfg->queues;
 	strcpy(t->name, cfg->name);
-	exists = if_nametoindex(t->name) != 0;
 	for (unsigned i = 0; i < cfg->queues; i++)
 		t->queue[i].fd = t->queue[i].port.wake = -1;
 	for (unsigned i = 0; i < cfg->queues; i++) {
@@ -352,8 +340,6 @@ struct net *net_tap_create(const struct net_tap_config *cfg, struct error *e)
 			goto fail;
 	}
 	find_offloads(t);
-	if (!exists)
-		bring_up(t);
 	return &t->net;
 fail:
 	tap_destroy(&t->net);

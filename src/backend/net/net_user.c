@@ -8,12 +8,13 @@
  * A packet costs libslirp about the same whatever its length, so it shall be
  * long. The guest hands over TCP segments of up to 64 KiB (TSO), and libslirp
  * takes them whole, once their checksums are right. Towards the guest libslirp
- * makes segments as long as the guest says it takes: in the guest's SYN that
- * maximum is raised on the way, and what comes of it is handed over with the
- * virtio header that says "cut it into 1460 bytes" (GUEST_TSO4), which a driver
- * does not need to do for its own host. Only where the guest itself offered
- * 1460 or more: a smaller one may be that of a network behind it. For a driver
- * that no longer takes them they are cut here.
+ * makes segments of 32 KiB: where it looks at the maximum that the guest's SYN
+ * offers (it does for forwards only), that is raised on the way. A long segment
+ * is handed over with the virtio header that says "cut it into so many bytes"
+ * (GUEST_TSO4), which a driver does not need to do for its own host; for a
+ * driver that does not take them it is cut here. How many is what the SYN really
+ * said, which is remembered for each port of the guest: less than 1460 may be
+ * right for a network behind it.
  *
  * libslirp's MTU is therefore large, and datagrams above 1500 bytes that are not
  * TCP are cut here into IP fragments.
@@ -41,6 +42,7 @@
 #define RAISED_MSS 32768u /* libslirp's own limit of a segment */
 #define TX_RING (1u << 20)
 #define RX_RING (2u << 20)
+#define INPUT_BATCH 256
 #define TIMERS 4
 #define DNS_PORT 53
 
@@ -76,6 +78,7 @@ struct net_user {
 	struct pollfd *fds;
 	unsigned fds_n, fds_max;
 	struct dns dns;
+	u16 mss[65536]; /* of TCP ports, 0: NET_MSS */
 	u8 scratch[NET_PACKET_MAX];
 };
 
@@ -153,11 +156,33 @@ static void put_piece(void *opaque, const u8 *head, size_t head_len, const u8 *b
 	put(u, &h, head, head_len, body, body_len);
 }
 
+static void put_segment(struct net_user *u, const u8 *frame, const struct net_tcp *t, u16 mss)
+{
+	size_t head_len = ETH_HEADER + t->ip_len + t->tcp_len;
+	struct virtio_net_hdr_v1 h;
+	u8 head[ETH_HEADER + 60 + 60];
+
+	if (!atomic_load(&u->tso4)) {
+		net_segment(frame, t, mss, put_piece, u);
+		return;
+	}
+	memcpy(head, frame, head_len);
+	net_gso_header(&h, head, t, mss);
+	put(u, &h, head, head_len, frame + head_len, t->payload);
+}
+
+static u16 mss_of(const struct net_user *u, const u8 *frame, const struct net_tcp *t)
+{
+	const u8 *port = frame + ETH_HEADER + t->ip_len + 2;
+	u16 mss = u->mss[port[0] << 8 | port[1]];
+
+	return mss ? mss : NET_MSS;
+}
+
 static ssize_t cb_send_packet(const void *buf, size_t len, void *opaque)
 {
 	const u8 *frame = buf;
 	struct net_user *u = opaque;
-	struct virtio_net_hdr_v1 h;
 	struct net_tcp t;
 
 	if (len < ETH_HEADER || len > NET_PACKET_MAX - NET_HEADER)
@@ -166,20 +191,12 @@ static ssize_t cb_send_packet(const void *buf, size_t len, void *opaque)
 		frame = memcpy(u->scratch, buf, len);
 		net_set_address(u->scratch, true, HOST_DNS);
 	}
-	if (len <= NET_FRAME) {
+	if (net_parse_tcp(frame, len, &t) && t.payload > mss_of(u, frame, &t))
+		put_segment(u, frame, &t, mss_of(u, frame, &t));
+	else if (len <= NET_FRAME)
 		put_piece(u, frame, ETH_HEADER, frame + ETH_HEADER, len - ETH_HEADER);
-	} else if (!net_parse_tcp(frame, len, &t)) {
+	else
 		net_fragment(frame, len, put_piece, u);
-	} else if (!atomic_load(&u->tso4)) {
-		net_segment(frame, &t, put_piece, u);
-	} else {
-		u8 head[ETH_HEADER + 60 + 60];
-		size_t head_len = ETH_HEADER + t.ip_len + t.tcp_len;
-
-		memcpy(head, frame, head_len);
-		net_gso_header(&h, head, &t);
-		put(u, &h, head, head_len, frame + head_len, t.payload);
-	}
 	return (ssize_t)len;
 }
 
@@ -271,23 +288,31 @@ static int get_revents(int i, void *opaque)
 	       (r & POLLHUP ? SLIRP_POLL_HUP : 0);
 }
 
+static void note_syn(struct net_user *u, u8 *frame, size_t len)
+{
+	u16 mss = net_raise_mss(frame, len, RAISED_MSS);
+	const u8 *port = frame + ETH_HEADER + (frame[ETH_HEADER] & 15) * 4;
+
+	if (mss)
+		u->mss[port[0] << 8 | port[1]] = (u16)MAX(MIN(mss, NET_MSS), NET_MSS_DEFAULT);
+}
+
 static void take_input(struct net_user *u)
 {
 	const u8 *packet;
 	u32 len;
 
-	while ((len = net_ring_peek(&u->port.tx, &packet)) && !atomic_load(&u->port.stop)) {
+	/* sockets and timers have their turn while the guest goes on sending */
+	for (unsigned i = 0; i < INPUT_BATCH && (len = net_ring_peek(&u->port.tx, &packet)); i++) {
 		struct virtio_net_hdr_v1 h;
 		/* the ring's copy: nobody else writes it */
 		u8 *frame = (u8 *)(uintptr_t)packet + NET_HEADER;
 
 		memcpy(&h, packet, NET_HEADER);
 		len -= NET_HEADER;
-		if (net_finish(frame, len, &h)) {
-			if (atomic_load(&u->tso4))
-				net_raise_mss(frame, len, RAISED_MSS);
-			if (dns_out(&u->dns, frame, len))
-				slirp_input(u->slirp, frame, (int)len);
+		if (net_finish(frame, len, &h) && dns_out(&u->dns, frame, len)) {
+			note_syn(u, frame, len);
+			slirp_input(u->slirp, frame, (int)len);
 		}
 		net_port_taken(&u->port);
 	}

@@ -201,18 +201,23 @@ static u8 *find_mss(u8 *tcp, u32 tcp_len)
 	return NULL;
 }
 
-void net_raise_mss(u8 *frame, size_t len, u16 mss)
+u16 net_raise_mss(u8 *frame, size_t len, u16 mss)
 {
 	u8 *ip = frame + ETH_HEADER, *value;
 	struct net_tcp t;
+	u16 old;
 
 	if (!net_parse_tcp(frame, len, &t) || !(ip[t.ip_len + TCP_FLAGS] & TCP_SYN))
-		return;
+		return 0;
 	value = find_mss(ip + t.ip_len, t.tcp_len);
-	if (!value || get16(value) < NET_MSS)
-		return;
-	put16(value, mss);
-	set_tcp_checksum(ip, &t, NULL, t.payload);
+	if (!value)
+		return NET_MSS_DEFAULT;
+	old = get16(value);
+	if (old < mss) {
+		put16(value, mss);
+		set_tcp_checksum(ip, &t, NULL, t.payload);
+	}
+	return old;
 }
 
 /* ---- addresses ---- */
@@ -263,7 +268,7 @@ void net_set_address(u8 *frame, bool source, u32 addr)
 
 /* ---- towards the guest ---- */
 
-void net_gso_header(struct virtio_net_hdr_v1 *h, u8 *frame, const struct net_tcp *t)
+void net_gso_header(struct virtio_net_hdr_v1 *h, u8 *frame, const struct net_tcp *t, u16 mss)
 {
 	u8 *ip = frame + ETH_HEADER;
 
@@ -271,16 +276,16 @@ void net_gso_header(struct virtio_net_hdr_v1 *h, u8 *frame, const struct net_tcp
 		.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
 		.gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
 		.hdr_len = (u16)(ETH_HEADER + t->ip_len + t->tcp_len),
-		.gso_size = NET_MSS,
+		.gso_size = mss,
 		.csum_start = (u16)(ETH_HEADER + t->ip_len),
 		.csum_offset = TCP_SUM,
 	};
 	store_sum(ip + t->ip_len + TCP_SUM, pseudo_header(ip, t->tcp_len + t->payload));
 }
 
-void net_segment(const u8 *frame, const struct net_tcp *t, net_piece_fn out, void *opaque)
+void net_segment(const u8 *frame, const struct net_tcp *t, u16 mss, net_piece_fn out, void *opaque)
 {
-	u32 head_len = ETH_HEADER + t->ip_len + t->tcp_len, room = NET_FRAME - head_len;
+	u32 head_len = ETH_HEADER + t->ip_len + t->tcp_len;
 	u8 head[ETH_HEADER + 60 + 60], *ip = head + ETH_HEADER, *tcp = ip + t->ip_len;
 	const u8 *body = frame + head_len;
 	u8 flags = frame[ETH_HEADER + t->ip_len + TCP_FLAGS];
@@ -289,7 +294,7 @@ void net_segment(const u8 *frame, const struct net_tcp *t, net_piece_fn out, voi
 	memcpy(head, frame, head_len);
 	seq = get32(tcp + TCP_SEQ);
 	for (u32 at = 0, i = 0; at < t->payload || !i; at += n, i++) {
-		n = MIN(t->payload - at, room);
+		n = MIN(t->payload - at, mss);
 		put16(ip + IP_TOTAL, (u16)(t->ip_len + t->tcp_len + n));
 		put16(ip + IP_ID, (u16)(get16(frame + ETH_HEADER + IP_ID) + i));
 		set_ip_checksum(ip, t->ip_len);

@@ -12,6 +12,7 @@
 
 #define ETH_HEADER 14u
 #define NET_MTU 1500u			 /* of user-mode networks */
+#define NET_MSS_DEFAULT 536u		 /* of a SYN that names none */
 #define NET_MSS (NET_MTU - 40)		 /* without TCP options */
 #define NET_FRAME (NET_MTU + ETH_HEADER) /* longest frame on such a network */
 
@@ -26,8 +27,9 @@ bool net_parse_tcp(const u8 *frame, size_t len, struct net_tcp *t);
  * piece. False: the frame is not what its header says. */
 bool net_finish(u8 *frame, size_t len, const struct virtio_net_hdr_v1 *h);
 
-/* In a SYN whose maximum segment size is at least NET_MSS: puts `mss` instead. */
-void net_raise_mss(u8 *frame, size_t len, u16 mss);
+/* The maximum segment size that a TCP SYN offers (RFC 9293, 3.7.1), of which `mss` is made if it is less; 0: the frame
+ * is no SYN. */
+u16 net_raise_mss(u8 *frame, size_t len, u16 mss);
 
 /* Ports of an IPv4 UDP or TCP frame that is no fragment. */
 struct net_flow {
@@ -39,14 +41,14 @@ bool net_parse_flow(const u8 *frame, size_t len, struct net_flow *f);
 /* Sets the source (else the destination) address of such a frame, and mends its checksums. */
 void net_set_address(u8 *frame, bool source, u32 addr);
 
-/* The header that tells the receiver to cut frame `t` into segments of NET_MSS; its TCP checksum becomes that of the
+/* The header that tells the receiver to cut frame `t` into segments of `mss`; its TCP checksum becomes that of the
  * pseudo header. */
-void net_gso_header(struct virtio_net_hdr_v1 *h, u8 *frame, const struct net_tcp *t);
+void net_gso_header(struct virtio_net_hdr_v1 *h, u8 *frame, const struct net_tcp *t, u16 mss);
 
-/* Cut a frame of an IPv4 TCP segment `t` (of any other IPv4 datagram) into frames of at most NET_FRAME, whole with
- * checksums, and call `out` for each: the headers, then a piece of the payload. */
+/* Cut a frame of an IPv4 TCP segment `t` into segments of `mss` bytes (any other IPv4 datagram into fragments for
+ * NET_MTU), whole with checksums, and call `out` for each: the headers, then a piece of the payload. */
 typedef void (*net_piece_fn)(void *opaque, const u8 *head, size_t head_len, const u8 *body, size_t body_len);
-void net_segment(const u8 *frame, const struct net_tcp *t, net_piece_fn out, void *opaque);
+void net_segment(const u8 *frame, const struct net_tcp *t, u16 mss, net_piece_fn out, void *opaque);
 void net_fragment(const u8 *frame, size_t len, net_piece_fn out, void *opaque);
 
 #endif
