@@ -147,6 +147,7 @@ GUEST = {
     "determinism.py": (420, False, ENGINES, ()),
     "end.py": (240, False, ENGINES, ()),
     "engine.py": (60, False, ("auto",), ()),
+    "exec.py": (240, False, ("dbt",), ("interp",)),
     "gdb.py": (180, False, ENGINES, ()),
     "i386.py": (600, False, ("dbt",), ("interp",)),
     "idle.py": (240, True, ("auto",), ()),

@@ -35,6 +35,15 @@ static void stop(void *opaque)
 		machine_stop(x->machine);
 }
 
+/* In a signal handler. The first one is the command's business, the second ends the machine. */
+static void on_signal(void *opaque)
+{
+	struct exec *x = opaque;
+
+	if (!exec_streams_signal(x->streams, signals_caught()))
+		stop(x);
+}
+
 /* The host's root, then the writable directories, by the names that the guest shall see. */
 static int add_shares(struct exec *x, struct error *e)
 {
@@ -101,10 +110,10 @@ static int exit_status(struct exec *x, const struct machine_result *res)
 {
 	int status = exec_streams_status(x->streams);
 
-	if (signals_caught())
-		return 128 + signals_caught();
 	if (res->end == MACHINE_END_STOPPED && status >= 0)
 		return status;
+	if (res->end == MACHINE_END_STOPPED && signals_caught())
+		return 128 + signals_caught();
 	exec_streams_print_serial(x->streams);
 	fprintf(stderr, "ectype: %s\n",
 		res->end == MACHINE_END_FAILED	  ? res->text
@@ -117,7 +126,7 @@ static int run(struct exec *x)
 {
 	struct machine_result res;
 
-	signals_install(stop, x);
+	signals_install(on_signal, x);
 	exec_streams_enter(x->streams);
 	machine_run(x->machine, &res);
 	exec_streams_leave(x->streams);
