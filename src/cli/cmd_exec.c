@@ -54,7 +54,7 @@ static int add_shares(struct exec *x, struct error *e)
 		return error_set(e, "too many directories");
 	root->dir.root = root->dir.frozen = true;
 	for (unsigned i = 0; i < x->o.rws; i++) {
-		char tag[16], *path = realpath(x->o.rw[i], NULL);
+		char tag[24], *path = realpath(x->o.rw[i], NULL);
 		struct share_option *s;
 
 		if (!path)
