@@ -147,7 +147,7 @@ static void scribble(u8 op)
 	}
 	/* a used element, often a good one */
 	memcpy(&idx, f.rings + SHADOW_RING_USED + 2, 2);
-	element[0] = op & 2 ? take(f.in, 4) : take(f.in, 1) & 3;
+	element[0] = !(op & 2) ? take(f.in, 1) & 3 : op & 4 ? take(f.in, 4) : take(f.in, 2) % (3 * SHADOW_RING_SIZE);
 	element[1] = take(f.in, op & 4 ? 4 : 1);
 	memcpy(f.rings + SHADOW_RING_USED + 4 + 8 * (idx % SHADOW_RING_SIZE), element, 8);
 	idx += op & 8 ? take(f.in, 2) : 1;
