@@ -151,7 +151,8 @@ GUEST = {
     "diskfaults.py": (240, False, ("dbt",), ()),
     "end.py": (240, False, ENGINES, ()),
     "engine.py": (60, False, ("auto",), ()),
-    "firmware.py": (420, False, ("dbt",), ("interp",)),
+    "exec.py": (240, False, ("dbt",), ("interp",)),
+    "firmware.py": (480, False, ("dbt",), ()),
     "gdb.py": (180, False, ENGINES, ()),
     "i386.py": (600, False, ("dbt",), ("interp",)),
     "idle.py": (240, True, ("auto",), ()),
@@ -165,6 +166,7 @@ GUEST = {
     "streams.py": (120, False, ("dbt",), ("interp",)),
     "stress.py": (480, False, ("dbt",), ("interp",)),
     "terminal.py": (240, True, ("dbt",), ("interp",)),
+    "vsock.py": (180, False, ("dbt",), ("interp",)),
     "virtio.py": (420, False, ENGINES, ()),
 }
 

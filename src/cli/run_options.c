@@ -15,6 +15,7 @@
 #include "cli/cli.h"
 #include "cli/disk_options.h"
 #include "cli/trace_options.h"
+#include "dev/virtio/vsock.h"
 
 #define DEFAULT_MEMORY (512 * MiB)
 /* What the machine of the cache is started with. */
@@ -200,6 +201,32 @@ static int add_vhost_user(struct run_options *o, const char *value)
 	return vhost_user_option_parse(&o->shares, value);
 }
 
+/* "cid=N,socket=PATH" */
+static int set_vsock(struct run_options *o, const char *value)
+{
+	char text[sizeof(o->vsock)], *rest = text, *part;
+	u64 cid = VSOCK_CID_MIN;
+
+	if (strlen(value) >= sizeof(text))
+		return usage_error("--vsock: the value is too long");
+	strcpy(text, value);
+	while ((part = strsep(&rest, ","))) {
+		if (!strncmp(part, "cid=", 4)) {
+			if (parse_number(part + 4, VSOCK_CID_MAX, &cid) || cid < VSOCK_CID_MIN)
+				return usage_error("--vsock: '%s' is not a number from %u to %u", part, VSOCK_CID_MIN,
+						   VSOCK_CID_MAX);
+		} else if (!strncmp(part, "socket=", 7) && part[7]) {
+			strcpy(o->vsock, part + 7);
+		} else {
+			return usage_error("--vsock '%s' is not [cid=N,]socket=PATH", value);
+		}
+	}
+	if (!o->vsock[0])
+		return usage_error("--vsock '%s' names no socket: [cid=N,]socket=PATH", value);
+	o->machine.vsock_cid = (u32)cid;
+	return 0;
+}
+
 static int set_trace(struct run_options *o, const char *value)
 {
 	return trace_options_parse(value, &o->machine.engine_options);
@@ -250,6 +277,7 @@ static const struct option_row rows[] = {
 	{ "balloon", ARG_REQUIRED, set_balloon, "SIZE", "memory to take from the guest, or off; see below" },
 	{ "share", ARG_MANY, add_share, "TAG=DIR", "host directory, by virtio-fs; ,ro: read-only" },
 	{ "vhost-user", ARG_MANY, add_vhost_user, "K=SOCKET", "device of another process; K: blk or net" },
+	{ "vsock", ARG_REQUIRED, set_vsock, "S", "sockets between guest and host: [cid=N,]socket=PATH; see below" },
 	{ "jail", ARG_REQUIRED, set_jail, "on|off", "give up files, rights and system calls first; default on" },
 	{ "help", ARG_NONE, set_help, NULL, "this" },
 };
@@ -263,6 +291,8 @@ static const char help_tail[] =
     "back to the host while the guest can do without; reporting (default): so does what is free.\n"
     "\n--net user[,hostfwd=tcp|udp:[ADDR]:HPORT-[GADDR]:GPORT]...[,restrict][,hostname=H][,mac=M]\n"
     "--net tap=NAME[,queues=N][,mac=M]; once for each card.\n"
+    "\n--vsock: a client of the host connects to PATH and writes \"CONNECT PORT\"; the guest's way to\n"
+    "port P of CID 2 is the socket PATH_P.\n"
     "\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
     "Exit status: 0 the guest powered off, (v << 1) | 1 it wrote v to the debug-exit port,\n"
     "1 the machine failed, 2 bad usage.\n";

@@ -16,6 +16,7 @@ struct run_options {
 	unsigned consoles;
 	struct share_options shares;
 	struct net_options nets;
+	char vsock[4096]; /* path of the socket; "": no such device */
 	bool debugcon;
 	const char *debugcon_path; /* NULL: where COM1 goes, on stdio */
 	const char *gdb;

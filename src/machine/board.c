@@ -30,6 +30,7 @@
 #include "dev/virtio/console.h"
 #include "dev/virtio/net.h"
 #include "dev/virtio/rng.h"
+#include "dev/virtio/vsock.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
 #include "cpu/linear.h"
@@ -494,6 +495,8 @@ static int create_pci_devices(struct machine *m, struct error *e)
 		if (virtio_net_create(&m->board, bus, 0, n->net, n->mac) < 0)
 			return error_set(e, "network %u: not enough host memory, or no PCI slot is free", i + 1);
 	}
+	if (m->cfg.vsock && virtio_vsock_create(&m->board, bus, 0, m->cfg.vsock, m->cfg.vsock_cid) < 0)
+		return error_set(e, "not enough host memory, or no PCI slot, for the socket device");
 	for (unsigned i = 0; i < m->cfg.vhost_users; i++)
 		if (!vhost_user_create(&m->board, bus, &m->cfg.vhost_user[i], e))
 			return -1;

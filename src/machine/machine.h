@@ -18,6 +18,7 @@
 struct machine;
 struct chr;
 struct net;
+struct vsock;
 struct virtio;
 struct virtio_console_port;
 struct vhost_user_config;
@@ -67,6 +68,8 @@ struct machine_config {
 	 * machine */
 	const struct virtio_console_port *console;
 	unsigned consoles;
+	struct vsock *vsock; /* host half of a socket device (backend/vsock/vsock.h); NULL: none. Owned by the caller */
+	u32 vsock_cid;	     /* the guest's */
 	/* A memory balloon that is to hold `balloon_target` bytes, a multiple of 1 MiB below `memory`
 	 * (dev/virtio/balloon.h). */
 	bool balloon, balloon_reporting;

@@ -101,7 +101,12 @@ def efi_disk(folder):
         f.truncate(8 << 20)
     kept = os.path.join(folder, "vars")
     options = ["--firmware", "ovmf", "--firmware-vars", kept, "--disk", disk + ",format=raw", "--disk", data + ",format=raw",
-               "--net", "user", "--console", f"file:{folder}/console,name=log"]
+               "--net", "user", "--console", f"file:{folder}/console,name=log", "--vsock", f"socket={folder}/vsock"]
+    kinds = [1, 2, 3, 4, 5, 19]  # virtio's: network, block, console, entropy, balloon, socket, file system
+    if any(os.path.exists(p + "/virtiofsd") for p in ("/usr/lib/qemu", "/usr/libexec")):
+        options += ["--share", f"here={folder}/shared"]
+        os.mkdir(folder + "/shared")
+        kinds.append(26)
     with Guest(*options) as g:
         boots("OVMF, GPT disk", g)
         g.shell(f"mount -t efivarfs efivarfs {VARS}")
@@ -109,7 +114,7 @@ def efi_disk(folder):
         order = put_variable(g, "BootOrder", b"\7\0\0\0\x99\0")
         ok("OVMF: the guest writes variables", "stored" in out and "stored" in order, out + order)
         found = g.shell("cat /sys/bus/virtio/devices/*/modalias; ls /sys/class/net")
-        ok("OVMF: all devices reach Linux", all(f"d{n:08X}v" in found for n in (1, 2, 3, 4)) and "eth0" in found, found)
+        ok("OVMF: all devices reach Linux", all(f"d{n:08X}v" in found for n in kinds) and "eth0" in found, found)
         # the file has each write when the guest goes on: nothing is left to do at the end
         g.close()
     with Guest(*options) as g:
