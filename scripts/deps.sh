@@ -10,10 +10,11 @@ packages() {
 		libzydis-dev libzycore-dev libjansson-dev libxxhash-dev libseccomp-dev libslirp-dev libcmocka-dev \
 		liburing-dev zlib1g-dev libzstd-dev ;;
 	run) echo busybox-static ca-certificates qemu-system-common ;;
-	test) echo gdb qemu-utils openssh-client seabios ovmf strace iproute2 ;;
+	test) echo gdb qemu-utils openssh-client seabios ovmf strace iproute2 \
+		grub-common grub-pc-bin grub-efi-amd64-bin xorriso mtools ;;
 	bench) echo qemu-system-x86 iperf3 iproute2 ;;
 	image) echo mmdebstrap dosfstools mtools fdisk e2fsprogs grub-common grub-pc-bin grub-efi-amd64-bin \
-		debian-archive-keyring $([ "$(id -u)" = 0 ] || echo fakeroot uidmap util-linux) ;;
+		debian-archive-keyring $([ "$(id -u)" = 0 ] || echo uidmap util-linux) ;;
 	bochs) echo bochs bochsbios vgabios grub-common grub-pc-bin xorriso mtools ;;
 	fuzz) echo clang libclang-rt-14-dev ;;
 	format) echo clang-format ;;

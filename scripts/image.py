@@ -41,7 +41,9 @@ KERNELS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 # program: the Debian package that has it
 PROGRAMS = {"mmdebstrap": "mmdebstrap", "apt-get": "apt", "mke2fs": "e2fsprogs", "mkfs.vfat": "dosfstools", "sfdisk": "fdisk",
             "mcopy": "mtools", "grub-mkimage": "grub-common"}
-PROGRAMS_WITHOUT_ROOT = {"fakeroot": "fakeroot", "newuidmap": "uidmap", "unshare": "util-linux"}
+PROGRAMS_WITHOUT_ROOT = {"newuidmap": "uidmap", "unshare": "util-linux"}
+# The user namespace where another user is root and may give files to the ids that /etc/subuid gives that user.
+AS_ROOT = ["unshare", "--user", "--map-root-user", "--map-auto", "--"]
 FILES = {disk.GRUB_FOLDER + "/i386-pc/boot.img": "grub-pc-bin", disk.GRUB_FOLDER + "/x86_64-efi/moddep.lst": "grub-efi-amd64-bin"}
 
 NETWORK = """\
@@ -276,7 +278,7 @@ def check_namespaces():
         if not any(len(r) == 3 and r[0] in me and r[2].isdigit() and int(r[2]) >= 65536 for r in rows):
             raise Failed(f"not root, and {path} gives {name} no range of 65536 ids (as root: usermod --add-subuids "
                          f"100000-165535 --add-subgids 100000-165535 {name}), or run this as root", 2)
-    if subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "true"], capture_output=True).returncode:
+    if subprocess.run([*AS_ROOT, "unshare", "--mount", "true"], capture_output=True).returncode:
         raise Failed("not root, and this machine allows no user namespaces; run this as root", 2)
 
 
@@ -357,8 +359,7 @@ class Build:
         self.root = os.geteuid() == 0
         self.tree = self.path("tree")
         self.debs = os.path.join(cache_dir(), "image-packages")
-        # user and group ids of the files, where we may not give them for real
-        self.fakeroot = [] if self.root else ["fakeroot", "-s", self.path("owners"), "-i", self.path("owners"), "--"]
+        self.as_root = [] if self.root else AS_ROOT
 
     def path(self, name):
         return os.path.join(self.folder, name)
@@ -392,6 +393,8 @@ class Build:
                 f"--customize-hook=upload {q(os.path.abspath(a.script))} /root/ectype-script",
                 "--customize-hook=chmod 755 \"$1\"/root/ectype-script", "--customize-hook=chroot \"$1\" /root/ectype-script",
                 "--customize-hook=rm \"$1\"/root/ectype-script"]
+        if not self.root:
+            hooks.append("--skip=output/dev")  # no device can be made; the kernel fills /dev
         return ["mmdebstrap", "--mode=" + ("root" if self.root else "unshare"), "--variant=minbase",
                 "--architectures=amd64", "--format=" + ("directory" if self.root else "tar"),
                 "--include=" + ",".join(packages), "--skip=download/empty,essential/unlink,cleanup/apt/cache", *hooks,
@@ -405,7 +408,7 @@ class Build:
             # without, it has to be where other user ids can reach it
             env["TMPDIR"] = self.folder
         else:
-            os.mkdir(self.tree)
+            os.makedirs(os.path.join(self.tree, "dev"))
         command = self.mmdebstrap_command()
         # a group of their own: Ctrl-C reaches this program alone, which then ends them in order
         alive, ours = os.pipe()
@@ -420,7 +423,7 @@ class Build:
                 watch(making, self.progress)
             else:
                 unpacking = subprocess.Popen(
-                    ["fakeroot", "-s", self.path("owners"), "--", "tar", "-x", "-p", "--numeric-owner", "--xattrs",
+                    [*self.as_root, "tar", "-x", "-p", "--numeric-owner", "--xattrs",
                      "--xattrs-include=*", "-C", self.tree], stdin=making.stdout, process_group=0)
                 making.stdout.close()
                 watch(making, self.progress)
@@ -457,9 +460,10 @@ class Build:
         self.progress.step("file system")
         disk.partition(run, raw, self.layout)
         try:
-            disk.make_root(run, raw, self.layout, self.tree, self.fakeroot)
+            disk.make_root(run, raw, self.layout, self.tree, self.as_root)
         except Failed as e:
-            raise Failed(f"{e}; perhaps --size is too small") from None
+            full = shutil.disk_usage(self.folder).free < 16 * disk.MIB
+            raise Failed(f"{e}; " + ("the disk of this machine is full" if full else "perhaps --size is too small")) from None
         self.progress.step("boot loaders")
         disk.make_esp(run, raw, self.layout, self.folder)
         disk.make_bios_boot(run, raw, self.layout, self.folder)
@@ -498,7 +502,9 @@ def watch(process, progress):
             progress.detail(line[3:])
         lines = lines[-200:] + [line]
     if process.wait():
-        errors = [l for l in lines if re.match(r"(E|Err|dpkg: error)\b", l)] or lines[-1:] or ["no message"]
+        # dpkg gives the reason on the line after
+        errors = [f"{l} {after}" if l.endswith(":") else l for l, after in zip(lines, lines[1:] + [""])
+                  if re.match(r"(E|Err|dpkg: error)\b", l)] or lines[-1:] or ["no message"]
         progress.finish()
         for l in lines[-12:]:
             print("| " + l, file=sys.stderr)
@@ -558,15 +564,10 @@ def locked(fd):
 
 
 def remove(folder):
-    """A tree of mmdebstrap's may have directories its owner cannot write."""
-    def again(function, path, _):
-        try:
-            os.chmod(os.path.dirname(path), 0o700)
-            os.chmod(path, 0o700)
-            function(path)
-        except OSError:
-            pass
-    shutil.rmtree(folder, onerror=again)
+    """Its files may be of users that only a namespace can be root over."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if os.path.lexists(folder) and os.geteuid():
+        subprocess.run([*AS_ROOT, "rm", "-rf", folder], capture_output=True)
     if os.path.lexists(folder):
         print(f"ectype: could not remove {folder}", file=sys.stderr)
 

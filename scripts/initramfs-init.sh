@@ -19,19 +19,22 @@ if [ -z "$ECTYPE_INIT" ]; then
 	mount -t tmpfs tmpfs /run
 	hostname ectype
 	# What the devices ask for, in two turns of one process each: what is on the PCI bus, then what the virtio
-	# functions among it turned out to be. Nothing waits for the entropy device, which every machine has:
-	# `modprobe -a virtio_pci virtio_rng` makes /dev/hwrng.
+	# functions among it turned out to be. Nothing waits for what every machine has: the entropy device
+	# (`modprobe -a virtio_pci virtio_rng` makes /dev/hwrng) and the balloon, whose driver comes when nobody else
+	# wants the processor.
 	for bus in pci virtio; do
 		set --
 		for file in /sys/bus/$bus/devices/*/modalias; do
 			[ -f "$file" ] && read -r alias <"$file" || continue
 			case $alias in
-			pci:v00001AF4d00001044* | virtio:d00000004v*) ;;
+			pci:v00001AF4d0000104[45]* | virtio:d0000000[45]v*) ;;
 			pci:v00001AF4* | virtio:*) set -- "$@" "$alias" ;;
+			pci:*bc01sc06i01*) set -- "$@" "$alias" sd_mod sr_mod ;;
 			esac
 		done
 		[ $# = 0 ] || modprobe -aq "$@" 2>/dev/null
 	done
+	sh -c 'renice -n 19 -p $$; exec modprobe -aq virtio_pci virtio_balloon' >/dev/null 2>&1 &
 	ECTYPE_INIT=1 exec setsid cttyhack sh /init
 fi
 unset ECTYPE_INIT

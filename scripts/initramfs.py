@@ -22,7 +22,9 @@ import sys
 
 # What goes into the small initramfs, with all that depends on; the toolbox has all there are.
 MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon", "virtiofs", "overlay",
-           "vmw_vsock_virtio_transport", "ext4", "isofs"]
+           "vmw_vsock_virtio_transport", "ext4", "isofs", "efivarfs"]
+# What a kernel that knows the SATA controller needs besides; the cloud kernel does not.
+SATA = ["ahci", "sd_mod", "sr_mod"]
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -206,7 +208,8 @@ def main():
     a = p.parse_args()
 
     archive = Cpio()
-    base(archive, find_busybox(), Modules(a.kernel).files(MODULES))
+    modules = Modules(a.kernel)
+    base(archive, find_busybox(), modules.files(MODULES + (SATA if "ahci" in modules.path else [])))
     for spec in a.add:
         name, _, source = spec.partition("=")
         archive.file(name.lstrip("/"), read(source))

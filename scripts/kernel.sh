@@ -20,7 +20,8 @@ modules='virtio virtio_ring virtio_pci virtio_pci_modern_dev virtio_pci_legacy_d
 	virtio_net net_failover failover virtio_console virtio-rng virtio_balloon virtio_mem virtio_input
 	vsock vmw_vsock_virtio_transport vmw_vsock_virtio_transport_common fuse virtiofs overlay
 	ext4 jbd2 mbcache crc16 crc32c_generic crc32c-intel libcrc32c isofs squashfs loop
-	scsi_common scsi_mod sd_mod sr_mod cdrom libata libahci ahci'
+	scsi_common scsi_mod sd_mod t10-pi crc-t10dif crct10dif_common crct10dif_generic crc64 crc64-rocksoft
+	crc64_rocksoft_generic sr_mod cdrom libata libahci ahci efivarfs'
 
 say() { echo "ectype: $*" >&2; }
 
@@ -68,11 +69,15 @@ unpack() { # PACKAGE DIR
 	for m in $modules; do
 		find "$new/x" -name "$m.ko*" -exec mv {} "$new/x/modules/" \;
 	done
+	echo "$modules" >"$new/x/modules/list"
 	mv "$new/x/modules" "$new/x/boot/"
 	rm -rf "$2"
 	mv "$new/x/boot" "$2"
 	rm -rf "$new"
 }
+
+# Unpacked, and with the modules that are wanted of it.
+is_whole() { [ "$(cat "$1/modules/list" 2>/dev/null)" = "$modules" ]; }
 
 get() { # FLAVOUR META LINK PATTERN
 	if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
@@ -88,14 +93,14 @@ get() { # FLAVOUR META LINK PATTERN
 		[ -n "$pkg" ] || { say "apt does not know $2"; return 1; }
 	fi
 	dir="$cache/packages/${pkg}_$(version_of "$pkg")"
-	if [ ! -d "$dir/modules" ]; then
+	if ! is_whole "$dir"; then
 		say "fetching $(basename "$dir")"
 		if ! unpack "$pkg" "$dir"; then
 			# stale lists name files the mirror has dropped
 			if update_lists; then
 				pkg=$(package_of "$1" "$2")
 				dir="$cache/packages/${pkg}_$(version_of "$pkg")"
-				[ -d "$dir/modules" ] || unpack "$pkg" "$dir" || dir=
+				is_whole "$dir" || unpack "$pkg" "$dir" || dir=
 			else
 				dir=
 			fi

@@ -141,18 +141,24 @@ def block():
 # What every day runs under the reference is what it does itself: kernels, gdb, determinism, the ends of a guest.
 GUEST = {
     "bad_input.py": (120, True, ("auto",), ()),
+    "balloon.py": (300, False, ("dbt",), ("interp",)),
     "boot.py": (420, False, ENGINES, ()),
     "compile.py": (420, False, ("dbt",), ("interp",)),
     "console.py": (180, False, ("dbt",), ("interp",)),
     "determinism.py": (420, False, ENGINES, ()),
+    "disk.py": (420, False, ("dbt",), ("interp",)),
+    "diskcompare.py": (300, False, ("dbt",), ("interp",)),
+    "diskfaults.py": (240, False, ("dbt",), ()),
     "end.py": (240, False, ENGINES, ()),
     "engine.py": (60, False, ("auto",), ()),
     "exec.py": (240, False, ("dbt",), ("interp",)),
+    "firmware.py": (480, False, ("dbt",), ()),
     "gdb.py": (180, False, ENGINES, ()),
     "i386.py": (600, False, ("dbt",), ("interp",)),
     "idle.py": (240, True, ("auto",), ()),
     "image.py": (240, False, ("auto",), ()),
     "jail.py": (120, False, ("auto",), ()),
+    "killsafe.py": (240, False, ("dbt",), ("interp",)),
     "memory.py": (240, False, ("dbt",), ()),
     "memtest.py": (240, False, ("dbt",), ("interp",)),
     "net.py": (300, False, ("dbt",), ("interp",)),
@@ -160,6 +166,7 @@ GUEST = {
     "streams.py": (120, False, ("dbt",), ("interp",)),
     "stress.py": (480, False, ("dbt",), ("interp",)),
     "terminal.py": (240, True, ("dbt",), ("interp",)),
+    "vsock.py": (180, False, ("dbt",), ("interp",)),
     "virtio.py": (420, False, ENGINES, ()),
 }
 
@@ -178,6 +185,7 @@ def long():
         Job("long: debian.py (dbt)", ["tests/guest/debian.py", "--engine", "dbt"], 2400),
         Job("long: debian.py (interp)", ["tests/guest/debian.py", "--engine", "interp"], 7200),
         Job("long: block, writers killed", ["tests/block/killed.py", "--rounds", "100"], 900),
+        Job("long: 400 machines killed", ["tests/guest/killsafe.py", "--engine", "dbt", "--rounds", "100"], 3600),
         Job("long: lockstep, compile.py", ["tests/lockstep/compile.py"], 3600),
         Job("long: lockstep, 1000 random programs", ["tests/lockstep/programs.py", "--seeds", "1000", "--start", "1001"], 3600),
     ]

@@ -140,6 +140,8 @@ static int check_machine(struct command *l)
 		if (!l->run.machine.disk[i].image.readonly && !l->run.machine.disk[i].image.snapshot)
 			return usage_error("lockstep: two machines cannot write one disk: give --disk %s,snapshot",
 					   l->run.machine.disk[i].image.path);
+	if (l->run.vsock[0])
+		return usage_error("lockstep: --vsock does not come to two runs alike");
 	if (l->run.nets.count)
 		return usage_error("lockstep: a network does not come to two runs alike: --net none");
 	l->run.machine.clock = MACHINE_CLOCK_VIRTUAL;

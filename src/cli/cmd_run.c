@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "backend/chr/chr.h"
+#include "backend/vsock/vsock.h"
 #include "cli/cli.h"
 #include "cli/run_options.h"
 #include "cli/run_stats.h"
@@ -80,6 +81,15 @@ static int create_debugcon(struct run *r, struct error *e)
 	return r->debugcon ? 0 : -1;
 }
 
+/* While there is one thread. */
+static int create_vsock(struct run *r, struct error *e)
+{
+	if (!r->o.vsock[0])
+		return 0;
+	r->o.machine.vsock = vsock_unix_create(r->o.vsock, e);
+	return r->o.machine.vsock ? 0 : -1;
+}
+
 /* Where the trace goes: to a file by whole lines, for a run may end badly. */
 static int open_trace(struct run *r, struct error *e)
 {
@@ -104,7 +114,7 @@ static bool is_unix(const char *where)
 /* The paths of sockets to be removed at the end, told to `j` if there is one; returns their number. */
 static unsigned each_socket(struct run *r, struct janitor *j)
 {
-	const char *path[MACHINE_SERIALS + VIRTIO_CONSOLE_PORTS_MAX + 1];
+	const char *path[MACHINE_SERIALS + VIRTIO_CONSOLE_PORTS_MAX + 2];
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < r->o.serials; i++)
@@ -113,6 +123,8 @@ static unsigned each_socket(struct run *r, struct janitor *j)
 	for (unsigned i = 0; i < r->o.consoles; i++)
 		if (r->o.console[i].kind == STREAM_UNIX)
 			path[n++] = r->o.console[i].path;
+	if (r->o.vsock[0])
+		path[n++] = r->o.vsock;
 	if (is_unix(r->o.gdb))
 		path[n++] = r->o.gdb + strlen("unix:");
 	for (unsigned i = 0; j && i < n; i++)
@@ -178,8 +190,8 @@ static int build(struct run *r, struct error *e)
 		if (r->gdb_fd < 0)
 			return -1;
 	}
-	if (net_options_create(&r->o.nets, &r->o.machine, e) || open_trace(r, e) || create_streams(r, e) ||
-	    create_debugcon(r, e))
+	if (create_vsock(r, e) || net_options_create(&r->o.nets, &r->o.machine, e) || open_trace(r, e) ||
+	    create_streams(r, e) || create_debugcon(r, e))
 		return -1;
 	r->o.machine.vhost_user = r->o.shares.config;
 	r->o.machine.vhost_users = r->o.shares.count;
@@ -212,6 +224,8 @@ static void destroy(struct run *r)
 	}
 	machine_destroy(r->machine);
 	net_options_destroy(&r->o.machine);
+	if (r->o.machine.vsock)
+		r->o.machine.vsock->ops->destroy(r->o.machine.vsock);
 	share_options_stop(&r->o.shares);
 	guest_symbols_free(r->symbols);
 	if (r->trace)

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "cli/cli.h"
 
@@ -36,6 +37,14 @@ static int set_format(struct machine_disk *d, const char *v)
 		d->image.format = BLOCK_FORMAT_QCOW2;
 	else
 		return usage_error("--disk: format '%s' is neither raw nor qcow2", v);
+	return 0;
+}
+
+static int set_bus(struct machine_disk *d, const char *v)
+{
+	if (strcmp(v, "virtio") && strcmp(v, "sata"))
+		return usage_error("--disk: bus '%s' is neither virtio nor sata", v);
+	d->sata = !strcmp(v, "sata");
 	return 0;
 }
 
@@ -89,12 +98,14 @@ static const struct {
 	size_t flag;
 } settings[] = {
 	{ "format", set_format, 0 },
+	{ "bus", set_bus, 0 },
 	{ "cache", set_cache, 0 },
 	{ "serial", set_serial, 0 },
 	{ "id", set_id, 0 },
 	{ "queues", set_queues, 0 },
 	{ "readonly", NULL, offsetof(struct machine_disk, image.readonly) },
 	{ "snapshot", NULL, offsetof(struct machine_disk, image.snapshot) },
+	{ "cdrom", NULL, offsetof(struct machine_disk, cdrom) },
 };
 
 static int apply(struct machine_disk *d, const char *item, u32 *seen)
@@ -118,31 +129,59 @@ static int apply(struct machine_disk *d, const char *item, u32 *seen)
 		return 0;
 	}
 	return usage_error(
-	    "--disk: '%s' is none of format, cache, serial, id, queues, readonly, snapshot (a comma in a "
-	    "file name is written twice)",
+	    "--disk: '%s' is none of format, bus, cache, serial, id, queues, readonly, snapshot, cdrom (a comma in "
+	    "a file name is written twice)",
 	    item);
 }
 
-/* "disk0" for the first, and so on; the machine refuses two of a name. */
-static const char *default_id(unsigned n)
+/* "disk0" for the first, "cdrom0" for the first CD-ROM, and so on; the machine refuses two of a name. */
+static void default_id(struct run_options *o, struct machine_disk *d)
 {
-	static const char *const names[] = { "disk0",  "disk1",	 "disk2",  "disk3", "disk4",  "disk5",
-					     "disk6",  "disk7",	 "disk8",  "disk9", "disk10", "disk11",
-					     "disk12", "disk13", "disk14", "disk15" };
+	char *name = o->disk_id[d - o->machine.disk];
+	unsigned n = 0;
 
-	_Static_assert(ARRAY_SIZE(names) == MACHINE_DISKS_MAX, "a name for each");
-	return names[n];
+	for (const struct machine_disk *other = o->machine.disk; other < d; other++)
+		n += other->cdrom == d->cdrom;
+	snprintf(name, sizeof(o->disk_id[0]), "%s%u", d->cdrom ? "cdrom" : "disk", n);
+	d->id = name;
 }
 
-int disk_option_add(struct run_options *o, const char *value)
+static bool seen(u32 mask, const char *key)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(settings); i++)
+		if (!strcmp(settings[i].key, key))
+			return mask & 1u << i;
+	return false;
+}
+
+static bool is_iso(const char *path)
+{
+	size_t len = strlen(path);
+
+	return len > 4 && !strcasecmp(path + len - 4, ".iso");
+}
+
+/* A file that ends in .iso is a CD-ROM, unless something was said that makes it a disk. */
+static int make_cdrom(struct machine_disk *d, u32 mask)
+{
+	if (!d->cdrom && !(is_iso(d->image.path) && !seen(mask, "bus") && !seen(mask, "format")))
+		return 0;
+	if ((seen(mask, "bus") && !d->sata) || d->image.format == BLOCK_FORMAT_QCOW2 || d->image.snapshot || d->queues)
+		return usage_error("%s: a CD-ROM is readonly, raw and on the SATA bus, without queues", d->image.path);
+	d->cdrom = d->sata = d->image.readonly = true;
+	d->image.format = BLOCK_FORMAT_RAW;
+	return 0;
+}
+
+static int add(struct run_options *o, const char *value, bool cdrom)
 {
 	struct machine_config *m = &o->machine;
 	struct machine_disk *d = &m->disk[m->disks];
-	u32 seen = 0;
+	u32 mask = 0;
 
 	if (m->disks == MACHINE_DISKS_MAX)
 		return usage_error("--disk: more than %d disks", MACHINE_DISKS_MAX);
-	*d = (struct machine_disk){ .id = default_id(m->disks) };
+	*d = (struct machine_disk){ .cdrom = cdrom };
 	for (bool first = true; value; first = false) {
 		const char *item = take_item(o, &value);
 		int status = 0;
@@ -152,14 +191,30 @@ int disk_option_add(struct run_options *o, const char *value)
 		if (first)
 			d->image.path = item;
 		else
-			status = apply(d, item, &seen);
+			status = apply(d, item, &mask);
 		if (status)
 			return status;
 	}
 	if (!*d->image.path)
-		return usage_error("--disk needs the name of a file");
+		return usage_error("--%s needs the name of a file", cdrom ? "cdrom" : "disk");
 	if (d->image.readonly && d->image.snapshot)
 		return usage_error("--disk: readonly and snapshot exclude each other");
+	if (d->sata && d->queues)
+		return usage_error("--disk: a SATA disk has no queues to choose");
+	if (make_cdrom(d, mask))
+		return EXIT_USAGE;
+	if (!d->id)
+		default_id(o, d);
 	m->disks++;
 	return 0;
+}
+
+int disk_option_add(struct run_options *o, const char *value)
+{
+	return add(o, value, false);
+}
+
+int disk_option_add_cdrom(struct run_options *o, const char *value)
+{
+	return add(o, value, true);
 }

@@ -1,4 +1,4 @@
-/* The value of --disk: a file, and settings behind commas. */
+/* The values of --disk and --cdrom: a file, and settings behind commas. */
 #ifndef ECTYPE_CLI_DISK_OPTIONS_H
 #define ECTYPE_CLI_DISK_OPTIONS_H
 
@@ -9,5 +9,6 @@
  * Appends a disk to o->machine. 0, or an exit status after a message.
  */
 int disk_option_add(struct run_options *o, const char *value);
+int disk_option_add_cdrom(struct run_options *o, const char *value);
 
 #endif

@@ -15,6 +15,7 @@
 #include "cli/cli.h"
 #include "cli/disk_options.h"
 #include "cli/trace_options.h"
+#include "dev/virtio/vsock.h"
 
 #define DEFAULT_MEMORY (512 * MiB)
 /* What the machine of the cache is started with. */
@@ -49,6 +50,7 @@ STRING_OPTION(set_initrd, machine.initrd)
 STRING_OPTION(set_append, machine.append)
 STRING_OPTION(set_firmware, machine.firmware)
 STRING_OPTION(set_firmware_vars, machine.firmware_vars)
+STRING_OPTION(set_boot, machine.boot)
 STRING_OPTION(set_engine, machine.engine)
 STRING_OPTION(set_cpu_model, machine.cpu_model)
 STRING_OPTION(set_name, machine.name)
@@ -163,6 +165,32 @@ static int set_net(struct run_options *o, const char *value)
 	return net_options_parse(&o->nets, value);
 }
 
+/* "off", or SIZE and reporting=on|off with a comma between, each of them optional. */
+static int set_balloon(struct run_options *o, const char *value)
+{
+	struct machine_config *m = &o->machine;
+	char text[64], *rest = text, *part;
+
+	if (!strcmp(value, "off")) {
+		m->balloon = false;
+		return 0;
+	}
+	if (!*value || strlen(value) >= sizeof(text))
+		goto bad;
+	strcpy(text, value);
+	while ((part = strsep(&rest, ","))) {
+		if (!strcmp(part, "reporting=on") || !strcmp(part, "reporting=off"))
+			m->balloon_reporting = part[11] == 'n';
+		else if (part != text || parse_size(part, &m->balloon_target))
+			goto bad;
+	}
+	if (m->balloon_target % MiB)
+		return usage_error("--balloon '%s': the size is no multiple of 1M", value);
+	return 0;
+bad:
+	return usage_error("--balloon '%s' is neither off nor [SIZE][,reporting=on|off] (256M)", value);
+}
+
 static int add_share(struct run_options *o, const char *value)
 {
 	return share_option_parse(&o->shares, value);
@@ -171,6 +199,32 @@ static int add_share(struct run_options *o, const char *value)
 static int add_vhost_user(struct run_options *o, const char *value)
 {
 	return vhost_user_option_parse(&o->shares, value);
+}
+
+/* "cid=N,socket=PATH" */
+static int set_vsock(struct run_options *o, const char *value)
+{
+	char text[sizeof(o->vsock)], *rest = text, *part;
+	u64 cid = VSOCK_CID_MIN;
+
+	if (strlen(value) >= sizeof(text))
+		return usage_error("--vsock: the value is too long");
+	strcpy(text, value);
+	while ((part = strsep(&rest, ","))) {
+		if (!strncmp(part, "cid=", 4)) {
+			if (parse_number(part + 4, VSOCK_CID_MAX, &cid) || cid < VSOCK_CID_MIN)
+				return usage_error("--vsock: '%s' is not a number from %u to %u", part, VSOCK_CID_MIN,
+						   VSOCK_CID_MAX);
+		} else if (!strncmp(part, "socket=", 7) && part[7]) {
+			strcpy(o->vsock, part + 7);
+		} else {
+			return usage_error("--vsock '%s' is not [cid=N,]socket=PATH", value);
+		}
+	}
+	if (!o->vsock[0])
+		return usage_error("--vsock '%s' names no socket: [cid=N,]socket=PATH", value);
+	o->machine.vsock_cid = (u32)cid;
+	return 0;
 }
 
 static int set_trace(struct run_options *o, const char *value)
@@ -193,7 +247,9 @@ static const struct option_row rows[] = {
 	{ "append", ARG_REQUIRED, set_append, "S", "kernel command line" },
 	{ "firmware", ARG_REQUIRED, set_firmware, "F", "ROM image instead of a kernel; seabios or ovmf: Debian's" },
 	{ "firmware-vars", ARG_REQUIRED, set_firmware_vars, "F", "keep ovmf's variables in F; else they end with it" },
-	{ "disk", ARG_MANY, disk_option_add, "F[,...]", "disk image, raw or qcow2; see below" },
+	{ "disk", ARG_MANY, disk_option_add, "F[,...]", "disk image, raw or qcow2; a CD-ROM if F is *.iso; see below" },
+	{ "cdrom", ARG_MANY, disk_option_add_cdrom, "F", "CD-ROM: an ISO 9660 or UDF image, readonly" },
+	{ "boot", ARG_REQUIRED, set_boot, "WHAT", "firmware's order: disk, cdrom, ids of disks, with commas" },
 	{ "memory", ARG_REQUIRED, set_memory, "SIZE", "RAM, with K, M or G; default 512M" },
 	{ "cpus", ARG_REQUIRED, set_cpus, "N", "processors; only 1 yet" },
 	{ "engine", ARG_REQUIRED, set_engine, "NAME", "auto (default), dbt or interp" },
@@ -218,19 +274,36 @@ static const struct option_row rows[] = {
 	{ "perf-map", ARG_NONE, set_perf_map, NULL, "write /tmp/perf-PID.map for perf" },
 	{ "guest-symbols", ARG_REQUIRED, set_symbols, "F", "names for both: System.map, kallsyms or ELF" },
 	{ "net", ARG_MANY, set_net, "KIND", "network card: user, tap=NAME, none (default); see below" },
+	{ "balloon", ARG_REQUIRED, set_balloon, "SIZE", "memory to take from the guest, or off; see below" },
 	{ "share", ARG_MANY, add_share, "TAG=DIR", "host directory, by virtio-fs; ,ro: read-only" },
 	{ "vhost-user", ARG_MANY, add_vhost_user, "K=SOCKET", "device of another process; K: blk or net" },
+	{ "vsock", ARG_REQUIRED, set_vsock, "S", "sockets between guest and host: [cid=N,]socket=PATH; see below" },
 	{ "jail", ARG_REQUIRED, set_jail, "on|off", "give up files, rights and system calls first; default on" },
 	{ "help", ARG_NONE, set_help, NULL, "this" },
 };
+
+static const char help_tail[] =
+    "\n--disk FILE[,format=raw|qcow2][,readonly][,snapshot][,cache=writeback|none|unsafe]\n"
+    "       [,serial=S][,id=NAME][,queues=N][,bus=virtio|sata][,cdrom]; once for each disk.\n"
+    "A comma in a name is written twice. snapshot: the file is only read, and what the guest\n"
+    "writes is lost at the end.\n"
+    "\n--balloon off: no balloon device; --balloon [SIZE][,reporting=on|off]: SIZE of --memory goes\n"
+    "back to the host while the guest can do without; reporting (default): so does what is free.\n"
+    "\n--net user[,hostfwd=tcp|udp:[ADDR]:HPORT-[GADDR]:GPORT]...[,restrict][,hostname=H][,mac=M]\n"
+    "--net tap=NAME[,queues=N][,mac=M]; once for each card.\n"
+    "\n--vsock: a client of the host connects to PATH and writes \"CONNECT PORT\"; the guest's way to\n"
+    "port P of CID 2 is the socket PATH_P.\n"
+    "\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
+    "Exit status: 0 the guest powered off, (v << 1) | 1 it wrote v to the debug-exit port,\n"
+    "1 the machine failed, 2 bad usage.\n";
 
 void run_options_help(void)
 {
 	printf(
 	    "usage: ectype run [OPTIONS] [DISK]\n"
 	    "Runs a machine. Without --kernel and --firmware: vmlinuz and initramfs of the cache,\n"
-	    "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills. A DISK alone is booted by\n"
-	    "SeaBIOS: the same as --disk DISK --firmware seabios.\n\n");
+	    "${ECTYPE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ectype}, which `make run` fills. A DISK or CD-ROM image alone is\n"
+	    "booted by SeaBIOS: the same as --disk DISK --firmware seabios.\n\n");
 	for (unsigned i = 0; i < ARRAY_SIZE(rows) && rows[i].help; i++) {
 		char left[40];
 		const char *v = rows[i].value_name;
@@ -243,14 +316,7 @@ void run_options_help(void)
 		printf("  %s%-*s %s\n", left, (int)(20 - strlen(left)), rows[i].argument == ARG_OPTIONAL ? "]" : "",
 		       rows[i].help);
 	}
-	printf("\n--disk FILE[,format=raw|qcow2][,readonly][,snapshot][,cache=writeback|none|unsafe]\n"
-	       "       [,serial=S][,id=NAME][,queues=N]; once for each disk. A comma in a name is written\n"
-	       "twice. snapshot: the file is only read, and what the guest writes is lost at the end.\n"
-	       "\n--net user[,hostfwd=tcp|udp:[ADDR]:HPORT-[GADDR]:GPORT]...[,restrict][,hostname=H][,mac=M]\n"
-	       "--net tap=NAME[,queues=N][,mac=M]; once for each card.\n"
-	       "\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
-	       "Exit status: 0 the guest powered off, (v << 1) | 1 it wrote v to the debug-exit port,\n"
-	       "1 the machine failed, 2 bad usage.\n");
+	printf("%s", help_tail);
 }
 
 static const struct option_row *find(const char *arg, size_t len)
@@ -383,6 +449,8 @@ static int check_together(struct run_options *o)
 		return usage_error("--trace-file needs --trace");
 	if (o->symbols_path && !m->engine_options.trace && !m->engine_options.perf_map)
 		return usage_error("--guest-symbols needs --trace or --perf-map");
+	if (m->boot && !m->firmware)
+		return usage_error("--boot needs --firmware or a DISK without --kernel");
 	if (m->firmware_vars && !m->firmware)
 		return usage_error("--firmware-vars needs --firmware");
 	if (m->firmware && (m->initrd || m->append))
@@ -404,7 +472,9 @@ int run_options_parse(struct run_options *o, int argc, char **argv)
 			     .memory = DEFAULT_MEMORY,
 			     .cpus = 1,
 			     .engine = "auto",
-			     .cpu_model = "host" },
+			     .cpu_model = "host",
+			     .balloon = true,
+			     .balloon_reporting = true },
 	};
 	while (i < argc && !ret)
 		ret = parse_one(o, argc, argv, &i, &seen);

@@ -16,6 +16,7 @@ struct run_options {
 	unsigned consoles;
 	struct share_options shares;
 	struct net_options nets;
+	char vsock[4096]; /* path of the socket; "": no such device */
 	bool debugcon;
 	const char *debugcon_path; /* NULL: where COM1 goes, on stdio */
 	const char *gdb;
@@ -30,6 +31,7 @@ struct run_options {
 	/* what --disk names */
 	char disk_text[32768];
 	size_t disk_text_used;
+	char disk_id[MACHINE_DISKS_MAX][16]; /* names of those that were given none */
 };
 
 /* 0, or the exit status after a message. Looks at no file but the cache's. */

@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "dev/virtio/balloon.h"
+
 #define COUNTERS_MAX 64
 
 static const char *const exit_names[VCPU_EXIT_COUNT] = {
@@ -133,6 +135,28 @@ static void print_disks(struct machine *m)
 	}
 }
 
+static json_t *balloon_json(struct machine *m)
+{
+	struct virtio_balloon_info i;
+
+	if (!machine_balloon(m))
+		return json_null();
+	virtio_balloon_info(machine_balloon(m), &i);
+	return json_pack("{s:b, s:I, s:I, s:I, s:I}", "driver", i.driver, "target", (json_int_t)i.target, "actual",
+			 (json_int_t)i.actual, "inflated", (json_int_t)i.inflated, "reported", (json_int_t)i.reported);
+}
+
+static void print_balloon(struct machine *m)
+{
+	struct virtio_balloon_info i;
+
+	if (!machine_balloon(m))
+		return;
+	virtio_balloon_info(machine_balloon(m), &i);
+	fprintf(stderr, "%-24s %lu MiB of %lu; given back: %lu MiB from inside, %lu MiB reported free\n", "balloon",
+		i.actual >> 20, i.target >> 20, i.inflated >> 20, i.reported >> 20);
+}
+
 FILE *run_stats_open(const char *path, struct error *e)
 {
 	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
@@ -169,6 +193,7 @@ int run_stats_json(struct machine *m, const struct machine_result *r, FILE *f, s
 	if (top) {
 		put_counted(top, &s);
 		json_object_set_new(top, "disks", disks_json(m));
+		json_object_set_new(top, "balloon", balloon_json(m));
 	}
 	for (unsigned t = 0; top && t < COSTS_TABLES; t++)
 		json_object_set_new(top, cost_tables[t], costs_json(v, t));
@@ -242,4 +267,5 @@ void run_stats_text(struct machine *m)
 	fprintf(stderr, "%-24s %lu reads, %lu writes\n%-24s %lu reads, %lu writes\n", "MMIO", mem->mmio_reads,
 		mem->mmio_writes, "ports", ports->reads, ports->writes);
 	print_disks(m);
+	print_balloon(m);
 }

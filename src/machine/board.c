@@ -26,9 +26,11 @@
 #include "dev/chipset/uart16550.h"
 #include "dev/pci/q35.h"
 #include "dev/vhost_user/vhost_user_dev.h"
+#include "dev/virtio/balloon.h"
 #include "dev/virtio/console.h"
 #include "dev/virtio/net.h"
 #include "dev/virtio/rng.h"
+#include "dev/virtio/vsock.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
 #include "cpu/linear.h"
@@ -462,14 +464,26 @@ static bool create_chipset(struct machine *m)
 	return m->q35;
 }
 
-/* What is plugged into the PCI bus. The entropy device is in every machine; others follow in the order of the
- * command line, in the next free slots. */
+static int create_balloon(struct machine *m, struct pci_bus *bus, struct error *e)
+{
+	const struct virtio_balloon_config cfg = { m->cfg.balloon_target, m->cfg.balloon_reporting };
+
+	if (!m->cfg.balloon)
+		return 0;
+	m->balloon = virtio_balloon_create(&m->board, bus, LAYOUT_SLOT_BALLOON, &cfg);
+	return m->balloon ? 0 : error_set(e, "not enough host memory for the balloon");
+}
+
+/* What is plugged into the PCI bus. Entropy device and balloon have slots of their own; others follow in the order of
+ * the command line, in the next free slots. */
 static int create_pci_devices(struct machine *m, struct error *e)
 {
 	struct pci_bus *bus = q35_bus(m->q35);
 
 	if (virtio_rng_create(&m->board, bus, LAYOUT_SLOT_RNG) < 0)
 		return error_set(e, "not enough host memory for the entropy device");
+	if (create_balloon(m, bus, e))
+		return -1;
 	if (m->cfg.consoles) {
 		m->console = virtio_console_create(&m->board, bus, 0, m->cfg.console, m->cfg.consoles);
 		if (!m->console)
@@ -481,6 +495,8 @@ static int create_pci_devices(struct machine *m, struct error *e)
 		if (virtio_net_create(&m->board, bus, 0, n->net, n->mac) < 0)
 			return error_set(e, "network %u: not enough host memory, or no PCI slot is free", i + 1);
 	}
+	if (m->cfg.vsock && virtio_vsock_create(&m->board, bus, 0, m->cfg.vsock, m->cfg.vsock_cid) < 0)
+		return error_set(e, "not enough host memory, or no PCI slot, for the socket device");
 	for (unsigned i = 0; i < m->cfg.vhost_users; i++)
 		if (!vhost_user_create(&m->board, bus, &m->cfg.vhost_user[i], e))
 			return -1;
@@ -514,6 +530,8 @@ int machine_board_create(struct machine *m, struct error *e)
 
 	if (!cfg || (boot_is_firmware(m->image) && machine_tables_to_firmware(m, cfg) < 0))
 		return error_set(e, "not enough host memory for the firmware's configuration");
+	if (boot_is_firmware(m->image) && machine_boot_to_firmware(m, cfg, e) < 0)
+		return -1;
 	return 0;
 }
 

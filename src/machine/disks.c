@@ -2,11 +2,15 @@
  * The disks of a machine: images opened before anything is built and closed
  * after the devices are gone.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/log.h"
+#include "dev/storage/ahci.h"
 #include "dev/virtio/blk.h"
 #include "machine/internal.h"
 
@@ -32,15 +36,40 @@ static int check_pair(const struct machine_disk *a, const struct machine_disk *b
 	return 0;
 }
 
+/* The first volume descriptor lies in sector 16 (ECMA-119, 7.1; ECMA-167, part 2, 8.3.1). */
+static int check_cdrom(const char *path, struct error *e)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	char id[5] = "";
+	ssize_t n;
+
+	if (fd < 0)
+		return error_errno(e, errno, "cannot open CD-ROM image %s", path);
+	n = pread(fd, id, sizeof(id), 16 * 2048 + 1);
+	close(fd);
+	if (n == sizeof(id) && (!memcmp(id, "CD001", 5) || !memcmp(id, "BEA01", 5)))
+		return 0;
+	return error_set(
+	    e, "%s is not an image of a CD-ROM (ISO 9660 or UDF); if it is one of a disk, give --disk %s,bus=virtio",
+	    path, path);
+}
+
 int machine_disks_check(const struct machine_config *cfg, struct error *e)
 {
+	unsigned drives = 0;
+
 	for (unsigned i = 0; i < cfg->disks; i++) {
 		for (unsigned k = 0; k < i; k++)
 			if (check_pair(&cfg->disk[k], &cfg->disk[i], e))
 				return -1;
 		if (block_check_config(&cfg->disk[i].image, e))
 			return -1;
+		if (cfg->disk[i].cdrom && check_cdrom(cfg->disk[i].image.path, e))
+			return -1;
+		drives += cfg->disk[i].sata;
 	}
+	if (drives > AHCI_PORTS)
+		return error_set(e, "%u SATA disks and CD-ROMs: the controller has %d ports", drives, AHCI_PORTS);
 	return 0;
 }
 
@@ -54,22 +83,52 @@ int machine_disks_open(struct machine *m, struct error *e)
 	return 0;
 }
 
+/* The controller is there only if something is on it: systems take a while to look at its ports. */
+static int create_sata(struct machine *m, struct pci_bus *bus, struct error *e)
+{
+	struct ahci_config cfg = { 0 };
+	unsigned ports = 0;
+
+	for (unsigned i = 0; i < m->cfg.disks; i++) {
+		const struct machine_disk *d = &m->cfg.disk[i];
+
+		if (!d->sata)
+			continue;
+		m->disk[i].port = ports;
+		cfg.drive[ports++] = (struct ahci_drive){
+			.image = m->disk[i].image,
+			.cdrom = d->cdrom,
+			.name = d->id,
+			.serial = d->serial,
+		};
+	}
+	if (!ports)
+		return 0;
+	m->ahci = ahci_create(&m->board, bus, &cfg);
+	return m->ahci ? 0 : error_set(e, "not enough host memory for the SATA controller");
+}
+
 int machine_disks_create(struct machine *m, struct pci_bus *bus, struct error *e)
 {
 	for (unsigned i = 0; i < m->cfg.disks; i++) {
 		const struct machine_disk *d = &m->cfg.disk[i];
+
+		if (d->sata)
+			continue;
+		m->disk[i].slot = pci_free_slot(bus);
 		const struct blk_config cfg = {
 			.image = m->disk[i].image,
 			.name = d->id,
 			.serial = d->serial,
 			.queues = d->queues ? d->queues : MIN(m->cfg.cpus, BLK_QUEUES_MAX),
+			.slot = m->disk[i].slot,
 		};
 
 		m->disk[i].dev = blk_create(&m->board, bus, &cfg);
 		if (!m->disk[i].dev)
 			return error_set(e, "not enough host memory or PCI slots for disk '%s'", d->id);
 	}
-	return 0;
+	return create_sata(m, bus, e);
 }
 
 void machine_disks_close(struct machine *m)
@@ -84,8 +143,31 @@ void machine_disks_close(struct machine *m)
 	}
 }
 
+static void sata_stats(const struct machine *m, unsigned n, struct machine_disk_stats *out)
+{
+	const struct ahci_stats *s = ahci_stats(m->ahci, m->disk[n].port);
+
+	*out = (struct machine_disk_stats){
+		.id = m->cfg.disk[n].id,
+		.format = block_format_name(m->disk[n].image),
+		.reads = s->reads,
+		.writes = s->writes,
+		.flushes = s->flushes,
+		.discards = s->discards,
+		.others = s->others,
+		.read_bytes = s->read_bytes,
+		.written_bytes = s->written_bytes,
+		.errors = s->errors,
+	};
+}
+
 void machine_disk_stats(const struct machine *m, unsigned n, struct machine_disk_stats *out)
 {
+	if (m->cfg.disk[n].sata) {
+		sata_stats(m, n, out);
+		return;
+	}
+
 	const struct blk_stats *s = blk_stats(m->disk[n].dev);
 
 	*out = (struct machine_disk_stats){

@@ -38,16 +38,18 @@ struct machine {
 	struct board board;
 	struct lapic_bus *lapics;
 	struct device *pic, *ioapic, *q35, *uart[MACHINE_SERIALS];
-	struct virtio *console; /* NULL: none */
+	struct virtio *console, *balloon; /* NULL: none */
 	struct {
 		struct block *image;
-		struct virtio *dev;
+		struct virtio *dev; /* NULL: a drive of the SATA controller, on `port` */
+		unsigned slot, port;
 	} disk[MACHINE_DISKS_MAX]; /* of cfg.disk (disks.c) */
+	struct device *ahci;	   /* NULL: none */
 	/* Interrupt inputs: who drives each high, a bit a source (board.c). */
 	struct device lines;
 	u8 isa_level[16], gsi_level[IOAPIC_PINS];
 	struct nvram *nvram; /* firmware variables; NULL: in memory only */
-	u8 *low_rom; /* firmware: what is beneath the PAM segments */
+	u8 *low_rom;	     /* firmware: what is beneath the PAM segments */
 
 	struct boot_image *image;
 	struct boot_layout layout; /* e820 as the board has it */
@@ -104,6 +106,11 @@ int machine_disks_check(const struct machine_config *cfg, struct error *e);
 int machine_disks_open(struct machine *m, struct error *e);
 int machine_disks_create(struct machine *m, struct pci_bus *bus, struct error *e);
 void machine_disks_close(struct machine *m);
+
+/* bootorder.c. machine_boot_check(): what `boot` of the configuration names is there. The other makes the file
+ * `bootorder` for firmware, after the disks are on their buses. 0 or -1 with *e. */
+int machine_boot_check(const struct machine_config *cfg, struct error *e);
+int machine_boot_to_firmware(struct machine *m, struct device *fw_cfg, struct error *e);
 
 /* machine.c: the reset itself. -1 with *e: a file cannot be read again; nothing has changed. */
 int machine_start_anew(struct machine *m, struct error *e);

@@ -42,7 +42,9 @@ enum layout_prio {
 #define LAYOUT_IRQ_SCI 9
 #define LAYOUT_GSI_PIRQ 16 /* PIRQ A..H */
 
-/* PCI slots with a device of their own: 0 host bridge, 31 LPC bridge. The others are free, from 1 on. */
+/* PCI slots with a device of their own: 0 host bridge, 31 LPC bridge. The others are free, from 1 on. The
+ * balloon has the last, so that the others' places are the same without it. */
 #define LAYOUT_SLOT_RNG 1
+#define LAYOUT_SLOT_BALLOON 30
 
 #endif

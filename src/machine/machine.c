@@ -39,12 +39,17 @@ static int check_config(struct machine *m, struct error *e)
 				 host / MiB);
 	if (c->cpus != 1)
 		return error_set(e, "%u processors: this build runs one", c->cpus);
+	if (c->balloon && c->balloon_target >= c->memory)
+		return error_set(e, "a balloon of %llu MiB leaves nothing of %llu MiB of memory",
+				 c->balloon_target / MiB, c->memory / MiB);
 	if (!c->kernel == !c->firmware)
 		return error_set(e, "give one of a kernel and a firmware image");
 	if (c->firmware_vars && !c->firmware)
 		return error_set(e, "firmware variables need firmware");
 	if (c->firmware && (c->initrd || c->append))
 		return error_set(e, "an initrd or a command line needs a kernel");
+	if (machine_boot_check(c, e))
+		return -1;
 	m->engine = engine_choose(c->engine ? c->engine : "auto", &m->verdict, e);
 	if (!m->engine)
 		return -1;
@@ -360,6 +365,11 @@ struct clock *machine_clock(struct machine *m)
 struct board *machine_board(struct machine *m)
 {
 	return &m->board;
+}
+
+struct virtio *machine_balloon(struct machine *m)
+{
+	return m->balloon;
 }
 
 const struct machine_config *machine_config(const struct machine *m)

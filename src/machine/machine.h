@@ -18,6 +18,8 @@
 struct machine;
 struct chr;
 struct net;
+struct vsock;
+struct virtio;
 struct virtio_console_port;
 struct vhost_user_config;
 
@@ -25,12 +27,14 @@ struct vhost_user_config;
 
 enum machine_clock { MACHINE_CLOCK_REAL, MACHINE_CLOCK_VIRTUAL };
 
-/* A disk of the guest: an image behind virtio-blk. */
+/* A disk of the guest: an image behind virtio-blk, or a drive of the SATA controller. */
 struct machine_disk {
 	struct block_config image;
+	bool sata;  /* not virtio-blk */
+	bool cdrom; /* a CD-ROM drive with `image`, of ISO 9660 or UDF, in it; with `sata` and a readonly raw image */
 	const char *id;	    /* name in messages and statistics; different for each disk */
 	const char *serial; /* what the guest reads as the disk's serial number, at most 20 bytes; NULL: none */
-	unsigned queues;    /* 1 to 16; 0: one a processor */
+	unsigned queues;    /* of virtio-blk, 1 to 16; 0: one a processor */
 };
 #define MACHINE_DISKS_MAX 16
 #define MACHINE_NETS_MAX 8
@@ -51,6 +55,9 @@ struct machine_config {
 	const char *kernel, *initrd, *append;
 	const char *firmware;	   /* path, "seabios" or "ovmf" */
 	const char *firmware_vars; /* file of its variables, made if missing; NULL: in memory */
+	/* What firmware tries first, in this order: ids of disks, "disk" and "cdrom" (all of the kind), commas between.
+	 * NULL: disks, then CD-ROMs, unless firmware_vars knows better. */
+	const char *boot;
 	bool debug_exit, test_device, no_reboot;
 	struct machine_disk disk[MACHINE_DISKS_MAX]; /* in the order of their PCI slots */
 	unsigned disks;
@@ -61,6 +68,12 @@ struct machine_config {
 	 * machine */
 	const struct virtio_console_port *console;
 	unsigned consoles;
+	struct vsock *vsock; /* host half of a socket device (backend/vsock/vsock.h); NULL: none. Owned by the caller */
+	u32 vsock_cid;	     /* the guest's */
+	/* A memory balloon that is to hold `balloon_target` bytes, a multiple of 1 MiB below `memory`
+	 * (dev/virtio/balloon.h). */
+	bool balloon, balloon_reporting;
+	u64 balloon_target;
 	/* devices of other processes; valid during machine_create(), their descriptors stay the caller's */
 	const struct vhost_user_config *vhost_user;
 	unsigned vhost_users;
@@ -125,6 +138,8 @@ struct memory *machine_memory(struct machine *m);
 struct clock *machine_clock(struct machine *m);
 struct board *machine_board(struct machine *m);
 const struct machine_config *machine_config(const struct machine *m);
+/* The memory balloon, for the functions of dev/virtio/balloon.h; NULL: there is none. */
+struct virtio *machine_balloon(struct machine *m);
 /* Why the engine was chosen; one line about what is booted. */
 const struct engine_verdict *machine_verdict(const struct machine *m);
 const char *machine_guest(const struct machine *m);

@@ -95,6 +95,13 @@ int memory_write(struct memory *m, gpa_t gpa, const void *src, u64 len);
  * !write), else NULL. Writers must call memory_notify_written afterwards. */
 void *memory_ptr(struct memory *m, gpa_t gpa, u64 len, bool write);
 
+/*
+ * Gives the host's pages of RAM [gpa, gpa+len) back: they read as zeros from then on, and cost no host memory until
+ * they are touched again. Whole pages of RAM that are one piece of memory_ptr(), else -1 and nothing changes.
+ * PAGE_CODE pages notify. Not while vector state is live.
+ */
+int memory_discard(struct memory *m, gpa_t gpa, u64 len);
+
 /* Dispatch one MMIO access (size 1 2 4 8; must not cross a page). The caller has parked the vector state. */
 u64 region_mmio_read(struct region *r, u64 off, unsigned size);
 void region_mmio_write(struct region *r, u64 off, u64 val, unsigned size);

@@ -373,6 +373,32 @@ void memory_remove_listener(struct memory *m, void *opaque)
 	m->listeners = kept;
 }
 
+/* Where the host cannot punch a hole (a signal in the way is none), the zeros are written: the guest sees no
+ * difference. */
+static void punch(struct memory *m, u64 off, u64 len)
+{
+	int r;
+
+	do
+		r = fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len);
+	while (r < 0 && errno == EINTR);
+	if (r < 0)
+		memset(m->ram + off, 0, len);
+}
+
+int memory_discard(struct memory *m, gpa_t gpa, u64 len)
+{
+	u64 off = (uintptr_t)memory_ptr(m, gpa, len, true) - (uintptr_t)m->ram;
+
+	/* no pointer, and memory that is not from the memfd, is an offset beyond RAM */
+	if (((gpa | len) & ~PAGE_MASK) || off >= m->ram_size || len > m->ram_size - off)
+		return -1;
+	punch(m, off, len);
+	for (u64 at = 0; at < len; at += GiB)
+		memory_notify_written(m, gpa + at, (unsigned)MIN(len - at, GiB));
+	return 0;
+}
+
 void memory_dump(struct memory *m, void (*line)(void *, const char *), void *opaque)
 {
 	static const char *const kind[] = { "ram", "rom", "mmio" };

@@ -5,9 +5,10 @@ boot_debian.py [--boots direct,seabios,ovmf] [--runs N] [--engine NAME] [--at-mo
 
 Each run starts the same untouched disk under a throw-away overlay, so each is
 a first boot: host keys and machine id are made. Runs of the two machines take
-turns; the table has the median, the processor time the process used, and when
-GRUB left its menu. With --at-most the exit status is 1 if Ectype takes longer
-than R times what QEMU takes.
+turns; the table has medians: when GRUB left its menu, when the prompt came, the
+processor time and the memory (resident set) that the process had taken by then.
+With --at-most the exit status is 1 if Ectype takes longer than R times what
+QEMU takes.
 """
 import argparse
 import os
@@ -40,8 +41,14 @@ def start(machine, how, debian, engine):
             "--memory", "1G", *firmware]
 
 
+def resident(pid):
+    """MiB"""
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        return int(re.search(r"VmRSS:\s+(\d+)", f.read()).group(1)) / 1024
+
+
 def once(command):
-    """Seconds to GRUB's menu (None: there was none), to the login prompt, and of the processor."""
+    """Seconds to GRUB's menu (None: there was none), to the login prompt, and of the processor; resident MiB."""
     cpu, begin, text, grub = cpu_children(), time.monotonic(), "", None
     with tempfile.TemporaryFile() as errors:
         p = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
@@ -58,11 +65,11 @@ def once(command):
                 text += data.decode(errors="replace")
                 if grub is None and "Booting `" in text:
                     grub = time.monotonic() - begin
-            end = time.monotonic() - begin
+            end, size = time.monotonic() - begin, resident(p.pid)
         finally:
             p.kill()
             p.wait()
-    return grub, end, cpu_children() - cpu
+    return grub, end, cpu_children() - cpu, size
 
 
 def main():
@@ -74,7 +81,7 @@ def main():
     a = p.parse_args()
     debian = debian_image.ensure()
     worst = 0
-    print(f"{'boot':8} {'machine':8} {'GRUB left':>10} {'login':>8} {'processor':>10}   (medians of {a.runs}, seconds)")
+    print(f"{'boot':8} {'machine':8} {'GRUB left':>10} {'login':>8} {'processor':>10} {'MiB':>6}   (medians of {a.runs}, seconds)")
     for how in a.boots.split(","):
         runs = {m: [] for m in MACHINES}
         for _ in range(a.runs):
@@ -82,8 +89,8 @@ def main():
                 runs[m].append(once(start(m, how, debian, a.engine)))
         login = {}
         for m, rows in runs.items():
-            grub, login[m], cpu = (None if None in column else statistics.median(column) for column in zip(*rows))
-            print(f"{how:8} {m:8} {'-' if grub is None else format(grub, '.1f'):>10} {login[m]:8.1f} {cpu:10.1f}", flush=True)
+            grub, login[m], cpu, size = (None if None in column else statistics.median(column) for column in zip(*rows))
+            print(f"{how:8} {m:8} {'-' if grub is None else format(grub, '.1f'):>10} {login[m]:8.1f} {cpu:10.1f} {size:6.0f}", flush=True)
         ratio = login["ectype"] / login["qemu"]
         worst = max(worst, ratio)
         print(f"{how:8} ectype takes {ratio:.2f} of QEMU's time", flush=True)

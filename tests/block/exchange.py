@@ -187,7 +187,7 @@ def features_refused():
     with open("other", "r+b") as f:
         f.seek(72)
         f.write(struct.pack(">Q", 2))
-    refused("file=other", says=["marked corrupt", "readonly=on"])
+    refused("file=other", says=["marked corrupt", "readonly"])
     blockio("file=other", "ro", "read:0:0:-")
     run("qemu-img", "create", "-f", "qcow2", "-o", "extended_l2=on,cluster_size=128k", "ext", MIB)
     refused("file=ext", says="extended L2")

@@ -1,7 +1,7 @@
 """Bootable images for firmware: an ISO 9660 image with GRUB for BIOS and UEFI, a disk with an MBR and GRUB for
 BIOS, a disk with a GPT and GRUB on an EFI system partition. Each boots the kernel and initramfs of the cache.
 
-Needs grub-pc-bin, grub-efi-amd64-bin, grub-common, xorriso and mtools (scripts/deps.sh boot). Standard library only.
+Needs grub-pc-bin, grub-efi-amd64-bin, grub-common, xorriso and mtools (scripts/deps.sh test). Standard library only.
 """
 import os
 import shutil

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from guest import linux, make_initramfs, toolbox, section, ok, skip, finish, run_to_end, read_json, PROMPT, ENGINE, Timeout
+from guest import cache, linux, make_initramfs, toolbox, section, ok, skip, finish, run_to_end, read_json, PROMPT, ENGINE, ECTYPE, Timeout
 
 MIB = 1 << 20
 
@@ -129,10 +129,69 @@ def readonly_and_snapshot(path, fmt):
     ok(f"{fmt}: snapshot leaves the file as it is", digest(path) == before)
 
 
-def refuses(name, args, *words):
-    status, out, err, _ = run_to_end(["run", "--engine", ENGINE, "--serial", "none", *args], 10)
+def refuses(name, args, *words, user=None):
+    """One line and status 2; `user`: what an unprivileged one is told."""
+    args = ["run", "--engine", ENGINE, "--serial", "none", *args]
+    status, out, err, _ = run_to_end(args, 10) if user is None else as_user(user, args)
     lines = err.strip().splitlines()
     ok(name, status == 2 and len(lines) == 1 and not out and all(w in err for w in words), f"status {status}: {err}{out}")
+
+
+def as_user(user, args):
+    p = subprocess.run(["setpriv", f"--reuid={user}", "--clear-groups", ECTYPE, *args], stdin=subprocess.DEVNULL, capture_output=True,
+                       text=True, timeout=30)
+    return p.returncode, p.stdout, p.stderr, 0
+
+
+def foreign(folder):
+    """Images of other programs are named and left alone."""
+    if not have("qemu-img"):
+        return skip("images of other formats", "no qemu-img")
+    secret = ["--object", "secret,id=s,data=1234"]
+    for fmt, word, options in (("vmdk", "VMDK", []), ("vdi", "VDI", []), ("vhdx", "VHDX", []), ("vpc", "VHD", []), ("qed", "QED", []),
+                               ("qcow", "version 1", []), ("parallels", "Parallels", []),
+                               ("luks", "LUKS", [*secret, "-o", "key-secret=s,iter-time=10"])):
+        path = os.path.join(folder, "other." + fmt)
+        status, out = tool("qemu-img", "create", "-q", "-f", fmt, *options, path, "8M")
+        if status:
+            skip(f"an image of the format {fmt}", out)
+            continue
+        before = digest(path), sorted(os.listdir(folder))
+        refuses(f"an image of the format {fmt} is named", ["--disk", path], path, word, "qemu-img convert", "format=raw")
+        refuses("also as qcow2", ["--disk", path + ",format=qcow2"], path, word)
+        ok("and is left as it is", (digest(path), sorted(os.listdir(folder))) == before)
+        if fmt == "vdi":
+            with linux("--disk", path + ",format=raw") as g:
+                g.expect(PROMPT, 60)
+                ok("format=raw takes it as it is", "Virtual Disk Image" in g.shell("head -c 64 /dev/vda"))
+        os.unlink(path)
+
+
+def bad_files(folder):
+    """What cannot be opened, and why."""
+    other = sparse(os.path.join(folder, "other"), MIB)
+    if os.geteuid() == 0 and have("setpriv"):
+        kernel = shutil.copy(cache("vmlinuz"), folder)
+        for path, mode in ((folder, 0o755), (os.path.dirname(folder), 0o755), (kernel, 0o644), (other, 0o600)):
+            os.chmod(path, mode)
+        refuses("a file without permission", ["--kernel", kernel, "--disk", other], other, "cannot open", user=65534)
+        os.chmod(other, 0o644)
+        refuses("a file to be read only", ["--kernel", kernel, "--disk", other], other, "'readonly'", user=65534)
+    fifo = os.path.join(folder, "fifo")
+    os.mkfifo(fifo)
+    refuses("a FIFO", ["--disk", fifo], fifo, "regular file")
+    refuses("a character device", ["--disk", "/dev/null"], "/dev/null", "regular file")
+    if have("qemu-img"):
+        overlay = os.path.join(folder, "overlay")
+        tool("qemu-img", "create", "-q", "-f", "qcow2", "-b", other, "-F", "raw", overlay)
+        os.unlink(other)
+        before = digest(overlay), sorted(os.listdir(folder))
+        refuses("a backing file that is not there", ["--disk", overlay], "other", f"backs {overlay}")
+        ok("and nothing was changed", (digest(overlay), sorted(os.listdir(folder))) == before)
+        os.unlink(overlay)
+    else:
+        os.unlink(other)
+    os.unlink(fifo)
 
 
 def refused(folder, path, fmt):
@@ -232,9 +291,11 @@ def main():
                 deterministic(folder, path, fmt)
             except Timeout as e:
                 ok(fmt, False, e)
-        for test in (full_host, truncated):
+        for test in (foreign, bad_files, full_host, truncated):
+            part = os.path.join(folder, test.__name__)
+            os.mkdir(part)
             try:
-                test(folder)
+                test(part)
             except Timeout as e:
                 ok(test.__name__, False, e)
     finish()

@@ -220,6 +220,24 @@ static void test_streams(void **state)
 	assert_int_equal(
 	    PARSE(&o, "--kernel", "K", "--serial=pty", "--serial=pty", "--serial=pty", "--serial=pty", "--serial=pty"),
 	    EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K"), 0);
+	assert_true(o.machine.balloon && o.machine.balloon_reporting && !o.machine.balloon_target);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--balloon", "64M,reporting=off"), 0);
+	assert_true(o.machine.balloon && !o.machine.balloon_reporting && o.machine.balloon_target == 64 * MiB);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--balloon=reporting=on"), 0);
+	assert_true(o.machine.balloon && o.machine.balloon_reporting && !o.machine.balloon_target);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--balloon", "off"), 0);
+	assert_false(o.machine.balloon);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--balloon", "64M,"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--balloon", ""), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--vsock", "socket=/v,cid=9"), 0);
+	assert_string_equal(o.vsock, "/v");
+	assert_int_equal(o.machine.vsock_cid, 9);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--vsock=socket=/v"), 0);
+	assert_int_equal(o.machine.vsock_cid, 3);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--vsock", "cid=1,socket=/v"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--vsock", "socket="), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--vsock", "/v"), EXIT_USAGE);
 	/* a console on the terminal leaves COM1 out */
 	assert_int_equal(PARSE(&o, "--kernel", "K", "--console", "stdio", "--console", "unix:/a,name=x,name=org.a.0"),
 			 0);

@@ -231,6 +231,22 @@ static void test_udp(void **state)
 		have += get16(f + 16) - 20u;
 	}
 	assert_memory_equal(got + 8, big, 9000);
+	/* and so does the guest's, the last one first */
+	n = udp(got, GUEST, 4000, GATEWAY, port, big, 8000);
+	for (int at = 7400; at >= 0; at -= 1480)
+		give(&b, NULL, f, fragment(f, got, (unsigned)at, MIN(1480u, 8008u - (unsigned)at), at < 7400));
+	assert_int_equal(n, 8042);
+	assert_int_equal(recv(s, got, sizeof(got), 0), 8000);
+	assert_memory_equal(got, big, 8000);
+	/* one alone, of the kind that is the end of a libslirp which gets it */
+	for (unsigned id = 0; id < 100; id++) {
+		n = udp(got, GUEST, 4000, GATEWAY, port, big, 8000);
+		put16(got + 18, id);
+		give(&b, NULL, f, fragment(f, got, 1480, 64, false));
+	}
+	n = udp(f, GUEST, 4000, GATEWAY, port, "alive", 5);
+	give(&b, NULL, f, n);
+	assert_int_equal(recv(s, got, sizeof(got), 0), 5);
 	close(s);
 	close_box(&b);
 }

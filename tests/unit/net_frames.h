@@ -114,6 +114,18 @@ static inline size_t tcp(u8 *f, unsigned fp, u32 to, unsigned tp, u32 seq, u32 a
 	return ipv4(f, 6, GUEST, to, b, hl + n, 16);
 }
 
+/* In `f` the fragment of datagram `whole` (RFC 791) with `n` bytes of its payload from `offset` on; its length. */
+static inline size_t fragment(u8 *f, const u8 *whole, unsigned offset, unsigned n, bool more)
+{
+	memcpy(f, whole, 34);
+	memcpy(f + 34, whole + 34 + offset, n);
+	put16(f + 16, 20 + n);
+	put16(f + 20, (more ? 0x2000 : 0) | offset / 8);
+	put16(f + 24, 0);
+	put16(f + 24, 0xffff ^ fold(f + 14, 20, 0));
+	return 34 + n;
+}
+
 static inline void fill(u8 *p, size_t n, u32 seed)
 {
 	for (size_t i = 0; i < n; i++) {

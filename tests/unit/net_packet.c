@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "backend/net/packet.h"
+#include "backend/net/reassembly.h"
 #include "backend/net/ring.h"
 #include "fakes.h"
 #include "net_frames.h"
@@ -296,6 +297,96 @@ static void test_fragment(void **state)
 	}
 }
 
+static u8 *reassemble(struct net_reassembly *r, const u8 *whole, unsigned offset, unsigned n, bool more, u64 now,
+		      size_t *len)
+{
+	static u8 f[66000];
+	size_t size = fragment(f, whole, offset, n, more);
+
+	assert_true(net_is_fragment(f, size));
+	return net_reassemble(r, f, size, now, len);
+}
+
+static void test_reassembly(void **state)
+{
+	static u8 w[66000], data[65000];
+	struct net_reassembly *r = net_reassembly_create();
+	size_t len = udp(w, GUEST, 1, GATEWAY, 2, data, 6000), got;
+	static const unsigned orders[][4] = { { 0, 1, 2, 3 }, { 3, 2, 1, 0 }, { 2, 0, 3, 1 }, { 1, 3, 0, 2 } };
+
+	fill(data, sizeof(data), 9);
+	len = udp(w, GUEST, 1, GATEWAY, 2, data, 6000);
+	assert_false(net_is_fragment(w, len));
+	for (unsigned i = 0; i < 4; i++) {
+		for (unsigned k = 0; k < 4; k++) {
+			unsigned at = orders[i][k] * 1600;
+			u8 *f = reassemble(r, w, at, MIN(1600u, 6008 - at), at < 4800, i, &got);
+
+			assert_true(k == 3 ? f != NULL : !f);
+			if (!f)
+				continue;
+			assert_int_equal(got, len);
+			assert_memory_equal(f, w, len);
+		}
+	}
+	/* in one of its own, and as long as one may be */
+	len = udp(w, GUEST, 1, GATEWAY, 2, data, 65000);
+	assert_null(reassemble(r, w, 65000, 8, false, 0, &got));
+	assert_non_null(reassemble(r, w, 0, 65000, true, 0, &got));
+	assert_int_equal(got, len);
+	net_reassembly_free(r);
+}
+
+/* Fragments that make no datagram, and datagrams that are given up. */
+static void test_bad_fragments(void **state)
+{
+	static u8 w[66000], data[60000];
+	struct net_reassembly *r = net_reassembly_create();
+	size_t got;
+
+	udp(w, GUEST, 1, GATEWAY, 2, data, 60000);
+	/* something twice, or partly */
+	assert_null(reassemble(r, w, 0, 16, true, 0, &got));
+	assert_null(reassemble(r, w, 8, 16, true, 0, &got));
+	assert_null(reassemble(r, w, 16, 8, false, 0, &got));
+	assert_null(reassemble(r, w, 8, 8, true, 0, &got)); /* the first 8 bytes went with the rest */
+	assert_non_null(reassemble(r, w, 0, 8, true, 0, &got));
+	/* behind the end; as many bytes as there should be, with a gap */
+	assert_null(reassemble(r, w, 800, 8, true, 0, &got));
+	assert_null(reassemble(r, w, 0, 8, true, 0, &got));
+	assert_null(reassemble(r, w, 16, 8, false, 0, &got));
+	assert_null(reassemble(r, w, 8, 8, true, 0, &got));
+	assert_null(reassemble(r, w, 8, 8, true, 0, &got)); /* again: given up */
+	/* two ends */
+	assert_null(reassemble(r, w, 80, 8, false, 0, &got));
+	assert_null(reassemble(r, w, 40, 8, false, 0, &got));
+	assert_null(reassemble(r, w, 0, 40, true, 0, &got));
+	assert_non_null(reassemble(r, w, 40, 8, false, 0, &got));
+	/* nothing, an odd length, beyond 64 KiB */
+	assert_null(reassemble(r, w, 0, 0, true, 0, &got));
+	assert_null(reassemble(r, w, 0, 12, true, 0, &got));
+	assert_null(reassemble(r, w, 8, 8, false, 0, &got));
+	assert_non_null(reassemble(r, w, 0, 8, true, 0, &got));
+	put16(w + 18, 8);
+	assert_null(reassemble(r, w, 0, 65504, true, 0, &got));
+	assert_null(reassemble(r, w, 65504, 16, false, 0, &got));
+	/* too late */
+	assert_null(reassemble(r, w, 0, 8, true, 1000, &got));
+	assert_null(reassemble(r, w, 8, 8, false, 20000, &got));
+	assert_non_null(reassemble(r, w, 0, 8, true, 20000, &got));
+	/* more at once than there is room for: the oldest goes */
+	for (unsigned i = 0; i < 9; i++) {
+		put16(w + 18, i);
+		assert_null(reassemble(r, w, 0, 8, true, 30000 + i, &got));
+	}
+	assert_non_null(reassemble(r, w, 8, 8, false, 30009, &got));
+	put16(w + 18, 1);
+	assert_non_null(reassemble(r, w, 8, 8, false, 30009, &got));
+	put16(w + 18, 0);
+	assert_null(reassemble(r, w, 8, 8, false, 30009, &got));
+	net_reassembly_free(r);
+}
+
 static void test_rewrite(void **state)
 {
 	u8 f[2000], before[2000];
@@ -365,7 +456,8 @@ int main(void)
 		cmocka_unit_test(test_ring_order),	cmocka_unit_test(test_ring_full),
 		cmocka_unit_test(test_ring_threads),	cmocka_unit_test(test_finish),
 		cmocka_unit_test(test_header),		cmocka_unit_test(test_segment),
-		cmocka_unit_test(test_fragment),	cmocka_unit_test(test_rewrite),
+		cmocka_unit_test(test_fragment),	cmocka_unit_test(test_reassembly),
+		cmocka_unit_test(test_bad_fragments),	cmocka_unit_test(test_rewrite),
 		cmocka_unit_test(test_hostile_packets),
 	};
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -431,6 +432,56 @@ static void listeners(void **state)
 	memory_destroy(m);
 }
 
+static void discard(void **state)
+{
+	struct memory *m = mem_16m();
+	struct seen s = { .m = m };
+	struct page_target t;
+	static u8 rom[0x2000] __attribute__((aligned(4096)));
+	static u8 foreign[0x2000] __attribute__((aligned(4096)));
+	const u8 *ram = memory_ram(m);
+
+	memory_map_ram(m, 0, 0, 2 * MiB, 0, "ram");
+	memory_map_ram(m, 2 * MiB, 4 * MiB, MiB, 0, "more");
+	memory_map_host(m, 0x10000, rom, sizeof(rom), REGION_ROM, 1, "rom");
+	memory_map_host(m, 0x20000, foreign, sizeof(foreign), REGION_RAM, 1, "foreign");
+	memory_add_listener(m, &(struct memory_listener){ NULL, on_write, &s });
+	memset(memory_ram(m), 0x33, 8 * MiB);
+	memset(foreign, 0x33, sizeof(foreign));
+	memory_page(m, 0x5000, &t);
+	*t.flags |= PAGE_CODE;
+	assert_int_equal(memory_discard(m, 0x4000, 0x3000), 0);
+	assert_int_equal(memory_discard(m, 0x30000, 0x3000), 0);
+	assert_int_equal(lseek(memory_ram_fd(m), 0x30000, SEEK_DATA), 0x33000);
+	assert_int_equal(ram[0x3fff], 0x33);
+	assert_int_equal(ram[0x4000] | ram[0x6fff], 0);
+	assert_int_equal(ram[0x7000], 0x33);
+	assert_int_equal(s.writes, 1);
+	assert_int_equal(s.gpa[0], 0x5000);
+	assert_int_equal(s.byte, 0);
+	/* an offset that is not the address */
+	assert_int_equal(memory_discard(m, 2 * MiB, 0x1000), 0);
+	assert_int_equal(ram[4 * MiB], 0);
+	assert_int_equal(ram[2 * MiB], 0x33);
+	/* refused, and nothing changes: not whole pages, no RAM, two pieces, not the memfd's */
+	assert_int_equal(memory_discard(m, 0x8800, 0x1000), -1);
+	assert_int_equal(memory_discard(m, 0x8000, 0x800), -1);
+	assert_int_equal(memory_discard(m, 0x8000, 0), -1);
+	assert_int_equal(memory_discard(m, 0x10000, 0x1000), -1);
+	assert_int_equal(memory_discard(m, 0xf000, 0x2000), -1);
+	assert_int_equal(memory_discard(m, 0x20000, 0x1000), -1);
+	assert_int_equal(memory_discard(m, 2 * MiB - 0x1000, 0x2000), -1);
+	assert_int_equal(memory_discard(m, 3 * MiB - 0x1000, 0x2000), -1);
+	assert_int_equal(memory_discard(m, 8 * MiB, 0x1000), -1);
+	assert_int_equal(memory_discard(m, UINT64_MAX & PAGE_MASK, 0x1000), -1);
+	assert_int_equal(memory_discard(m, 0, UINT64_MAX & PAGE_MASK), -1);
+	assert_int_equal(ram[0x8000], 0x33);
+	assert_int_equal(ram[2 * MiB - 1], 0x33);
+	assert_int_equal(foreign[0], 0x33);
+	assert_int_equal(s.writes, 1);
+	memory_destroy(m);
+}
+
 static void count_line(void *opaque, const char *line)
 {
 	(*(unsigned *)opaque)++;
@@ -456,7 +507,7 @@ int main(void)
 		cmocka_unit_test(create_errors), cmocka_unit_test(plain_ram),	cmocka_unit_test(holes),
 		cmocka_unit_test(priorities),	 cmocka_unit_test(random_maps), cmocka_unit_test(rom_and_alias),
 		cmocka_unit_test(mmio_sizes),	 cmocka_unit_test(mixed_pages), cmocka_unit_test(listeners),
-		cmocka_unit_test(dma_to_itself), cmocka_unit_test(dump),
+		cmocka_unit_test(dma_to_itself), cmocka_unit_test(discard),	cmocka_unit_test(dump),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,15 +1,18 @@
 /*
  * Images behind requests. block_submit() checks a request. Reads and writes
- * that are one transfer to one place of the file go to io_uring, if the host
- * has it; all others, and those it did not do in full, go to a pool of threads
- * that call the format's synchronous functions.
+ * that are one transfer to one place of the file are done at once if the page
+ * cache does it, else they go to io_uring, if the host has it; all others, and
+ * those it did not do in full, go to a pool of threads that call the format's
+ * synchronous functions.
  */
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "backend/block/format.h"
+#include "backend/block/now.h"
 #include "backend/block/pool.h"
 #include "backend/block/uring.h"
 #include "base/log.h"
@@ -17,7 +20,7 @@
 #define POOL_THREADS 8
 #define PROBE_MAGIC "QFI\xfb"
 
-struct transfer { /* a request in the ring */
+struct transfer { /* a request that is one: done at once, or in the ring */
 	struct block_request *r;
 	struct pin pin;
 	struct transfer *next; /* while free */
@@ -29,8 +32,9 @@ struct block {
 	bool guard_probe; /* raw by its first bytes: the guest must not make another format of it */
 	struct pool *pool;
 	struct uring *uring;	    /* or NULL */
-	struct transfer *transfers; /* URING_ENTRIES of them */
-	pthread_mutex_t lock;	    /* of what follows */
+	struct transfer *transfers; /* URING_ENTRIES of them, or NULL */
+	struct now now;
+	pthread_mutex_t lock; /* of what follows */
 	pthread_cond_t idle;
 	unsigned inflight;
 	struct transfer *free;
@@ -91,7 +95,17 @@ static int run_request(struct block *b, const struct block_request *r)
 
 static void run_item(void *opaque, void *item)
 {
-	finish(opaque, item, run_request(opaque, item));
+	struct block *b = opaque;
+	struct block_request *r = item;
+	bool maintenance = r->op != BLOCK_READ && r->op != BLOCK_WRITE;
+	int error;
+
+	if (maintenance)
+		atomic_fetch_add(&b->now.maintenance, 1);
+	error = run_request(b, r);
+	if (maintenance)
+		atomic_fetch_sub(&b->now.maintenance, 1);
+	finish(b, r, error);
 }
 
 static struct transfer *take_transfer(struct block *b)
@@ -129,20 +143,39 @@ static void uring_done(void *opaque, void *item, int result)
 		pool_put(b->pool, r);
 }
 
-static bool try_uring(struct block *b, struct block_request *r)
+/* True if the request is done, or in the ring. */
+static bool start_transfer(struct block *b, struct transfer *t)
+{
+	struct block_request *r = t->r;
+	bool write = r->op == BLOCK_WRITE, done = false;
+	const struct pin *p = &t->pin;
+
+	if (p->fd < 0 && (done = r->length <= NOW_MAX))
+		view_zero((struct view){ r->iov, r->iov_n, 0 }, r->length);
+	else if (p->fd >= 0 && p->cached)
+		done = now_transfer(&b->now, p->fd, write, p->offset, r->length, r->iov, r->iov_n);
+	if (!done)
+		return p->fd >= 0 && b->uring && uring_submit(b->uring, p->fd, write, p->offset, r->iov, r->iov_n, t);
+	b->im->ops->unpin(b->im, &t->pin);
+	give_transfer(b, t);
+	finish(b, r, 0);
+	return true;
+}
+
+static bool try_transfer(struct block *b, struct block_request *r)
 {
 	bool write = r->op == BLOCK_WRITE;
 	struct view v = { r->iov, r->iov_n, 0 };
 	struct transfer *t;
 
-	if (!b->uring || (!write && r->op != BLOCK_READ) || (write && !r->offset && b->guard_probe))
+	if ((!write && r->op != BLOCK_READ) || (write && !r->offset && b->guard_probe))
 		return false;
 	t = take_transfer(b);
 	if (!t)
 		return false;
 	t->r = r;
 	if (b->im->ops->pin(b->im, &t->pin, write, r->offset, r->length, v)) {
-		if (uring_submit(b->uring, t->pin.fd, write, t->pin.offset, r->iov, r->iov_n, t))
+		if (start_transfer(b, t))
 			return true;
 		b->im->ops->unpin(b->im, &t->pin);
 	}
@@ -177,7 +210,7 @@ void block_submit(struct block *b, struct block_request *r)
 	pthread_mutex_unlock(&b->lock);
 	if (rc || (r->op != BLOCK_FLUSH && !r->length))
 		finish(b, r, rc);
-	else if (!try_uring(b, r))
+	else if (!try_transfer(b, r))
 		pool_put(b->pool, r);
 }
 
@@ -207,8 +240,10 @@ static struct image *open_image(const struct block_config *cfg, bool look, bool 
 }
 
 /* Without: threads do it all. */
-static void start_uring(struct block *b)
+static void start_transfers(struct block *b)
 {
+	/* a write beyond `ulimit -f` is to fail on the caller's thread, too */
+	signal(SIGXFSZ, SIG_IGN);
 	b->transfers = calloc(URING_ENTRIES, sizeof(*b->transfers));
 	if (!b->transfers)
 		return;
@@ -237,7 +272,7 @@ struct block *block_open(const struct block_config *cfg, struct error *e)
 	}
 	b->size = b->im->size & ~(u64)(BLOCK_SECTOR - 1);
 	if (!cfg->threads)
-		start_uring(b);
+		start_transfers(b);
 	return b;
 }
 

@@ -98,7 +98,8 @@ struct image *chain_open(const char *path, enum block_format format, unsigned fl
 
 	if (!f)
 		return NULL;
-	if (check_chain(f, above, e) < 0 || file_lock(f->fd, path, f->writable, e) < 0) {
+	if (check_chain(f, above, e) < 0 || file_lock(f->fd, path, f->writable, e) < 0 ||
+	    (format != BLOCK_FORMAT_RAW && foreign_refuse(f, format == BLOCK_FORMAT_AUTO && !above, e) < 0)) {
 		file_close(f);
 		return NULL;
 	}

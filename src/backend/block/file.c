@@ -55,7 +55,7 @@ static int open_error(const char *path, unsigned flags, struct error *e)
 	bool permission = errno == EACCES || errno == EROFS || errno == EPERM;
 
 	return error_errno(e, errno, "%s: cannot open the image%s", path,
-			   permission && (flags & FILE_WRITE) ? " for writing (readonly=on opens it to read)" : "");
+			   permission && (flags & FILE_WRITE) ? " for writing ('readonly' opens it to read)" : "");
 }
 
 /* What direct access wants aligned; file systems that do not say so are asked by trying. */
@@ -300,12 +300,13 @@ int file_writev(struct file *f, u64 offset, u64 length, struct view v)
 	return transfer_data(f, true, offset, length, v);
 }
 
-bool file_pin(const struct file *f, bool write, u64 offset, u64 length, struct view v, int *fd)
+bool file_pin(const struct file *f, bool write, u64 offset, u64 length, struct view v, int *fd, bool *cached)
 {
-	*fd = f->direct_fd < 0 ? f->fd : f->direct_fd;
+	*cached = f->direct_fd < 0;
+	*fd = *cached ? f->fd : f->direct_fd;
 	if (v.skip || length > INT_MAX / 2)
 		return false;
-	if (f->direct_fd < 0)
+	if (*cached)
 		return true;
 	return !(write && f->align > BLOCK_ALIGN) && aligned(f, offset, length, v);
 }
@@ -326,12 +327,14 @@ int file_write(struct file *f, u64 offset, const void *buf, size_t n)
 
 int file_flush(struct file *f)
 {
+	int failed = atomic_load(&f->sync_failed);
+
 	if (f->nosync || !f->writable)
 		return 0;
-	while (fdatasync(f->fd) < 0)
+	while (!failed && fdatasync(f->fd) < 0)
 		if (errno != EINTR)
-			return errno;
-	return 0;
+			atomic_store(&f->sync_failed, failed = errno);
+	return failed;
 }
 
 /* EOPNOTSUPP stands for all ways to say that file system or kernel cannot do it. */

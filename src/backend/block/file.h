@@ -5,6 +5,7 @@
 #ifndef ECTYPE_BACKEND_BLOCK_FILE_H
 #define ECTYPE_BACKEND_BLOCK_FILE_H
 
+#include <stdatomic.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -25,7 +26,10 @@ struct file {
 	unsigned align, align_memory; /* of direct access, bytes; powers of two */
 	struct ranges around;	      /* read-modify-write around what is not aligned */
 	bool writable;
-	bool nosync;	  /* file_flush() does nothing */
+	bool nosync; /* file_flush() does nothing */
+	/* errno of the first fdatasync() that failed. Linux then takes the pages for clean and may drop them, so that
+	 * no later one can say that what was written is there. */
+	atomic_int sync_failed;
 	bool device;	  /* a block device */
 	unsigned granule; /* of holes, bytes; a power of two */
 	dev_t dev;	  /* which file it is */
@@ -49,13 +53,14 @@ int file_size(const struct file *f, u64 *size);
  */
 int file_readv(struct file *f, u64 offset, u64 length, struct view v);
 int file_writev(struct file *f, u64 offset, u64 length, struct view v);
-/* Whether an asynchronous transfer may go to *fd as it is. */
-bool file_pin(const struct file *f, bool write, u64 offset, u64 length, struct view v, int *fd);
+/* Whether an asynchronous transfer may go to *fd as it is; *cached: that is through the page cache. */
+bool file_pin(const struct file *f, bool write, u64 offset, u64 length, struct view v, int *fd, bool *cached);
 /* Always through the page cache: not for bytes that share a page with data. */
 int file_read(struct file *f, u64 offset, void *buf, size_t n);
 int file_write(struct file *f, u64 offset, const void *buf, size_t n);
 /* The data path goes through the page cache from here on. Before any other thread uses the file. */
 void file_no_direct(struct file *f);
+/* Once it has failed, it fails for ever. */
 int file_flush(struct file *f);
 /* Makes the bytes read zero; `unmap`: may deallocate them. */
 int file_zero(struct file *f, u64 offset, u64 length, bool unmap);

@@ -15,8 +15,9 @@ struct image;
 
 /* A request that is one transfer to one place of a file, for an engine that waits for it elsewhere. */
 struct pin {
-	int fd;
-	u64 offset; /* in the file */
+	int fd;	     /* -1: a read of zeroes */
+	bool cached; /* goes through the page cache */
+	u64 offset;  /* in the file */
 	struct range range;
 };
 
@@ -53,6 +54,10 @@ struct image *chain_open(const char *path, enum block_format format, unsigned fl
 			 bool look, bool *probed_raw, struct error *e);
 /* An overlay in a temporary file without a name over `base`, which it takes over, also in case of failure. */
 struct image *snapshot_open(struct image *base, struct error *e);
+
+/* -1 with *e if the file is an image of a format that we know by name only, 0 if not. `may_be_raw`: say how to take it
+ * as raw. */
+int foreign_refuse(struct file *f, bool may_be_raw, struct error *e);
 
 /* Takes the file over, also in case of failure. NULL with *e. */
 struct image *raw_open(struct file *f, struct error *e);

@@ -94,7 +94,7 @@ static int load(struct qcow2 *q, struct error *e)
 	if (!rc)
 		rc = find_snapshot_tables(q);
 	if (rc == EEXIST)
-		return error_set(e, "%s: tables of the qcow2 image overlap; see qemu-img check (readonly=on opens it)",
+		return error_set(e, "%s: tables of the qcow2 image overlap; see qemu-img check ('readonly' opens it)",
 				 path);
 	return rc ? error_errno(e, rc, "%s: cannot read the tables of the qcow2 image", path) : 0;
 }
@@ -107,7 +107,7 @@ static int make_writable(struct file *f, struct qcow2_header *h, bool look, stru
 	if (h->incompat & QCOW2_INCOMPAT_CORRUPT)
 		return error_set(e,
 				 "%s: the image is marked corrupt; repair it with qemu-img check -r all, or open it "
-				 "with readonly=on",
+				 "with 'readonly'",
 				 f->path);
 	if (look)
 		return 0;

@@ -416,30 +416,55 @@ static int qcow2_flush(struct image *im)
 	return im->readonly ? 0 : qcow2_sync(qcow2_of(im), true);
 }
 
+static void qcow2_unpin(struct image *im, struct pin *p)
+{
+	if (!im->readonly)
+		range_unlock(&qcow2_of(im)->ranges, &p->range);
+}
+
+static bool pin_extent(struct qcow2 *q, struct pin *p, bool write, u64 offset, u64 length, struct view v,
+		       const struct qcow2_extent *x)
+{
+	u64 backed = q->backing ? q->backing->size : 0;
+
+	switch (x->kind) {
+	case QCOW2_DATA:
+		p->offset = x->host;
+		return file_pin(q->im.file, write, x->host, length, v, &p->fd, &p->cached);
+	case QCOW2_UNALLOCATED:
+		if (offset < backed)
+			return offset + length <= backed &&
+			       q->backing->ops->pin(q->backing, p, false, offset, length, v);
+		/* fall through */
+	case QCOW2_ZEROES:
+		p->fd = -1;
+		return true;
+	case QCOW2_PACKED:
+		break;
+	}
+	return false;
+}
+
+/* Nobody writes to an image that is only read: its ranges need no locks. */
 static bool qcow2_pin(struct image *im, struct pin *p, bool write, u64 offset, u64 length, struct view v)
 {
 	struct qcow2 *q = qcow2_of(im);
 	struct qcow2_extent x;
 	bool ok;
 
-	if (!range_trylock(&q->ranges, &p->range, cluster_start(q, offset), cluster_end(q, offset + length), false))
+	if (!im->readonly &&
+	    !range_trylock(&q->ranges, &p->range, cluster_start(q, offset), cluster_end(q, offset + length), false))
 		return false;
 	ok = pthread_mutex_trylock(&q->lock) == 0;
 	if (ok) {
-		ok = qcow2_map(q, offset, length, true, &x) == 0 && x.kind == QCOW2_DATA && x.length == length &&
-		     (!write || (x.in_place && !q->broken));
+		ok = qcow2_map(q, offset, length, true, &x) == 0 && x.length == length &&
+		     (!write || (x.kind == QCOW2_DATA && x.in_place && !q->broken));
 		pthread_mutex_unlock(&q->lock);
-		p->offset = x.host;
 	}
-	if (ok && file_pin(im->file, write, p->offset, length, v, &p->fd))
+	if (ok && pin_extent(q, p, write, offset, length, v, &x))
 		return true;
-	range_unlock(&q->ranges, &p->range);
+	qcow2_unpin(im, p);
 	return false;
-}
-
-static void qcow2_unpin(struct image *im, struct pin *p)
-{
-	range_unlock(&qcow2_of(im)->ranges, &p->range);
 }
 
 static void cache_destroy(struct qcow2 *q)

@@ -35,7 +35,7 @@ static int raw_zero(struct image *im, u64 offset, u64 length, bool unmap)
 static bool raw_pin(struct image *im, struct pin *p, bool write, u64 offset, u64 length, struct view v)
 {
 	p->offset = offset;
-	return file_pin(im->file, write, offset, length, v, &p->fd);
+	return offset + length <= im->size && file_pin(im->file, write, offset, length, v, &p->fd, &p->cached);
 }
 
 static void raw_unpin(struct image *im, struct pin *p) {}

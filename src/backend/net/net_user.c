@@ -19,6 +19,12 @@
  * libslirp's MTU is therefore large, and datagrams above 1500 bytes that are not
  * TCP are cut here into IP fragments.
  *
+ * Only ARP and IPv4 frames with a sound header get to libslirp, and never a
+ * fragment: datagrams are put together here. Debian 12's build of libslirp
+ * 4.7.0 takes the list of fragments for empty when the last one comes first,
+ * and then writes where the guest's data say (its C breaks the rules on
+ * aliasing, and the compiler made use of that).
+ *
  * The name server at 10.0.2.3 is the host's first one, read from resolv.conf
  * at the start; libslirp would read it again and again, which a process in the
  * jail cannot. So libslirp's own is off, and addresses are translated here.
@@ -35,6 +41,7 @@
 
 #include "backend/net/packet.h"
 #include "backend/net/port.h"
+#include "backend/net/reassembly.h"
 #include "base/log.h"
 #include "base/thread.h"
 
@@ -78,6 +85,7 @@ struct net_user {
 	struct pollfd *fds;
 	unsigned fds_n, fds_max;
 	struct dns dns;
+	struct net_reassembly *fragments;
 	u16 mss[65536]; /* of TCP ports, 0: NET_MSS */
 	u8 scratch[NET_PACKET_MAX];
 };
@@ -297,10 +305,29 @@ static void note_syn(struct net_user *u, u8 *frame, size_t len)
 		u->mss[port[0] << 8 | port[1]] = (u16)MAX(MIN(mss, NET_MSS), NET_MSS_DEFAULT);
 }
 
+/* A whole frame with right checksums. */
+static void input(struct net_user *u, u8 *frame, size_t len)
+{
+	if (net_is_fragment(frame, len)) {
+		frame = net_reassemble(u->fragments, frame, len, (u64)cb_clock(u) / 1000000, &len);
+		if (!frame)
+			return;
+	}
+	if (!dns_out(&u->dns, frame, len))
+		return;
+	note_syn(u, frame, len);
+	slirp_input(u->slirp, frame, (int)len);
+}
+
+static bool is_arp(const u8 *frame)
+{
+	return frame[12] == 0x08 && frame[13] == 0x06;
+}
+
 static void take_input(struct net_user *u)
 {
 	const u8 *packet;
-	u32 len;
+	u32 len, total;
 
 	/* sockets and timers have their turn while the guest goes on sending */
 	for (unsigned i = 0; i < INPUT_BATCH && (len = net_ring_peek(&u->port.tx, &packet)); i++) {
@@ -310,10 +337,8 @@ static void take_input(struct net_user *u)
 
 		memcpy(&h, packet, NET_HEADER);
 		len -= NET_HEADER;
-		if (net_finish(frame, len, &h) && dns_out(&u->dns, frame, len)) {
-			note_syn(u, frame, len);
-			slirp_input(u->slirp, frame, (int)len);
-		}
+		if (net_finish(frame, len, &h) && (is_arp(frame) || net_parse_ip(frame, len, &total)))
+			input(u, frame, len);
 		net_port_taken(&u->port);
 	}
 }
@@ -431,6 +456,7 @@ static void user_destroy(struct net *n)
 	if (u->slirp)
 		slirp_cleanup(u->slirp);
 	net_port_free(&u->port);
+	net_reassembly_free(u->fragments);
 	free(u->fds);
 	free(u);
 }
@@ -549,7 +575,8 @@ struct net *net_user_create(const struct net_user_config *cfg, struct error *e)
 	u->dns.server = host_name_server();
 	u->fds_max = 64;
 	u->fds = calloc(u->fds_max, sizeof(*u->fds));
-	if (net_port_init(&u->port, 0, TX_RING, RX_RING) || !u->fds) {
+	u->fragments = net_reassembly_create();
+	if (net_port_init(&u->port, 0, TX_RING, RX_RING) || !u->fds || !u->fragments) {
 		error_set(e, "user network: not enough memory or descriptors");
 		goto fail;
 	}

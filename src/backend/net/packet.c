@@ -97,7 +97,7 @@ static u32 pseudo_header(const u8 *ip, u32 len)
 	return sum_bytes(p, sizeof(p), 0);
 }
 
-static void set_ip_checksum(u8 *ip, u32 ip_len)
+void net_set_ip_checksum(u8 *ip, u32 ip_len)
 {
 	put16(ip + IP_SUM, 0);
 	store_checksum(ip + IP_SUM, sum_bytes(ip, ip_len, 0));
@@ -114,8 +114,7 @@ static void set_tcp_checksum(u8 *ip, const struct net_tcp *t, const u8 *body, u3
 	store_checksum(tcp + TCP_SUM, sum_bytes(body ? body : tcp + t->tcp_len, body_len, sum));
 }
 
-/* The length of the IPv4 header and, in *total, of the datagram; 0 if it is none or is cut short. */
-static u32 parse_ip(const u8 *frame, size_t len, u32 *total)
+u32 net_parse_ip(const u8 *frame, size_t len, u32 *total)
 {
 	const u8 *ip = frame + ETH_HEADER;
 	u32 ip_len;
@@ -130,7 +129,7 @@ static u32 parse_ip(const u8 *frame, size_t len, u32 *total)
 bool net_parse_tcp(const u8 *frame, size_t len, struct net_tcp *t)
 {
 	const u8 *ip = frame + ETH_HEADER;
-	u32 total, ip_len = parse_ip(frame, len, &total), tcp_len;
+	u32 total, ip_len = net_parse_ip(frame, len, &total), tcp_len;
 
 	if (!ip_len || ip[IP_PROTOCOL] != IPPROTO_TCP || (get16(ip + IP_FRAGMENT) & (IP_MORE | IP_OFFSET)) ||
 	    total < ip_len + TCP_MIN)
@@ -172,7 +171,7 @@ bool net_finish(u8 *frame, size_t len, const struct virtio_net_hdr_v1 *h)
 	if (h->gso_type != VIRTIO_NET_HDR_GSO_NONE) {
 		if (!net_parse_tcp(frame, len, &t))
 			return false;
-		set_ip_checksum(frame + ETH_HEADER, t.ip_len);
+		net_set_ip_checksum(frame + ETH_HEADER, t.ip_len);
 		set_tcp_checksum(frame + ETH_HEADER, &t, NULL, t.payload);
 	} else if (h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) {
 		size_t at = (size_t)h->csum_start + h->csum_offset;
@@ -225,7 +224,7 @@ u16 net_raise_mss(u8 *frame, size_t len, u16 mss)
 bool net_parse_flow(const u8 *frame, size_t len, struct net_flow *f)
 {
 	const u8 *ip = frame + ETH_HEADER;
-	u32 total, ip_len = parse_ip(frame, len, &total);
+	u32 total, ip_len = net_parse_ip(frame, len, &total);
 	bool tcp = ip_len && ip[IP_PROTOCOL] == IPPROTO_TCP;
 
 	if (!ip_len || (!tcp && ip[IP_PROTOCOL] != IPPROTO_UDP) || (get16(ip + IP_FRAGMENT) & (IP_MORE | IP_OFFSET)) ||
@@ -297,7 +296,7 @@ void net_segment(const u8 *frame, const struct net_tcp *t, u16 mss, net_piece_fn
 		n = MIN(t->payload - at, mss);
 		put16(ip + IP_TOTAL, (u16)(t->ip_len + t->tcp_len + n));
 		put16(ip + IP_ID, (u16)(get16(frame + ETH_HEADER + IP_ID) + i));
-		set_ip_checksum(ip, t->ip_len);
+		net_set_ip_checksum(ip, t->ip_len);
 		put32(tcp + TCP_SEQ, seq + at);
 		tcp[TCP_FLAGS] = flags & ~((at + n < t->payload ? TCP_FIN | TCP_PSH : 0) | (i ? TCP_CWR : 0));
 		set_tcp_checksum(ip, t, body + at, n);
@@ -309,7 +308,7 @@ void net_segment(const u8 *frame, const struct net_tcp *t, u16 mss, net_piece_fn
 void net_fragment(const u8 *frame, size_t len, net_piece_fn out, void *opaque)
 {
 	u8 head[ETH_HEADER + 60], *ip = head + ETH_HEADER;
-	u32 total, ip_len = parse_ip(frame, len, &total), head_len = ETH_HEADER + ip_len, room, n;
+	u32 total, ip_len = net_parse_ip(frame, len, &total), head_len = ETH_HEADER + ip_len, room, n;
 	u16 field;
 
 	if (!ip_len)
@@ -324,7 +323,7 @@ void net_fragment(const u8 *frame, size_t len, net_piece_fn out, void *opaque)
 		put16(ip + IP_TOTAL, (u16)(ip_len + n));
 		put16(ip + IP_FRAGMENT,
 		      (u16)((field & ~(u32)IP_OFFSET) | ((field + at / 8) & IP_OFFSET) | (last ? 0 : IP_MORE)));
-		set_ip_checksum(ip, ip_len);
+		net_set_ip_checksum(ip, ip_len);
 		out(opaque, head, head_len, frame + head_len + at, n);
 	}
 }

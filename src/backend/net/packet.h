@@ -16,6 +16,12 @@
 #define NET_MSS (NET_MTU - 40)		 /* without TCP options */
 #define NET_FRAME (NET_MTU + ETH_HEADER) /* longest frame on such a network */
 
+/* The length of a frame's IPv4 header and, in *total, of the datagram; 0 if it is none or is cut short. Bytes behind
+ * the datagram are allowed. */
+u32 net_parse_ip(const u8 *frame, size_t len, u32 *total);
+/* The checksum of an IPv4 header of `ip_len` bytes. */
+void net_set_ip_checksum(u8 *ip, u32 ip_len);
+
 /* The headers of an IPv4 TCP frame, in bytes; `payload` behind them. */
 struct net_tcp {
 	u32 ip_len, tcp_len, payload;

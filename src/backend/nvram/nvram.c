@@ -73,23 +73,43 @@ int nvram_check(const char *path, u64 size, bool create, struct error *e)
 	return 0;
 }
 
+/* A file in `dir`, by `name`: without one where the file system can, so that nothing stays if we are killed. */
+static int temporary(const char *dir, char *name, size_t size, bool *named)
+{
+	int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0666);
+
+	*named = fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR);
+	if (*named) {
+		if (snprintf(name, size, "%s/.ectype-vars-%d", dir, (int)getpid()) >= (int)size) {
+			errno = ENAMETOOLONG;
+			return -1;
+		}
+		fd = open(name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0666);
+	} else {
+		snprintf(name, size, "/proc/self/fd/%d", fd);
+	}
+	return fd;
+}
+
 /* Complete under another name first, then linked to its own: who finds it finds all of it. */
 static int create_file(const char *path, const u8 *content, u64 size, struct error *e)
 {
-	char dir[PATH_MAX], proc[64];
+	char dir[PATH_MAX], name[PATH_MAX];
 	int fd, err;
+	bool named;
 
 	if (directory_of(path, dir, sizeof(dir)))
 		return error_set(e, "the path of the firmware variables is too long");
-	fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0666);
+	fd = temporary(dir, name, sizeof(name), &named);
 	if (fd < 0)
 		return error_errno(e, errno, "cannot create firmware variables %s", path);
 	err = write_all(fd, content, size, 0);
 	if (!err && fdatasync(fd))
 		err = errno;
-	snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
-	if (!err && linkat(AT_FDCWD, proc, AT_FDCWD, path, AT_SYMLINK_FOLLOW) && errno != EEXIST)
+	if (!err && linkat(AT_FDCWD, name, AT_FDCWD, path, AT_SYMLINK_FOLLOW) && errno != EEXIST)
 		err = errno;
+	if (named)
+		unlink(name);
 	close(fd);
 	return err ? error_errno(e, err, "cannot create firmware variables %s", path) : 0;
 }

@@ -209,6 +209,7 @@ static void lpc_init(struct q35 *q)
 	struct pci_dev *d = &q->lpc;
 
 	pci_init(d, 0x8086, 0x2918, 0x060100, 2, "lpc");
+	d->config[PCI_HEADER_TYPE] = 0x80; /* the slot has further functions */
 	pci_put16(d, PCI_COMMAND, PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 	pci_put16(d, PCI_STATUS, 0x0200);
 	/* hardwired: the bridge always decodes */

@@ -133,6 +133,7 @@ void ahci_finish(struct ahci_slot *s, u8 status, u8 error)
 	u32 bit = 1u << s->tag, moved = s->moved;
 
 	p->started &= ~bit;
+	p->stats.others += !s->steps;
 	p->tfd = (u32)error << 8 | status;
 	if (s->queued) {
 		finish_queued(s, status, error);
@@ -184,6 +185,7 @@ void ahci_submit(struct ahci_slot *s, enum block_op op, u64 offset, u64 length)
 		.opaque = s,
 	};
 	s->port->flying++;
+	s->steps = true;
 	block_submit(s->port->drive.image, &s->block);
 	if (s->port->hba->synchronous)
 		block_drain(s->port->drive.image);
@@ -259,7 +261,7 @@ static void start(struct ahci_slot *s, const u8 *fis)
 
 	decode_fis(fis, &s->in);
 	s->out = s->in;
-	s->pio = s->to_guest = s->fua = s->queued = false;
+	s->pio = s->to_guest = s->fua = s->queued = s->steps = false;
 	s->moved = 0;
 	s->pieces = 0;
 	p->started |= 1u << s->tag;

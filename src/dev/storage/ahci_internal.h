@@ -60,6 +60,7 @@ struct ahci_slot {
 	int error;		/* of the step */
 	u8 tag;
 	bool queued; /* NCQ */
+	bool steps;  /* the backend has to do with it */
 	bool pio, to_guest;
 	bool fua;
 	struct ata_regs in, out;

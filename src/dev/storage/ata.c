@@ -219,6 +219,10 @@ static void transfer(struct ahci_slot *s, bool ext, bool write, bool pio)
 		fail(s, ATA_IDNF);
 		return;
 	}
+	if (write && block_readonly(s->port->drive.image)) {
+		fail(s, ATA_ABRT);
+		return;
+	}
 	s->pio = pio;
 	s->to_guest = !write;
 	s->fua = write && (!s->port->write_cache || (s->queued && (s->in.device & 0x80)));
@@ -279,7 +283,7 @@ static void trim(struct ahci_slot *s)
 {
 	u32 n;
 
-	if (s->in.features != 1 || !s->in.count || s->in.count > TRIM_BLOCKS) {
+	if (s->in.features != 1 || !s->in.count || s->in.count > TRIM_BLOCKS || block_readonly(s->port->drive.image)) {
 		fail(s, ATA_ABRT);
 		return;
 	}

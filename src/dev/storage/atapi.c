@@ -7,6 +7,7 @@
 #include "dev/storage/ahci_internal.h"
 
 #define LEAD_OUT 0xaa
+#define READ_MAX 65536u /* sectors in one command: who stops the port waits for it */
 
 enum {
 	CMD_DEVICE_RESET = 0x08,
@@ -327,7 +328,7 @@ static void read_sectors(struct ahci_slot *s, u32 lba, u32 n)
 		return;
 	}
 	s->to_guest = true;
-	if (n > UINT32_MAX / CD_SECTOR || !ahci_map(s, n * CD_SECTOR)) {
+	if (n > READ_MAX || !ahci_map(s, n * CD_SECTOR)) {
 		check(s, BAD_FIELD);
 		return;
 	}

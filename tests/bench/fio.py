@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""Disk speed in a guest, side by side with QEMU's TCG: fio.py [--runs N] [--format F] [--cache C] [--only JOB,...]
+
+The same kernel, the same initramfs with Debian's fio, the same image (full of
+random bytes, and read once before, so that with cache=writeback it is in the
+host's page cache), virtio-blk by PCI, one processor. The machines take turns.
+Figures are fio's own, the guest's clock; what is printed is the median.
+
+    --json F        all samples
+    --no-tcg        Ectype alone
+    --engine E      dbt if not given
+    --seconds N     of each job (3), behind one of warming up
+    --profile       perf record of Ectype, with the report printed
+"""
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.join(ROOT, "scripts"))
+sys.dont_write_bytecode = True
+import toolbox  # noqa: E402
+from initramfs import Cpio, cache_dir, read  # noqa: E402
+
+ECTYPE = os.environ.get("ECTYPE", os.path.join(ROOT, os.environ.get("BUILD", "build"), "ectype"))
+MIB = 1 << 20
+SIZE = 512 * MIB
+APPEND = "console=ttyS0 quiet panic=-1 mitigations=off"
+# name: (fio's options, what counts)
+JOBS = {
+    "seqread": ("--rw=read --bs=256k --iodepth=4", "MiB/s"),
+    "seqwrite": ("--rw=write --bs=256k --iodepth=4", "MiB/s"),
+    "randread-1": ("--rw=randread --bs=4k --iodepth=1", "IOPS"),
+    "randread-32": ("--rw=randread --bs=4k --iodepth=32", "IOPS"),
+    "randwrite-1": ("--rw=randwrite --bs=4k --iodepth=1", "IOPS"),
+    "randwrite-32": ("--rw=randwrite --bs=4k --iodepth=32", "IOPS"),
+}
+SCRIPT = """#!/bin/sh
+echo none >/sys/block/vda/queue/scheduler
+for job in {jobs}; do
+	set -- $(sed -n "s/^$job //p" /jobs)
+	echo "<$job"
+	/fio/ld.so --library-path /fio /fio/fio --name=$job --filename=/dev/vda --ioengine=libaio --direct=1 \\
+		--time_based --ramp_time=1 --runtime={seconds} --norandommap --randrepeat=0 --thread --minimal "$@"
+	echo ">$job"
+done
+"""
+BW, IOPS = 6, 7  # of fio's terse format, version 3, for reads; of writes they are WRITE further on
+WRITE = 41
+
+
+class Failed(Exception):
+    pass
+
+
+def fio_tree():
+    """Debian's fio with the libraries it needs and nothing else, in the cache: {name: path}."""
+    cache = cache_dir()
+    tree = os.path.join(cache, "fio")
+    if not os.path.isdir(tree):
+        apt = toolbox.Apt(cache)
+        toolbox.WANTED = ["fio"]
+        try:
+            packages = apt.resolve()
+        except toolbox.Failed:
+            apt.update()
+            packages = apt.resolve()
+        with tempfile.TemporaryDirectory(dir=cache, prefix=".fio.new.") as new:
+            debs, root, out = (os.path.join(new, d) for d in ("debs", "root", "fio"))
+            for d in (debs, root, out):
+                os.mkdir(d)
+            toolbox.say(f"fio: fetching {len(packages)} packages")
+            apt.run("download", *packages, cwd=debs)
+            toolbox.unpack(debs, root)
+            lib = os.path.join(root, "usr/lib/x86_64-linux-gnu")
+            linker = os.path.realpath(os.path.join(lib, "ld-linux-x86-64.so.2"))
+            text = subprocess.run([linker, "--inhibit-cache", "--library-path", f"{lib}:{lib}/ceph", "--list",
+                                   os.path.join(root, "usr/bin/fio")], check=True, capture_output=True, text=True).stdout
+            shutil.copy(linker, os.path.join(out, "ld.so"))
+            shutil.copy(os.path.join(root, "usr/bin/fio"), out)
+            # not the linker itself, which the list names by an absolute path: joined to a directory it would be the host's
+            for name, path in re.findall(r"^\s*([^\s/]+) => (\S+) ", text, re.M):
+                if not path.startswith(root):
+                    raise Failed(f"fio: {name} is not among the packages")
+                shutil.copy(path, os.path.join(out, name))
+            os.chmod(out, 0o755)
+            os.rename(out, tree)
+    return {n: os.path.join(tree, n) for n in sorted(os.listdir(tree))}
+
+
+def initrd(folder, jobs, seconds):
+    path = os.path.join(folder, "initrd")
+    script = os.path.join(folder, "script")
+    with open(script, "w", encoding="ascii") as f:
+        f.write(SCRIPT.format(jobs=" ".join(jobs), seconds=seconds))
+    subprocess.run([os.path.join(ROOT, "scripts/initramfs.py"), "--output", path, "--test", script], check=True)
+    a = Cpio()
+    a.dir("fio")
+    for name, source in fio_tree().items():
+        a.file("fio/" + name, read(source))
+    a.file("jobs", "".join(f"{j} {JOBS[j][0]}\n" for j in jobs).encode())
+    with open(path, "ab") as f:
+        f.write(a.finish())
+    return path
+
+
+def image(folder, fmt):
+    path = os.path.join(folder, "disk." + fmt)
+    raw = os.path.join(folder, "disk.raw")
+    if not os.path.exists(raw):
+        with open(raw, "wb") as f:
+            for _ in range(SIZE // MIB):
+                f.write(os.urandom(MIB))
+            f.flush()
+            os.fsync(f.fileno())
+    if fmt != "raw":
+        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", fmt, raw, path], check=True)
+    return path
+
+
+def warm(path):
+    with open(path, "rb") as f:
+        os.fsync(f.fileno())
+        while f.read(MIB):
+            pass
+
+
+def command(machine, kernel, initramfs, path, fmt, cache):
+    if machine == "tcg":
+        return ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "1024", "-display", "none", "-monitor",
+                "none", "-nic", "none", "-serial", "stdio", "-no-reboot", "-kernel", kernel, "-initrd", initramfs, "-append", APPEND,
+                "-drive", f"file={path},format={fmt},cache={cache},aio=io_uring,if=none,id=d", "-device", "virtio-blk-pci,drive=d"]
+    return [ECTYPE, "run", "--engine", machine, "--memory", "1G", "--kernel", kernel, "--initrd", initramfs, "--append", APPEND,
+            "--no-reboot", "--disk", f"{path},format={fmt},cache={cache}"]
+
+
+def execute(args, limit, profile):
+    """{job: figure} of one run."""
+    if profile:
+        args = ["perf", "record", "-q", "-g", "-o", profile, *args]
+    with tempfile.TemporaryFile() as err:
+        p = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, text=True, errors="replace")
+        killer = threading.Timer(limit, p.kill)
+        killer.start()
+        out, _ = p.communicate()
+        killer.cancel()
+        err.seek(0)
+        said = err.read().decode(errors="replace")
+    found = {}
+    for job, text in re.findall(r"<(\S+)\r?\n(.*?)>\1\r?\n", out, re.S):
+        fields = next((l.split(";") for l in text.splitlines() if l.startswith("3;")), None)
+        if fields is None or fields[4] != "0":
+            raise Failed(f"{job}: {text[-800:]}")
+        at = WRITE if "write" in job else 0
+        found[job] = int(fields[BW + at]) / 1024 if JOBS[job][1] == "MiB/s" else int(fields[IOPS + at])
+    if p.returncode or not found:
+        raise Failed(f"status {p.returncode}; {said[-500:]}; console ends: {out[-800:]}")
+    return found
+
+
+def compare(a, folder, kernel, fmt, cache):
+    path = image(folder, fmt)
+    ramfs = initrd(folder, a.jobs, a.seconds)
+    machines = [a.engine] + ([] if a.no_tcg else ["tcg"])
+    samples = {m: {j: [] for j in a.jobs} for m in machines}
+    for _ in range(a.runs):
+        for m in machines:
+            warm(path)
+            if cache == "none":
+                with open(path, "rb") as f:
+                    os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            profile = a.profile and m != "tcg" and os.path.join(folder, "perf.data")
+            got = execute(command(m, kernel, ramfs, path, fmt, cache), 60 + 12 * (a.seconds + 2) * len(a.jobs), profile)
+            for j in a.jobs:
+                samples[m][j].append(got[j])
+            if profile:
+                subprocess.run(["perf", "report", "-i", profile, "--stdio", "--no-children", "-g", "none", "--percent-limit", "0.5"], check=False)
+    for j in a.jobs:
+        row = [f"{fmt}, {cache}", j, JOBS[j][1]] + [f"{statistics.median(samples[m][j]):.0f}" for m in machines]
+        if len(machines) == 2:
+            row.append(f"{statistics.median(samples[machines[0]][j]) / statistics.median(samples['tcg'][j]):.2f}")
+        print("| " + " | ".join(row) + " |", flush=True)
+    return samples
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--runs", type=int, default=3)
+    p.add_argument("--seconds", type=int, default=3)
+    p.add_argument("--format", default="raw,qcow2")
+    p.add_argument("--cache", default="writeback,none")
+    p.add_argument("--only", default=",".join(JOBS))
+    p.add_argument("--engine", default="dbt")
+    p.add_argument("--no-tcg", action="store_true")
+    p.add_argument("--profile", action="store_true")
+    p.add_argument("--json")
+    p.add_argument("--dir", default="/var/tmp", help="where the images are made; not a tmpfs, for O_DIRECT")
+    a = p.parse_args()
+    a.jobs = a.only.split(",")
+    kernel = os.path.join(cache_dir(), "vmlinuz")
+    found = {}
+    print(f"load before: {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d')}; {a.runs} runs of {a.seconds} s")
+    print(f"| image | job | | {a.engine} |" + ("" if a.no_tcg else " tcg | ratio |"), flush=True)
+    with tempfile.TemporaryDirectory(prefix="ectype-fio-", dir=a.dir) as folder:
+        for fmt in a.format.split(","):
+            for cache in a.cache.split(","):
+                found[f"{fmt} {cache}"] = compare(a, folder, kernel, fmt, cache)
+    if a.json:
+        with open(a.json, "w", encoding="utf-8") as f:
+            json.dump(found, f, indent=1)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (Failed, toolbox.Failed) as e:
+        sys.exit(f"fio.py: {e}")
