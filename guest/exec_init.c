@@ -9,8 +9,9 @@
  *
  *   ectype.in, .out, .err   bytes and nothing else
  *   ectype.ctl              lines. From the host: "w ROWS COLUMNS", "eof N": standard input ends behind its
- *                           N-th byte, "hup out", "hup err": nobody reads that any more. To the host: "run",
- *                           "closed out N", "closed err N": all there is, N bytes; then "exit STATUS".
+ *                           N-th byte, "hup out", "hup err": nobody reads that any more, "sig N": for the
+ *                           command. To the host: "run": it has begun, "closed out N", "closed err N": all there
+ *                           is, N bytes; then "exit STATUS".
  *
  * A static program of its own, so that nothing else is needed before the
  * host's root is there.
@@ -237,7 +238,7 @@ static void cover(const char *dir)
 	snprintf(path, sizeof(path), ROOT "%s", todo.cwd);
 	if (keep)
 		fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	mount_at("tmpfs", where, "tmpfs", MS_NOSUID | MS_NODEV, !strcmp(dir, "/tmp") ? "mode=1777" : "mode=755");
+	mount_at("tmpfs", where, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755");
 	if (fd < 0)
 		return;
 	make_dirs(path);
@@ -259,7 +260,6 @@ static void make_root(void)
 	mount_at("dev", ROOT "/dev", "devtmpfs", MS_NOSUID, NULL);
 	mount_at("devpts", ROOT "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "ptmxmode=666,mode=620");
 	mount_at("tmpfs", ROOT "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777");
-	cover("/tmp");
 	cover("/run");
 	for (unsigned i = 0; i < todo.nrw; i++) {
 		char *path = strchr(todo.rw[i], ':'), where[4200];
@@ -423,8 +423,11 @@ static void check_input_end(void)
 static void command_line(const char *line)
 {
 	struct winsize w = { 0 };
+	int sig;
 
-	if (sscanf(line, "w %hu %hu", &w.ws_row, &w.ws_col) == 2 && master >= 0)
+	if (sscanf(line, "sig %d", &sig) == 1 && child > 0 && child_status < 0)
+		kill(-child, sig);
+	else if (sscanf(line, "w %hu %hu", &w.ws_row, &w.ws_col) == 2 && master >= 0)
 		ioctl(master, TIOCSWINSZ, &w);
 	else if (sscanf(line, "eof %llu", &in_end) == 1)
 		check_input_end();

@@ -462,7 +462,8 @@ class Build:
         try:
             disk.make_root(run, raw, self.layout, self.tree, self.as_root)
         except Failed as e:
-            raise Failed(f"{e}; perhaps --size is too small") from None
+            full = shutil.disk_usage(self.folder).free < 16 * disk.MIB
+            raise Failed(f"{e}; " + ("the disk of this machine is full" if full else "perhaps --size is too small")) from None
         self.progress.step("boot loaders")
         disk.make_esp(run, raw, self.layout, self.folder)
         disk.make_bios_boot(run, raw, self.layout, self.folder)
@@ -501,7 +502,9 @@ def watch(process, progress):
             progress.detail(line[3:])
         lines = lines[-200:] + [line]
     if process.wait():
-        errors = [l for l in lines if re.match(r"(E|Err|dpkg: error)\b", l)] or lines[-1:] or ["no message"]
+        # dpkg gives the reason on the line after
+        errors = [f"{l} {after}" if l.endswith(":") else l for l, after in zip(lines, lines[1:] + [""])
+                  if re.match(r"(E|Err|dpkg: error)\b", l)] or lines[-1:] or ["no message"]
         progress.finish()
         for l in lines[-12:]:
             print("| " + l, file=sys.stderr)

@@ -65,8 +65,12 @@ struct exec_streams {
 
 	bool raw;
 	struct termios saved;
-	pthread_t sizes;
-	bool watching_size;
+
+	/* signal handlers leave word here */
+	int news; /* eventfd */
+	volatile sig_atomic_t new_size, new_signal, started, signalled;
+	pthread_t herald; /* passes it on */
+	bool has_herald;
 };
 
 /* ---- the control port ---- */
@@ -142,8 +146,10 @@ static void take_line(struct exec_streams *s, const char *line)
 	unsigned long long n;
 	int status;
 
-	if (!strcmp(line, "run") && s->tty[0]) {
-		say_size(s);
+	if (!strcmp(line, "run")) {
+		s->started = 1;
+		if (s->tty[0])
+			say_size(s);
 	} else if (sscanf(line, "closed out %llu", &n) == 1) {
 		chr_pipe_out_expect(s->out.chr, n);
 	} else if (sscanf(line, "closed err %llu", &n) == 1) {
@@ -266,39 +272,65 @@ int exec_streams_status(const struct exec_streams *s)
 	return s->status;
 }
 
-/* ---- the terminal ---- */
+/* ---- signals ---- */
 
-/* Signal handlers and atexit() have no argument. */
-static struct exec_streams *terminal;
-static int size_changed = -1;
-
-static void on_size(int sig)
+static void leave_word(struct exec_streams *s)
 {
 	u64 one = 1;
 	int saved = errno;
 
-	if (write(size_changed, &one, sizeof(one)) < 0)
+	if (write(s->news, &one, sizeof(one)) < 0)
 		errno = saved;
+}
+
+bool exec_streams_signal(struct exec_streams *s, int sig)
+{
+	if (!s->started || s->signalled || !s->has_herald)
+		return false;
+	s->signalled = 1;
+	s->new_signal = sig;
+	leave_word(s);
+	return true;
+}
+
+static void *herald_main(void *opaque)
+{
+	struct exec_streams *s = opaque;
+	u64 count;
+
+	for (;;) {
+		struct pollfd f = { .fd = s->news, .events = POLLIN };
+
+		poll(&f, 1, -1);
+		if (read(s->news, &count, sizeof(count)) != sizeof(count))
+			continue;
+		if (s->new_size) {
+			s->new_size = 0;
+			say_size(s);
+		}
+		if (s->new_signal) {
+			say(s, "sig %d\n", (int)s->new_signal);
+			s->new_signal = 0;
+		}
+	}
+	return NULL;
+}
+
+/* ---- the terminal ---- */
+
+/* Signal handlers and atexit() have no argument. */
+static struct exec_streams *terminal;
+
+static void on_size(int sig)
+{
+	terminal->new_size = 1;
+	leave_word(terminal);
 }
 
 static void restore(void)
 {
 	if (terminal && terminal->raw)
 		tcsetattr(STDIN_FILENO, TCSANOW, &terminal->saved);
-}
-
-static void *sizes_main(void *opaque)
-{
-	u64 count;
-
-	for (;;) {
-		struct pollfd f = { .fd = size_changed, .events = POLLIN };
-
-		poll(&f, 1, -1);
-		if (read(size_changed, &count, sizeof(count)) == sizeof(count))
-			say_size(opaque);
-	}
-	return NULL;
 }
 
 /* The command has a terminal only if it can have both directions; what else is a terminal is given one too then. */
@@ -319,6 +351,7 @@ void exec_streams_enter(struct exec_streams *s)
 	struct sigaction sa = { .sa_handler = on_size, .sa_flags = SA_RESTART };
 	struct termios t;
 
+	s->has_herald = !thread_start(&s->herald, herald_main, s);
 	if (!s->tty[0] || tcgetattr(STDIN_FILENO, &s->saved))
 		return;
 	terminal = s;
@@ -328,20 +361,18 @@ void exec_streams_enter(struct exec_streams *s)
 	s->raw = true;
 	tcsetattr(STDIN_FILENO, TCSANOW, &t);
 	log_set_raw_terminal(true);
-	size_changed = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	s->watching_size = size_changed >= 0 && !thread_start(&s->sizes, sizes_main, s);
 	sigemptyset(&sa.sa_mask);
-	if (s->watching_size)
-		sigaction(SIGWINCH, &sa, NULL);
+	sigaction(SIGWINCH, &sa, NULL);
 }
 
 void exec_streams_leave(struct exec_streams *s)
 {
-	if (s->watching_size) {
+	if (s->raw)
 		signal(SIGWINCH, SIG_DFL);
-		pthread_cancel(s->sizes);
-		pthread_join(s->sizes, NULL);
-		s->watching_size = false;
+	if (s->has_herald) {
+		pthread_cancel(s->herald);
+		pthread_join(s->herald, NULL);
+		s->has_herald = false;
 	}
 	restore();
 	s->raw = false;
@@ -362,6 +393,12 @@ struct exec_streams *exec_streams_create(void (*over)(void *), void *opaque, str
 	s->opaque = opaque;
 	s->status = -1;
 	pthread_mutex_init(&s->lock, NULL);
+	s->news = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (s->news < 0) {
+		error_errno(e, errno, "cannot create an eventfd");
+		exec_streams_destroy(s);
+		return NULL;
+	}
 	find_terminals(s);
 	s->ctl = (struct inner){ .chr.ops = &ctl_ops, .s = s };
 	s->console = (struct inner){ .chr.ops = &console_ops, .s = s };
@@ -394,6 +431,8 @@ void exec_streams_destroy(struct exec_streams *s)
 	destroy_stream(s->out.chr);
 	destroy_stream(s->err.chr);
 	pthread_mutex_destroy(&s->lock);
+	if (s->news >= 0)
+		close(s->news);
 	if (terminal == s)
 		terminal = NULL;
 	free(s->unsent);

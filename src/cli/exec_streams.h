@@ -16,11 +16,16 @@ void exec_streams_ports(struct exec_streams *s, struct virtio_console_port *port
 /* The serial console: its last lines are kept. */
 struct chr *exec_streams_serial(struct exec_streams *s);
 const char *exec_streams_tty(const struct exec_streams *s);
+/*
+ * Signal `sig` for the command, from a signal handler. False if it is not for it: the command has not started, or has
+ * been sent one before.
+ */
+bool exec_streams_signal(struct exec_streams *s, int sig);
 /* The command's exit status; -1 if it has not ended. */
 int exec_streams_status(const struct exec_streams *s);
 /* The last lines of the serial console to stderr. */
 void exec_streams_print_serial(struct exec_streams *s);
-/* The terminal, if it is one: raw while the command runs. */
+/* Around the machine's run. The terminal, if it is one, is raw; signals and new sizes are passed on. */
 void exec_streams_enter(struct exec_streams *s);
 void exec_streams_leave(struct exec_streams *s);
 /* After the machine is gone; NULL is allowed. */

@@ -2,6 +2,7 @@
 #include "jail/jail.h"
 
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -135,6 +136,9 @@ static void set_limits(void)
 
 int jail_lock(struct jail *j, unsigned needs, struct error *e)
 {
+	/* pthread_cancel() loads it when it is first called, and aborts if it cannot */
+	if (!dlopen("libgcc_s.so.1", RTLD_NOW | RTLD_GLOBAL))
+		missing(j, "libgcc_s.so.1", ENOENT);
 	for (unsigned i = 0; i < j->inherited_n; i++)
 		close(j->inherited[i]);
 	set_limits();

@@ -150,7 +150,7 @@ def one_round(image, initrd, cache, rng, number):
     options = f"{image.path},format={image.fmt},cache={cache},queues={rng.randint(1, 4)}"
     append = f"console=ttyS0 quiet killsafe={rng.randrange(1 << 30)},{number * 1000000}"
     with linux("--disk", options, initrd=initrd, memory="256M", append=append) as g:
-        g.expect(r"GO\r?\n", 60)
+        g.expect(r"GO\r?\n", 240)
         until = time.monotonic() + rng.random() ** 2 * 1.5
         answered = 0
         while (left := until - time.monotonic()) > 0:

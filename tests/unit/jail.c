@@ -78,6 +78,13 @@ static void *nothing(void *p)
 	return p;
 }
 
+static void *for_ever(void *p)
+{
+	for (;;)
+		pause();
+	return p;
+}
+
 static int allowed(struct jail *j)
 {
 	int fds[2];
@@ -89,6 +96,8 @@ static int allowed(struct jail *j)
 	CHECK(write(fds[1], "x", 1) == 1 && read(fds[0], &c, 1) == 1 && c == 'x');
 	CHECK(!close(fds[0]) && !close(fds[1]));
 	CHECK(!pthread_create(&t, NULL, nothing, j) && !pthread_join(t, &result) && result == j);
+	CHECK(!pthread_create(&t, NULL, for_ever, j) && !pthread_cancel(t) && !pthread_join(t, &result));
+	CHECK(result == PTHREAD_CANCELED);
 	p = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	CHECK(p != MAP_FAILED && !munmap(p, 1 << 20));
 	return 0;

@@ -352,6 +352,10 @@ static void test_pairs(void **state)
 	assert_int_equal(vrig_request(r, 3, p, sizeof(p), NULL, 0), 0);
 	assert_int_equal(fake.last_queue, 1);
 	assert_int_equal(vrig_request(r, 5, p, sizeof(p), NULL, 0), -1); /* not in use */
+	assert_int_equal(control(r, 6, 4, 0, "\3\0", 2), 0);
+	run_door(r);
+	assert_true(vrig_used(r, 5, NULL, NULL)); /* sent now */
+	assert_int_equal(fake.last_queue, 2);
 	/* without MQ the control queue is number 2 */
 	vrig_start(r, USUAL, 7, 16);
 	assert_int_equal(control(r, 2, 0, 0, "\0", 1), 0);

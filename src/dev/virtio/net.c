@@ -320,8 +320,12 @@ static void set_pairs(struct vnet *n, unsigned pairs)
 	n->pairs = pairs;
 	if (n->started && n->net->ops->set_queues)
 		n->net->ops->set_queues(n->net, pairs);
-	for (unsigned i = 0; i < pairs; i++)
+	for (unsigned i = 0; i < pairs; i++) {
+		/* kicks and events of pairs that were not in use went nowhere; later, since a command is served here */
+		if (n->started)
+			writable(n, i);
 		receive_waiting(n, i);
+	}
 }
 
 static bool ctrl_rx(struct vnet *n, u8 cmd, const u8 *data, size_t len)
