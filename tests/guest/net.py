@@ -39,14 +39,6 @@ def read_all(s):
     return bytes(data)
 
 
-def read_some(s, size):
-    """`size` bytes, or what comes before the end."""
-    data = bytearray()
-    while len(data) < size and (part := s.recv(1 << 20)):
-        data += part
-    return bytes(data)
-
-
 class Backwards(socketserver.BaseRequestHandler):
     """What comes goes back from its end to its beginning."""
 
@@ -144,7 +136,7 @@ class Run:
         with socket.create_connection((address, port), timeout=100 * SLOW) as s:
             s.sendall(data)
             s.shutdown(socket.SHUT_WR)
-            back = read_some(s, len(data))
+            back = read_all(s)
         said = self.g.expect(rf"tcp-in {tag}: \w+ from [\d.]+", 60)
         ok(f"{where}: {size >> 20 or 'less than 1'} MiB in and back unchanged", md5(data) in said and back == data[::-1],
            f"{said} {len(back)}")
