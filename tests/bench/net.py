@@ -38,7 +38,9 @@ def script(network, seconds):
     host = "10.0.2.2" if network == "user" else TAP_HOST
     setup = "udhcpc -i eth0 -n -q >/dev/null 2>&1" if network == "user" else \
         f"ip addr add {TAP_GUEST}/24 dev eth0; ip link set eth0 up; until ping -c 1 -W 1 {TAP_HOST} >/dev/null; do :; done"
-    cases = "\n".join(f'echo "== {name}"; iperf3 -c {host} -p {PORT} -t {seconds} -O 1 --json {flags}; echo "== end"'
+    # the server may still be busy with the end of the test before
+    cases = "\n".join(f'n=0; until iperf3 -c {host} -p {PORT} -t {seconds} -O 1 --json {flags} >/tmp/out || [ $((n += 1)) = 5 ]; '
+                      f'do sleep 1; done; echo "== {name}"; cat /tmp/out; echo "== end"'
                       for name, flags in CASES)
     return SCRIPT.format(setup=setup, cases=cases).encode()
 
