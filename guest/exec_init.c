@@ -1,5 +1,5 @@
 /*
- * /init of the machine that `ectype exec` starts (docs/share.md). Process 1:
+ * /init of the machine that `ectype exec` starts (docs/exec.md). Process 1:
  * loads the drivers, makes a root file system of the host's (read-only, over
  * virtio-fs) under a throw-away overlay, runs the command there and carries its
  * streams, then says how it ended.

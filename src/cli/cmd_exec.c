@@ -111,8 +111,14 @@ static int exit_status(struct exec *x, const struct machine_result *res)
 {
 	int status = exec_streams_status(x->streams);
 
-	if (res->end == MACHINE_END_STOPPED && status >= 0)
-		return status;
+	if (res->end == MACHINE_END_STOPPED && status >= 0) {
+		int lost = exec_streams_error(x->streams);
+
+		if (!lost)
+			return status;
+		fprintf(stderr, "ectype: exec: what the command wrote cannot be passed on: %s\n", strerror(lost));
+		return status ? status : EXEC_FAILED;
+	}
 	if (res->end == MACHINE_END_STOPPED && signals_caught())
 		return 128 + signals_caught();
 	exec_streams_print_serial(x->streams);

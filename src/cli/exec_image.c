@@ -109,7 +109,7 @@ static int copy_base(int fd, const char *base, struct error *e)
 	ssize_t n;
 
 	if (from < 0)
-		return error_errno(e, errno, "no %s: run `make run` once", base);
+		return error_set(e, "no %s: run `make run` once", base);
 	while ((n = sendfile(fd, from, NULL, 1 << 20)) > 0)
 		;
 	close(from);

@@ -1,6 +1,7 @@
 /* Options of `ectype exec`: its own, and some of `ectype run` that are handed on to it. */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/exec.h"
@@ -107,6 +108,8 @@ int exec_options_parse(struct exec_options *o, int argc, char **argv)
 	if (!has_kernel) {
 		if (cache_path(kernel, sizeof(kernel), "vmlinuz"))
 			return EXIT_USAGE;
+		if (access(kernel, R_OK))
+			return usage_error("exec: no %s: run `make run` once, or give --kernel", kernel);
 		passed[n++] = kernel_option;
 		passed[n++] = kernel;
 	}

@@ -38,6 +38,7 @@ struct out {
 	struct chr *chr;
 	const char *name;
 	bool done;
+	int error; /* errno: it cannot be written */
 };
 
 struct exec_streams {
@@ -232,11 +233,12 @@ static void in_watch(void *opaque, const u8 *bytes, size_t n)
 		s->over(s->opaque);
 }
 
-static void out_end(void *opaque, bool gone)
+static void out_end(void *opaque, int error)
 {
 	struct out *o = opaque;
 
-	if (gone) {
+	if (error) {
+		o->error = error;
 		say(o->s, "hup %s\n", o->name);
 		return;
 	}
@@ -270,6 +272,13 @@ const char *exec_streams_tty(const struct exec_streams *s)
 int exec_streams_status(const struct exec_streams *s)
 {
 	return s->status;
+}
+
+int exec_streams_error(const struct exec_streams *s)
+{
+	const struct out *lost = s->out.error && s->out.error != EPIPE ? &s->out : &s->err;
+
+	return lost->error == EPIPE ? 0 : lost->error;
 }
 
 /* ---- signals ---- */

@@ -23,6 +23,8 @@ const char *exec_streams_tty(const struct exec_streams *s);
 bool exec_streams_signal(struct exec_streams *s, int sig);
 /* The command's exit status; -1 if it has not ended. */
 int exec_streams_status(const struct exec_streams *s);
+/* errno if the host would not take all the command wrote; 0 also if the reader went away, which the command learned. */
+int exec_streams_error(const struct exec_streams *s);
 /* The last lines of the serial console to stderr. */
 void exec_streams_print_serial(struct exec_streams *s);
 /* Around the machine's run. The terminal, if it is one, is raw; signals and new sizes are passed on. */

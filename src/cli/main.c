@@ -1,6 +1,8 @@
 /* The program: picks the command. */
 #include <stdio.h>
 #include <string.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/cmd_isa.h"
@@ -56,9 +58,22 @@ int cmd_version(int argc, char **argv)
 	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
 }
 
+/* What is opened must not become a standard stream that the parent had closed. */
+static void fill_standard_streams(void)
+{
+	int fd = open("/dev/null", O_RDWR);
+
+	while (fd >= 0 && fd <= STDERR_FILENO)
+		fd = dup(fd);
+	if (fd >= 0)
+		close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	const struct command *c;
+
+	fill_standard_streams();
 
 	if (argc < 2)
 		return usage_error("which command? (see ectype help)");

@@ -58,6 +58,12 @@ def streams(folder):
     p.stdin.close()
     status = p.wait(LIMIT)
     ok("a reader that goes away is SIGPIPE", status == 141, f"{status} {p.stderr.read()}")
+    with open("/dev/full", "wb") as full:
+        p = subprocess.run([ECTYPE, "exec", *OPTIONS, "--", "echo", "lost"], stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE,
+                           timeout=LIMIT)
+    ok("output that the host cannot write is a failure", p.returncode == 125 and b"No space left" in p.stderr, f"{p.returncode} {p.stderr}")
+    status, out, err = execute("cat", program=["sh", "-c", 'exec "$@" <&-', "sh"])
+    ok("no standard input at all", status == 0 and not out and not err, f"{status} {out} {err}")
     # input that comes while the command runs
     p = started("sh", "-c", "echo ready; read a; echo $a; read b || echo end")
     p.stdin.write(b"first\n")
@@ -225,6 +231,10 @@ def refused(folder):
     refuses("--env without =", ["--env", "X", "true"], "NAME=VALUE")
     refuses("a kernel that is not there", ["--kernel", folder + "/absent", "--", "true"], folder + "/absent")
     refuses("too little memory", ["--memory", "1K", "--", "true"], "memory")
+    kept = os.path.join(folder, "kept")
+    os.mkdir(kept)
+    os.symlink(cache("exec-initramfs"), os.path.join(kept, "exec-initramfs"))
+    refuses("no kernel in the cache", ["--", "true"], "make run", env={"ECTYPE_CACHE": kept})
     refuses("an empty cache", ["--", "true"], "make run", env={"ECTYPE_CACHE": folder + "/empty"})
 
 

@@ -32,7 +32,7 @@ struct chr_pipe {
 	bool eof;
 	size_t in_at, in_len;
 	/* output */
-	void (*out_end)(void *opaque, bool gone);
+	void (*out_end)(void *opaque, int error);
 	pthread_mutex_t lock; /* of what follows */
 	pthread_cond_t more, room;
 	u8 *out; /* a ring */
@@ -111,10 +111,10 @@ static void tell_changed(struct chr_pipe *p)
 	pthread_mutex_lock(&p->lock);
 }
 
-static void tell_end(struct chr_pipe *p, bool gone)
+static void tell_end(struct chr_pipe *p, int error)
 {
 	pthread_mutex_unlock(&p->lock);
-	p->out_end(p->opaque, gone);
+	p->out_end(p->opaque, error);
 	pthread_mutex_lock(&p->lock);
 }
 
@@ -124,15 +124,17 @@ static void write_some(struct chr_pipe *p)
 	size_t n = MIN(p->len, OUT_SIZE - p->at);
 	const u8 *from = p->out + p->at;
 	ssize_t done;
+	int error;
 
 	pthread_mutex_unlock(&p->lock);
 	done = write(p->fd, from, n);
-	if (done < 0 && errno == EAGAIN) {
+	error = errno;
+	if (done < 0 && error == EAGAIN) {
 		struct pollfd f = { .fd = p->fd, .events = POLLOUT };
 
 		poll(&f, 1, 100);
 		done = 0;
-	} else if (done < 0 && errno == EINTR) {
+	} else if (done < 0 && error == EINTR) {
 		done = 0;
 	}
 	pthread_mutex_lock(&p->lock);
@@ -140,7 +142,7 @@ static void write_some(struct chr_pipe *p)
 		p->gone = true;
 		p->written += p->len;
 		p->len = 0;
-		tell_end(p, true);
+		tell_end(p, error);
 	} else {
 		p->at = (p->at + (size_t)done) % OUT_SIZE;
 		p->len -= (size_t)done;
@@ -160,7 +162,7 @@ static void *writer_main(void *opaque)
 			write_some(p);
 		} else if (!p->ended && p->written >= p->expected) {
 			p->ended = true;
-			tell_end(p, false);
+			tell_end(p, 0);
 		} else {
 			pthread_cond_wait(&p->more, &p->lock);
 		}
@@ -335,7 +337,7 @@ void chr_pipe_in_watch(struct chr *c, void (*watch)(void *, const u8 *, size_t))
 	of(c)->watch = watch;
 }
 
-struct chr *chr_pipe_out_create(int fd, void (*end)(void *, bool), void *opaque, struct error *e)
+struct chr *chr_pipe_out_create(int fd, void (*end)(void *, int), void *opaque, struct error *e)
 {
 	struct chr_pipe *p = create(fd, opaque, e);
 

@@ -21,10 +21,11 @@ void chr_pipe_in_watch(struct chr *c, void (*watch)(void *opaque, const u8 *byte
 
 /*
  * `end` is called once for each of the two things that can happen, on any
- * thread and without locks held: all bytes are written (`gone` false), or the
- * reader is gone and what the guest sends is thrown away from now on.
+ * thread and without locks held: all bytes are written (`error` 0), or they
+ * cannot be, for the errno `error` (EPIPE: the reader is gone), and what the
+ * guest sends is thrown away from now on.
  */
-struct chr *chr_pipe_out_create(int fd, void (*end)(void *opaque, bool gone), void *opaque, struct error *e);
+struct chr *chr_pipe_out_create(int fd, void (*end)(void *opaque, int error), void *opaque, struct error *e);
 /* Any thread: the stream has `bytes` bytes, from its beginning, and no more. */
 void chr_pipe_out_expect(struct chr *c, u64 bytes);
 
