@@ -152,7 +152,7 @@ GUEST = {
     "end.py": (240, False, ENGINES, ()),
     "engine.py": (60, False, ("auto",), ()),
     "exec.py": (300, False, ("dbt",), ("interp",)),
-    "firmware.py": (480, False, ("dbt",), ()),
+    "firmware.py": (480, False, ("dbt",), ("interp",)),
     "gdb.py": (180, False, ENGINES, ()),
     "i386.py": (600, False, ("dbt",), ("interp",)),
     "idle.py": (240, True, ("auto",), ()),

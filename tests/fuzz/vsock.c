@@ -23,6 +23,7 @@ struct input {
 };
 
 static struct fake_host *host;
+static u32 last_guest, last_host; /* ports of the connection made last */
 
 static u64 take(struct input *in, unsigned n)
 {
@@ -71,13 +72,14 @@ static void packet(struct rig *r, struct input *in, u8 op)
 		u32 src_port, dst_port, len;
 		u16 type, op;
 		u32 flags, buf_alloc, fwd_cnt;
-	} __attribute__((packed)) p = { .src_cid = CID, .dst_cid = 2, .type = 1, .op = op & 7, .buf_alloc = 0x10000 };
-	u8 odd = take(in, 1);
+	} __attribute__((packed))
+	p = { .src_cid = CID, .dst_cid = 2, .type = 1, .op = op & 8 ? 5 : op & 7, .buf_alloc = 0x10000 };
+	u8 odd = op & 0x80 ? (u8)take(in, 1) : 0x20;
 	u32 data, cut;
 	gpa_t at = PACKETS + (op & 0x70) * 16;
 
-	p.src_port = number(in);
-	p.dst_port = number(in);
+	p.src_port = odd & 0x20 ? last_guest : number(in);
+	p.dst_port = odd & 0x20 ? last_host : number(in);
 	data = MIN(length(in), 300000u);
 	p.len = odd & 1 ? length(in) : data;
 	p.flags = odd & 2 ? (u32)take(in, 1) : 2;
@@ -161,6 +163,38 @@ static void arrival(struct input *in, bool dialled)
 	fake_event(host, ev);
 }
 
+/* What a good driver and a willing host do: a connection that is open, from either side. */
+static void connect(struct rig *r, struct input *in)
+{
+	u8 how = take(in, 1);
+	u8 guest_port = how & 3, host_port = how >> 2 & 3;
+	struct fake_stream *s;
+
+	if (!host->started || host->tail - host->head >= FAKE_EVENTS - 64 || !(s = fake_stream(host)))
+		return;
+	last_guest = guest_port;
+	last_host = how & 0x10 ? 0x40000000u | host_port : host_port;
+	s->room = how & 0x20 ? SIZE_MAX : length(in);
+	vrig_kick(r, 0);
+	if (how & 0x10) {
+		u8 answer[] = { 0, guest_port, 0xf8 | host_port, 0 };
+
+		fake_event(host,
+			   (struct vsock_event){ .kind = VSOCK_INCOMING, .stream = &s->base, .port = guest_port });
+		door_deliver(r->board.door, 0);
+		packet(r, &(struct input){ answer, answer + sizeof(answer) }, 0x82);
+	} else {
+		u8 ask[] = { 0, guest_port, host_port, 0 };
+
+		packet(r, &(struct input){ ask, ask + sizeof(ask) }, 0x81);
+		vrig_kick(r, 1);
+		fake_event(host,
+			   (struct vsock_event){ .kind = VSOCK_DIALLED, .stream = &s->base, .id = host->dial_id });
+	}
+	door_deliver(r->board.door, 0);
+	vrig_kick(r, 1);
+}
+
 static void record(struct rig *r, struct input *in, bool bad)
 {
 	struct device *d = vrig(r)->dev;
@@ -188,7 +222,7 @@ static void step(struct rig *r, struct input *in)
 	case 3:
 	case 4:
 		packet(r, in, take(in, 1));
-		if (op & 0x80)
+		if (!(op & 0x80))
 			vrig_kick(r, 1);
 		break;
 	case 5:
@@ -207,7 +241,10 @@ static void step(struct rig *r, struct input *in)
 		arrival(in, op & 1);
 		break;
 	case 12:
-		door_deliver(r->board.door, 0);
+		if (op & 0x40)
+			connect(r, in);
+		else
+			door_deliver(r->board.door, 0);
 		break;
 	case 13:
 		host->refuse_dials = op & 0x10;
@@ -231,8 +268,13 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	struct rig *r = rig_create();
 
 	host = fake_host();
+	last_guest = last_host = 0;
 	vrig_init(r, create);
 	start(r, &in);
+	for (unsigned i = take(&in, 1) & 3; i; i--) {
+		buffer(r, &in, 0);
+		connect(r, &in);
+	}
 	for (unsigned i = 0; i < STEPS && in.p < in.end; i++)
 		step(r, &in);
 	door_deliver(r->board.door, 0);

@@ -36,7 +36,8 @@ echo "== end"
 def terminal(folder):
     image = make_initramfs(os.path.join(folder, "terminal"), TERMINAL)
     log = os.path.join(folder, "serial")
-    with linux("--console", "stdio", "--serial", f"file:{log}", initrd=image, terminal=True, size=(37, 101)) as g:
+    with linux("--console", "stdio", "--serial", f"file:{log}", append="console=ttyS0", initrd=image, terminal=True,
+               size=(37, 101)) as g:
         try:
             time.sleep(1)
             for i in range(100):

@@ -165,7 +165,8 @@ class Guest:
         return False
 
 
-def linux(*more, kernel="vmlinuz", append="console=ttyS0", memory="512M", initrd=None, **kw):
+def linux(*more, kernel="vmlinuz", append="console=ttyS0 quiet", memory="512M", initrd=None, **kw):
+    # quiet: what the kernel says when a driver comes does not fall into what is typed
     # a wide terminal, so that the shell's line editor does not break what is typed
     return Guest("--kernel", cache(kernel), "--initrd", initrd or cache("initramfs"), "--append",
                  append + " ectype.rows=24 ectype.cols=400", "--memory", memory, *more, **kw)

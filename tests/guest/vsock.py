@@ -207,6 +207,20 @@ def pressure(g, path):
     ok("and nothing is lost", hashlib.md5(data).hexdigest() in out, out)
 
 
+def reboot(g, path):
+    in_background(g, "vs echo 1005")
+    s, _ = connect(path, 1005)
+    g.send("reboot -f\n")
+    ok("a reboot of the guest closes its streams", s.recv(1) == b"")
+    s.close()
+    g.expect(PROMPT, 170)
+    in_background(g, "vs echo 1005")
+    s, _ = connect(path, 1005)
+    s.sendall(b"again")
+    ok("and there are new ones", s.recv(5) == b"again")
+    s.close()
+
+
 def children(pid):
     with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as f:
         return [int(p) for p in f.read().split()]
@@ -243,7 +257,7 @@ def main():
             try:
                 g.expect(PROMPT, 170)
                 g.shell("cd /tmp")
-                for test in (to_guest, from_guest, many, refusals, half_close, ends, pressure):
+                for test in (to_guest, from_guest, many, refusals, half_close, ends, pressure, reboot):
                     test(g, path, data) if test in (to_guest, from_guest) else test(g, path)
                 g.send("poweroff\n")
                 ok("power off", g.wait(30) == 0, g.errors())

@@ -158,6 +158,45 @@ static void test_disks(void **state)
 	free(name);
 }
 
+static void test_cdroms(void **state)
+{
+	static struct run_options o;
+	const struct machine_disk *d = o.machine.disk;
+	static const char *const bad[] = { "F.iso,bus=virtio,cdrom",
+					   "F,cdrom,format=qcow2",
+					   "F.iso,snapshot",
+					   "F.iso,queues=2",
+					   "F,bus=sata,queues=2",
+					   "F,bus=ide",
+					   "F,bus",
+					   "F,cdrom=1" };
+
+	/* by name, by option, by setting */
+	assert_int_equal(PARSE(&o, "D", "a.ISO", "--cdrom", "b", "--disk=c,cdrom,serial=S", "--disk=E,bus=sata"), 0);
+	assert_string_equal(o.machine.firmware, "seabios");
+	for (unsigned i = 1; i <= 3; i++) {
+		assert_true(d[i].cdrom && d[i].sata && d[i].image.readonly);
+		assert_int_equal(d[i].image.format, BLOCK_FORMAT_RAW);
+	}
+	assert_string_equal(d[1].id, "cdrom0");
+	assert_string_equal(d[3].id, "cdrom2");
+	assert_string_equal(d[4].id, "disk1");
+	assert_true(d[4].sata && !d[4].cdrom && !d[4].image.readonly);
+	assert_false(d[0].cdrom || d[0].sata);
+	/* a disk in spite of its name */
+	assert_int_equal(PARSE(&o, "--disk=a.iso,bus=virtio", "--disk=b.iso,format=raw", "--disk=.iso", "--boot=disk"),
+			 EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "a.iso,bus=virtio", "--disk=b.iso,format=raw", "--disk=.iso", "--boot=disk"), 0);
+	assert_false(d[0].cdrom || d[1].cdrom || d[2].cdrom);
+	assert_string_equal(o.machine.boot, "disk");
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_int_equal(PARSE(&o, "--kernel=K", "--disk", bad[i]), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel=K", "--cdrom", ""), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel=K", "--firmware-vars", "V"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--firmware=F", "--debugcon=stdio", "--serial=none"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--firmware=F", "--debugcon=tty"), EXIT_USAGE);
+}
+
 static void test_trace_options(void **state)
 {
 	static struct run_options o;
@@ -255,9 +294,10 @@ static void test_streams(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_size),    cmocka_unit_test(test_number),
-					    cmocka_unit_test(test_options), cmocka_unit_test(test_disks),
-					    cmocka_unit_test(test_streams), cmocka_unit_test(test_trace_options) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_size),	 cmocka_unit_test(test_number),
+					    cmocka_unit_test(test_options),	 cmocka_unit_test(test_disks),
+					    cmocka_unit_test(test_cdroms),	 cmocka_unit_test(test_streams),
+					    cmocka_unit_test(test_trace_options) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

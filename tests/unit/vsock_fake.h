@@ -10,7 +10,7 @@
 #include "backend/vsock/vsock.h"
 
 #define FAKE_STREAMS (VSOCK_STREAMS_MAX + 16)
-#define FAKE_EVENTS 4096
+#define FAKE_EVENTS 256
 
 struct fake_stream {
 	struct vsock_stream base;

@@ -256,38 +256,17 @@ static const struct io_ops pflash_io = { pflash_read, pflash_write, 1, 8 };
 /* JESD68.01, tables 1 to 4; times and voltages are those of a common part. */
 static void fill_cfi(struct pflash *p)
 {
-	static const u8 head[] = {
-		[0x10] = 'Q',
-		'R',
-		'Y',
-		0x01,
-		0x00,
-		0x31,
-		0x00, /* command set 1, its table at 31h */
-		[0x1b] = 0x45,
-		0x55,
-		0,
-		0,
-		7,
-		8,
-		10,
-		0,
-		4,
-		4,
-		4,
-		0,	    /* volts; log2 of times typical and maximal */
-		[0x2a] = 8, /* log2(BUFFER) */
-		[0x2c] = 1, /* erase block regions */
-		[0x31] = 'P',
-		'R',
-		'I',
-		'1',
-		'0',
-	};
+	static const u8 query[] = { 'Q', 'R', 'Y', 0x01, 0x00, 0x31, 0x00 };	  /* command set 1, its table at 31h */
+	static const u8 timing[] = { 0x45, 0x55, 0, 0, 7, 8, 10, 0, 4, 4, 4, 0 }; /* volts; log2 of typical, maximal */
+	static const u8 primary[] = { 'P', 'R', 'I', '1', '0' };
 	u64 blocks = p->cfg.size / PFLASH_BLOCK;
 
-	_Static_assert(BUFFER == 1 << 8 && sizeof(head) <= sizeof(p->cfi), "what the table says");
-	memcpy(p->cfi, head, sizeof(head));
+	_Static_assert(BUFFER == 1 << 8, "what the table says");
+	memcpy(p->cfi + 0x10, query, sizeof(query));
+	memcpy(p->cfi + 0x1b, timing, sizeof(timing));
+	p->cfi[0x2a] = 8; /* log2(BUFFER) */
+	p->cfi[0x2c] = 1; /* erase block regions */
+	memcpy(p->cfi + 0x31, primary, sizeof(primary));
 	p->cfi[0x27] = (u8)(64 - __builtin_clzll(p->cfg.size - 1));
 	p->cfi[0x2d] = (u8)(blocks - 1);
 	p->cfi[0x2e] = (u8)((blocks - 1) >> 8);
