@@ -151,7 +151,7 @@ GUEST = {
     "diskfaults.py": (240, False, ("dbt",), ()),
     "end.py": (240, False, ENGINES, ()),
     "engine.py": (60, False, ("auto",), ()),
-    "exec.py": (240, False, ("dbt",), ("interp",)),
+    "exec.py": (300, False, ("dbt",), ("interp",)),
     "firmware.py": (480, False, ("dbt",), ("interp",)),
     "gdb.py": (180, False, ENGINES, ()),
     "i386.py": (600, False, ("dbt",), ("interp",)),
