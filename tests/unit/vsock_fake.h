@@ -97,8 +97,7 @@ static bool fake_next(struct vsock *v, struct vsock_event *ev)
 
 	while (f->head != f->tail) {
 		*ev = f->events[f->head++ % FAKE_EVENTS];
-		/* as the real one: none of a stream that was closed */
-		if (!ev->stream || ((struct fake_stream *)ev->stream)->open)
+		if (ev->stream || ev->kind != VSOCK_READY)
 			return true;
 	}
 	return false;
@@ -167,11 +166,16 @@ static void fake_shutdown(struct vsock_stream *base, bool sends, bool receives)
 
 static void fake_close(struct vsock *v, struct vsock_stream *base)
 {
+	struct fake_host *f = (struct fake_host *)v;
 	struct fake_stream *s = (struct fake_stream *)base;
 
 	assert(s->open);
 	s->open = false;
-	((struct fake_host *)v)->open--;
+	f->open--;
+	/* as the real one: no event of a stream that was closed */
+	for (unsigned i = f->head; i != f->tail; i++)
+		if (f->events[i % FAKE_EVENTS].stream == base)
+			f->events[i % FAKE_EVENTS] = (struct vsock_event){ .kind = VSOCK_READY };
 }
 
 static void fake_destroy(struct vsock *v)
