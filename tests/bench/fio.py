@@ -11,6 +11,9 @@ Figures are fio's own, the guest's clock; what is printed is the median.
     --engine E      dbt if not given
     --seconds N     of each job (3), behind one of warming up
     --profile       perf record of Ectype, with the report printed
+    --cpu-time      a fixed amount of work, and per second of processor time of
+                    the machine's process, all threads, less what fio takes to
+                    start: for hosts that are shared with others
 """
 import argparse
 import json
@@ -50,10 +53,14 @@ for job in {jobs}; do
 	set -- $(sed -n "s/^$job //p" /jobs)
 	echo "<$job"
 	/fio/ld.so --library-path /fio /fio/fio --name=$job --filename=/dev/vda --ioengine=libaio --direct=1 \\
-		--time_based --ramp_time=1 --runtime={seconds} --norandommap --randrepeat=0 --thread --minimal "$@"
+		{length} --norandommap --randrepeat=0 --thread --minimal "$@"
 	echo ">$job"
 done
 """
+TIMED = "--time_based --ramp_time=1 --runtime={}"
+# name: bytes with --cpu-time
+WORK = {job: 40 * MIB if "rand" in job else 1024 * MIB for job in JOBS}
+NOTHING = "nothing"  # a job of one request, for what fio itself takes; the second counts, when it is translated
 BW, IOPS = 6, 7  # of fio's terse format, version 3, for reads; of writes they are WRITE further on
 WRITE = 41
 
@@ -97,17 +104,19 @@ def fio_tree():
     return {n: os.path.join(tree, n) for n in sorted(os.listdir(tree))}
 
 
-def initrd(folder, jobs, seconds):
+def initrd(folder, jobs, seconds, cpu_time):
     path = os.path.join(folder, "initrd")
     script = os.path.join(folder, "script")
     with open(script, "w", encoding="ascii") as f:
-        f.write(SCRIPT.format(jobs=" ".join(jobs), seconds=seconds))
+        f.write(SCRIPT.format(jobs=" ".join([NOTHING] * 2 * cpu_time + jobs), length="" if cpu_time else TIMED.format(seconds)))
     subprocess.run([os.path.join(ROOT, "scripts/initramfs.py"), "--output", path, "--test", script], check=True)
     a = Cpio()
     a.dir("fio")
     for name, source in fio_tree().items():
         a.file("fio/" + name, read(source))
-    a.file("jobs", "".join(f"{j} {JOBS[j][0]}\n" for j in jobs).encode())
+    lines = [f"{NOTHING} --rw=read --bs=4k --io_size=4k"] * cpu_time
+    lines += [f"{j} {JOBS[j][0]}" + (f" --io_size={WORK[j]}" if cpu_time else "") for j in jobs]
+    a.file("jobs", "".join(l + "\n" for l in lines).encode())
     with open(path, "ab") as f:
         f.write(a.finish())
     return path
@@ -143,15 +152,25 @@ def command(machine, kernel, initramfs, path, fmt, cache):
             "--no-reboot", "--disk", f"{path},format={fmt},cache={cache}"]
 
 
-def execute(args, limit, profile):
+def process_clock(pid):
+    """The clock of the processor time of a process, all threads: clock_getcpuclockid(), which Python lacks."""
+    return ~pid << 3 | 2
+
+
+def execute(args, limit, profile, cpu_time):
     """{job: figure} of one run."""
     if profile:
         args = ["perf", "record", "-q", "-g", "-o", profile, *args]
+    out, clock = "", {}
     with tempfile.TemporaryFile() as err:
         p = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, text=True, errors="replace")
         killer = threading.Timer(limit, p.kill)
         killer.start()
-        out, _ = p.communicate()
+        for line in p.stdout:
+            out += line
+            if cpu_time and line[0] in "<>":
+                clock[line.strip()] = time.clock_gettime(process_clock(p.pid))
+        p.wait()
         killer.cancel()
         err.seek(0)
         said = err.read().decode(errors="replace")
@@ -160,8 +179,13 @@ def execute(args, limit, profile):
         fields = next((l.split(";") for l in text.splitlines() if l.startswith("3;")), None)
         if fields is None or fields[4] != "0":
             raise Failed(f"{job}: {text[-800:]}")
+        if job == NOTHING:
+            continue
         at = WRITE if "write" in job else 0
         found[job] = int(fields[BW + at]) / 1024 if JOBS[job][1] == "MiB/s" else int(fields[IOPS + at])
+        if cpu_time:
+            seconds = clock[">" + job] - clock["<" + job] - (clock[">" + NOTHING] - clock["<" + NOTHING])
+            found[job] = WORK[job] / (MIB if JOBS[job][1] == "MiB/s" else 4096) / seconds
     if p.returncode or not found:
         raise Failed(f"status {p.returncode}; {said[-500:]}; console ends: {out[-800:]}")
     return found
@@ -169,7 +193,7 @@ def execute(args, limit, profile):
 
 def compare(a, folder, kernel, fmt, cache):
     path = image(folder, fmt)
-    ramfs = initrd(folder, a.jobs, a.seconds)
+    ramfs = initrd(folder, a.jobs, a.seconds, a.cpu_time)
     machines = [a.engine] + ([] if a.no_tcg else ["tcg"])
     samples = {m: {j: [] for j in a.jobs} for m in machines}
     for _ in range(a.runs):
@@ -179,7 +203,7 @@ def compare(a, folder, kernel, fmt, cache):
                 with open(path, "rb") as f:
                     os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             profile = a.profile and m != "tcg" and os.path.join(folder, "perf.data")
-            got = execute(command(m, kernel, ramfs, path, fmt, cache), 60 + 12 * (a.seconds + 2) * len(a.jobs), profile)
+            got = execute(command(m, kernel, ramfs, path, fmt, cache), 300 + 12 * (a.seconds + 2) * len(a.jobs), profile, a.cpu_time)
             for j in a.jobs:
                 samples[m][j].append(got[j])
             if profile:
@@ -202,13 +226,15 @@ def main():
     p.add_argument("--engine", default="dbt")
     p.add_argument("--no-tcg", action="store_true")
     p.add_argument("--profile", action="store_true")
+    p.add_argument("--cpu-time", action="store_true")
     p.add_argument("--json")
     p.add_argument("--dir", default="/var/tmp", help="where the images are made; not a tmpfs, for O_DIRECT")
     a = p.parse_args()
     a.jobs = a.only.split(",")
     kernel = os.path.join(cache_dir(), "vmlinuz")
     found = {}
-    print(f"load before: {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d')}; {a.runs} runs of {a.seconds} s")
+    print(f"load before: {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d')}; {a.runs} runs" + ("; per second of processor time" if a.cpu_time
+          else f" of {a.seconds} s"))
     print(f"| image | job | | {a.engine} |" + ("" if a.no_tcg else " tcg | ratio |"), flush=True)
     with tempfile.TemporaryDirectory(prefix="ectype-fio-", dir=a.dir) as folder:
         for fmt in a.format.split(","):
