@@ -25,11 +25,11 @@ run:
 	@$(BUILD)/ectype run
 
 test:
-	@scripts/deps.sh build run test image
+	@scripts/deps.sh build run test image format
 	@scripts/run-tests.py $(if $(SUITES),--suites $(SUITES))
 
 test-all:
-	@scripts/deps.sh build run test image
+	@scripts/deps.sh build run test image format
 	@scripts/run-tests.py --all
 
 test-asan:

@@ -23,8 +23,7 @@ static void file_write(struct chr *c, const u8 *bytes, size_t n)
 		if (done < 0 && errno == EINTR)
 			continue;
 		if (done <= 0) {
-			log_error("chr", "output file: cannot write (errno %d); further output is dropped",
-				  errno);
+			log_error("chr", "output file: cannot write (errno %d); further output is dropped", errno);
 			f->failed = true;
 			return;
 		}
