@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 
-from initramfs import Cpio, Modules, cache_dir, read
+from initramfs import Cpio, Modules, cache_dir, read, replace
 
 MODULES = ["virtio_pci", "virtio_console", "virtiofs", "overlay", "virtio_net"]
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -62,14 +62,7 @@ def main():
     p.add_argument("--output", default=os.path.join(cache_dir(), "exec-initramfs"))
     p.add_argument("--kernel", default=os.path.join(cache_dir(), "vmlinuz"), help="whose modules (the cloud kernel's)")
     a = p.parse_args()
-    data = image(a.kernel)
-    if os.path.isfile(a.output) and read(a.output) == data:
-        return
-    os.makedirs(os.path.dirname(os.path.abspath(a.output)), exist_ok=True)
-    new = f"{a.output}.new.{os.getpid()}"
-    with open(new, "wb") as f:
-        f.write(data)
-    os.rename(new, a.output)
+    replace(a.output, image(a.kernel))
 
 
 if __name__ == "__main__":

@@ -199,6 +199,17 @@ def base(archive, busybox, modules):
     archive.file("init", read(os.path.join(HERE, "initramfs-init.sh")))
 
 
+def replace(path, data):
+    """Makes the file hold `data`, at once; not touched if it does already."""
+    if os.path.isfile(path) and read(path) == data:
+        return
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    new = f"{path}.new.{os.getpid()}"
+    with open(new, "wb") as f:
+        f.write(data)
+    os.rename(new, path)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--output", default=os.path.join(cache_dir(), "initramfs"))
@@ -217,13 +228,7 @@ def main():
         archive.file("test.sh", read(a.test))
     data = archive.finish()
 
-    if os.path.isfile(a.output) and read(a.output) == data:
-        return
-    os.makedirs(os.path.dirname(os.path.abspath(a.output)), exist_ok=True)
-    new = f"{a.output}.new.{os.getpid()}"
-    with open(new, "wb") as f:
-        f.write(data)
-    os.rename(new, a.output)
+    replace(a.output, data)
 
 
 if __name__ == "__main__":

@@ -108,15 +108,16 @@ static json_t *disks_json(struct machine *m)
 
 	for (unsigned i = 0; i < machine_config(m)->disks; i++) {
 		struct machine_disk_stats d;
+		const struct disk_stats *c = &d.count;
 
 		machine_disk_stats(m, i, &d);
 		json_array_append_new(out, json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "id",
-						     d.id, "format", d.format, "reads", (json_int_t)d.reads, "writes",
-						     (json_int_t)d.writes, "flushes", (json_int_t)d.flushes, "discards",
-						     (json_int_t)d.discards, "write_zeroes", (json_int_t)d.zeroes,
-						     "others", (json_int_t)d.others, "read_bytes",
-						     (json_int_t)d.read_bytes, "written_bytes",
-						     (json_int_t)d.written_bytes, "errors", (json_int_t)d.errors));
+						     d.id, "format", d.format, "reads", (json_int_t)c->reads, "writes",
+						     (json_int_t)c->writes, "flushes", (json_int_t)c->flushes,
+						     "discards", (json_int_t)c->discards, "write_zeroes",
+						     (json_int_t)c->zeroes, "others", (json_int_t)c->others,
+						     "read_bytes", (json_int_t)c->read_bytes, "written_bytes",
+						     (json_int_t)c->written_bytes, "errors", (json_int_t)c->errors));
 	}
 	return out;
 }
@@ -125,13 +126,14 @@ static void print_disks(struct machine *m)
 {
 	for (unsigned i = 0; i < machine_config(m)->disks; i++) {
 		struct machine_disk_stats d;
+		const struct disk_stats *c = &d.count;
 
 		machine_disk_stats(m, i, &d);
 		fprintf(stderr,
 			"disk: %-18s %lu reads (%.1f MB), %lu writes (%.1f MB), %lu flushes, %lu discards, %lu write "
 			"zeroes, %lu others, %lu errors\n",
-			d.id, d.reads, (double)d.read_bytes / 1e6, d.writes, (double)d.written_bytes / 1e6, d.flushes,
-			d.discards, d.zeroes, d.others, d.errors);
+			d.id, c->reads, (double)c->read_bytes / 1e6, c->writes, (double)c->written_bytes / 1e6,
+			c->flushes, c->discards, c->zeroes, c->others, c->errors);
 	}
 }
 

@@ -143,44 +143,11 @@ void machine_disks_close(struct machine *m)
 	}
 }
 
-static void sata_stats(const struct machine *m, unsigned n, struct machine_disk_stats *out)
-{
-	const struct ahci_stats *s = ahci_stats(m->ahci, m->disk[n].port);
-
-	*out = (struct machine_disk_stats){
-		.id = m->cfg.disk[n].id,
-		.format = block_format_name(m->disk[n].image),
-		.reads = s->reads,
-		.writes = s->writes,
-		.flushes = s->flushes,
-		.discards = s->discards,
-		.others = s->others,
-		.read_bytes = s->read_bytes,
-		.written_bytes = s->written_bytes,
-		.errors = s->errors,
-	};
-}
-
 void machine_disk_stats(const struct machine *m, unsigned n, struct machine_disk_stats *out)
 {
-	if (m->cfg.disk[n].sata) {
-		sata_stats(m, n, out);
-		return;
-	}
-
-	const struct blk_stats *s = blk_stats(m->disk[n].dev);
-
 	*out = (struct machine_disk_stats){
 		.id = m->cfg.disk[n].id,
 		.format = block_format_name(m->disk[n].image),
-		.reads = s->reads,
-		.writes = s->writes,
-		.flushes = s->flushes,
-		.discards = s->discards,
-		.zeroes = s->zeroes,
-		.others = s->others,
-		.read_bytes = s->read_bytes,
-		.written_bytes = s->written_bytes,
-		.errors = s->errors,
+		.count = m->cfg.disk[n].sata ? *ahci_stats(m->ahci, m->disk[n].port) : *blk_stats(m->disk[n].dev),
 	};
 }

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "cpu/cpuid.h"
 #include "dev/device.h"
+#include "dev/storage/disk_stats.h"
 #include "engine/engine.h"
 
 struct machine;
@@ -183,9 +184,8 @@ void machine_stats(struct machine *m, struct machine_stats *out);
 
 /* What the guest did with a disk. */
 struct machine_disk_stats {
-	const char *id, *format;			      /* "raw", "qcow2" */
-	u64 reads, writes, flushes, discards, zeroes, others; /* requests */
-	u64 read_bytes, written_bytes, errors;
+	const char *id, *format; /* "raw", "qcow2" */
+	struct disk_stats count;
 };
 /* Of disk `n` of the configuration. On the vCPU thread. */
 void machine_disk_stats(const struct machine *m, unsigned n, struct machine_disk_stats *out);

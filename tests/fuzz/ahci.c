@@ -10,19 +10,6 @@
 
 #define STEPS 300
 
-struct input {
-	const u8 *p, *end;
-};
-
-static u64 take(struct input *in, unsigned n)
-{
-	u64 v = 0;
-
-	while (n--)
-		v = v << 8 | (in->p < in->end ? *in->p++ : 0);
-	return v;
-}
-
 /* An address that is often a good one. */
 static u64 address(struct input *in)
 {

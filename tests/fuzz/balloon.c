@@ -16,23 +16,10 @@
 #define KEEP 0x8000 /* below what vrig_alloc() gives: 32 KiB that no operation names */
 #define AREA 0x100000ull
 
-struct input {
-	const u8 *p, *end;
-};
-
 static struct virtio *balloon;
 static bool reporting;
 /* Any page may be named: by page numbers from anywhere in RAM, or because a bad record moved a queue. */
 static bool wild;
-
-static u64 take(struct input *in, unsigned n)
-{
-	u64 v = 0;
-
-	while (n--)
-		v = v << 8 | (in->p < in->end ? *in->p++ : 0);
-	return v;
-}
 
 static int create(struct rig *r, struct pci_bus *bus)
 {

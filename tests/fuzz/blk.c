@@ -24,23 +24,10 @@
 #define AREA_LEN 0x20000
 #define KEEP 0x1000 /* bytes at 0 that no operation names */
 
-struct input {
-	const u8 *p, *end;
-};
-
 static struct virtio *blk;
 static struct block *image;
 /* A descriptor or a record may name any page. */
 static bool wild;
-
-static u64 take(struct input *in, unsigned n)
-{
-	u64 v = 0;
-
-	while (n--)
-		v = v << 8 | (in->p < in->end ? *in->p++ : 0);
-	return v;
-}
 
 /* An image without a name, behind /proc/self/fd. */
 static void open_image(u8 how)

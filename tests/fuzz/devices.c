@@ -2,13 +2,11 @@
  * Fuzz target: the legacy board's devices under byte-driven port accesses,
  * MMIO accesses, input, interrupt acknowledges and time, with a save, check, load
  * of every device at the end. Input bytes are operations (see step()).
- *
- * With -DFUZZ_MAIN instead of the fuzzer sanitizer it is a plain program that
- * feeds itself pseudo-random inputs (argument: how many).
  */
 #include <stdio.h>
 
 #include "dev_rig.h"
+#include "fuzz.h"
 
 #include "backend/chr/chr.h"
 #include "dev/chipset/acpi_pm.h"
@@ -34,19 +32,6 @@ static const u64 addresses[] = {
 	0xff000000, 0xff00fff9, 0xb0000000, 0xb0000060, 0xb0000090, 0xb00f8040,	 0xb00f8060, 0xb0018010,
 	0xb0018004, 0xc0000,	0xf0000,    0xe0000000, 0x1000,	    0x800000000, 0xffc00000, 0xffc01ff0,
 };
-
-struct input {
-	const u8 *p, *end;
-};
-
-static u64 take(struct input *in, unsigned n)
-{
-	u64 v = 0;
-
-	while (n--)
-		v = v << 8 | (in->p < in->end ? *in->p++ : 0);
-	return v;
-}
 
 static u64 bar_read(void *opaque, u64 off, unsigned size)
 {
@@ -177,18 +162,3 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	free(b);
 	return 0;
 }
-
-#ifdef FUZZ_MAIN
-int main(int argc, char **argv)
-{
-	u64 seed = 1;
-	u8 buf[2048];
-
-	for (long n = argc > 1 ? atol(argv[1]) : 100; n > 0; n--) {
-		for (unsigned i = 0; i < sizeof(buf); i++)
-			buf[i] = (seed = seed * 6364136223846793005ull + 1442695040888963407ull) >> 56;
-		LLVMFuzzerTestOneInput(buf, sizeof(buf));
-	}
-	return 0;
-}
-#endif

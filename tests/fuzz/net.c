@@ -18,28 +18,6 @@
 static struct fake_net fake;
 static unsigned pairs;
 
-struct input {
-	const u8 *p, *end;
-};
-
-static u64 take(struct input *in, unsigned n)
-{
-	u64 v = 0;
-
-	while (n--)
-		v = v << 8 | (in->p < in->end ? *in->p++ : 0);
-	return v;
-}
-
-static void take_bytes(struct input *in, u8 *to, size_t n)
-{
-	size_t have = MIN(n, (size_t)(in->end - in->p));
-
-	memcpy(to, in->p, have);
-	memset(to + have, 0, n - have);
-	in->p += have;
-}
-
 /* ---- frames ---- */
 
 struct cut {

@@ -33,10 +33,6 @@ static int fuzz_clock(clockid_t id, struct timespec *t)
 #define FORWARD_PORT 10
 #define CLIENTS 4
 
-struct input {
-	const u8 *p, *end;
-};
-
 struct fuzz {
 	struct net_user *u;
 	struct input in;
@@ -46,24 +42,6 @@ struct fuzz {
 	bool reading, tso4;
 	u8 frame[NET_PACKET_MAX], data[65536];
 };
-
-static u64 take(struct input *in, unsigned n)
-{
-	u64 v = 0;
-
-	while (n--)
-		v = v << 8 | (in->p < in->end ? *in->p++ : 0);
-	return v;
-}
-
-static void take_bytes(struct input *in, u8 *to, size_t n)
-{
-	size_t have = MIN(n, (size_t)(in->end - in->p));
-
-	memcpy(to, in->p, have);
-	memset(to + have, 0, n - have);
-	in->p += have;
-}
 
 /* ---- the host ---- */
 

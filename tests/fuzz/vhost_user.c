@@ -23,19 +23,6 @@
 #define STARTS 3 /* for so many there are answers */
 #define QUEUES 2
 
-struct input {
-	const u8 *p, *end;
-};
-
-static u64 take(struct input *in, unsigned n)
-{
-	u64 v = 0;
-
-	while (n--)
-		v = v << 8 | (in->p < in->end ? *in->p++ : 0);
-	return v;
-}
-
 static struct {
 	struct input *in;
 	enum vhost_user_kind kind;

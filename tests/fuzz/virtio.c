@@ -14,19 +14,6 @@
 #define AREA 0x10000ull /* where buffers, tables and rings lie: near each other, so that they overlap */
 #define AREA_LEN 0x4000
 
-struct input {
-	const u8 *p, *end;
-};
-
-static u64 take(struct input *in, unsigned n)
-{
-	u64 v = 0;
-
-	while (n--)
-		v = v << 8 | (in->p < in->end ? *in->p++ : 0);
-	return v;
-}
-
 static bool in_ram(struct rig *r, const void *p, size_t n)
 {
 	const u8 *ram = vrig_ptr(r, 0);

@@ -18,21 +18,8 @@
 #define CID 3
 #define PACKETS 0x100000ull /* where packets and buffers lie: they overlap */
 
-struct input {
-	const u8 *p, *end;
-};
-
 static struct fake_host *host;
 static u32 last_guest, last_host; /* ports of the connection made last */
-
-static u64 take(struct input *in, unsigned n)
-{
-	u64 v = 0;
-
-	while (n--)
-		v = v << 8 | (in->p < in->end ? *in->p++ : 0);
-	return v;
-}
 
 static int create(struct rig *r, struct pci_bus *bus)
 {

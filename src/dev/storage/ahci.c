@@ -308,7 +308,7 @@ static const struct device_ops ahci_ops = {
 	.destroy = ahci_destroy,
 };
 
-const struct ahci_stats *ahci_stats(const struct device *d, unsigned port)
+const struct disk_stats *ahci_stats(const struct device *d, unsigned port)
 {
 	return &((const struct ahci *)d)->port[port].stats;
 }

@@ -8,6 +8,7 @@
 #include "backend/block/block.h"
 #include "dev/device.h"
 #include "dev/pci/pci.h"
+#include "dev/storage/disk_stats.h"
 
 #define AHCI_PORTS 6
 #define AHCI_SERIAL_LEN 20 /* bytes */
@@ -24,14 +25,8 @@ struct ahci_config {
 };
 
 /* What the guest asked of a drive since the device was made. Commands count when they are completed. */
-struct ahci_stats {
-	u64 reads, writes, flushes, discards, others;
-	u64 read_bytes, written_bytes;
-	u64 errors;
-};
-
 /* NULL on lack of memory or sources of the door, or if 00:1f.2 is taken. */
 struct device *ahci_create(struct board *b, struct pci_bus *bus, const struct ahci_config *cfg);
-const struct ahci_stats *ahci_stats(const struct device *d, unsigned port);
+const struct disk_stats *ahci_stats(const struct device *d, unsigned port);
 
 #endif

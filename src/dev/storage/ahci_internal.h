@@ -81,7 +81,7 @@ struct ahci_port {
 	unsigned index;
 	struct ahci_drive drive;
 	u64 sectors; /* of 512 bytes, or of 2048 for a CD-ROM drive */
-	struct ahci_stats stats;
+	struct disk_stats stats;
 	int logged;  /* error of the last line in the log */
 	u32 flying;  /* commands with the backend */
 	u32 started; /* commands that are being worked on; those of `issued` and `accepted` not here are to be started

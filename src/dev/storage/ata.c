@@ -450,7 +450,7 @@ void ata_start(struct ahci_slot *s)
 /* What the backend did is over. */
 void ata_step(struct ahci_slot *s)
 {
-	struct ahci_stats *st = &s->port->stats;
+	struct disk_stats *st = &s->port->stats;
 	enum block_op op = s->block.op;
 
 	if (s->error) {

@@ -481,7 +481,7 @@ void atapi_start(struct ahci_slot *s)
 
 void atapi_step(struct ahci_slot *s)
 {
-	struct ahci_stats *st = &s->port->stats;
+	struct disk_stats *st = &s->port->stats;
 
 	if (s->error) {
 		ahci_log_error(s->port, "read", s->error);

@@ -111,7 +111,7 @@ struct blk {
 	u64 sectors;
 	bool readonly, synchronous;
 	int source;
-	struct blk_stats stats;
+	struct disk_stats stats;
 	int logged; /* error of the last line in the log */
 
 	/* The pool: never used ones behind `fresh`, so that what is not needed is never touched. */
@@ -337,7 +337,7 @@ static int start(struct request *r)
 
 /* ---- completion ---- */
 
-static void count(struct blk_stats *s, const struct request *r, int status)
+static void count(struct disk_stats *s, const struct request *r, int status)
 {
 	s->errors += status == S_IOERR;
 	switch (r->type) {
@@ -732,7 +732,7 @@ struct virtio *blk_create(struct board *board, struct pci_bus *bus, const struct
 	return &b->v;
 }
 
-const struct blk_stats *blk_stats(const struct virtio *v)
+const struct disk_stats *blk_stats(const struct virtio *v)
 {
 	return &of_virtio(v)->stats;
 }

@@ -3,6 +3,7 @@
 #define ECTYPE_DEV_VIRTIO_BLK_H
 
 #include "backend/block/block.h"
+#include "dev/storage/disk_stats.h"
 #include "dev/virtio/virtio.h"
 
 #define BLK_QUEUES_MAX 16
@@ -19,14 +20,8 @@ struct blk_config {
 };
 
 /* What the guest asked for since the device was made. Requests count when they are completed. */
-struct blk_stats {
-	u64 reads, writes, flushes, discards, zeroes, others; /* requests; `others`: identity, unknown, malformed */
-	u64 read_bytes, written_bytes;
-	u64 errors; /* completed with VIRTIO_BLK_S_IOERR */
-};
-
 /* The disk as a function on `bus`, attached to the board. NULL on lack of memory, slots or sources of the door. */
 struct virtio *blk_create(struct board *b, struct pci_bus *bus, const struct blk_config *cfg);
-const struct blk_stats *blk_stats(const struct virtio *v);
+const struct disk_stats *blk_stats(const struct virtio *v);
 
 #endif
