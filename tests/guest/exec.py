@@ -159,7 +159,9 @@ class Terminal:
 
 
 def terminal(folder):
-    t = Terminal("sh", "-c", "stty size; tty; trap 'echo int' INT; echo ready; read x; read y; stty size; cat; echo ended; exit 9")
+    t = Terminal("sh", "-c", "stty size; tty; trap 'echo int' INT; echo ready; "
+                 # the signal may come before or while it reads
+                 "while read x; [ \"$x\" != line ]; do :; done; stty size; cat; echo ended; exit 9")
     said = t.expect(b"ready\r\n")
     ok("a terminal of the right size", said and b"31 97\r\n/dev/pts/" in said, said)
     t.send(b"\x03")
