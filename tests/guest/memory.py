@@ -78,7 +78,7 @@ def main():
         finish()
     with tempfile.TemporaryDirectory() as tmp:
         kernel = shutil.copy(cache("vmlinuz"), os.path.join(tmp, "vmlinuz"))
-        with linux(kernel=kernel, engine="dbt" if ENGINE == "auto" else ENGINE) as g:
+        with linux(kernel=kernel, append="console=ttyS0", engine="dbt" if ENGINE == "auto" else ENGINE) as g:
             g.expect(PROMPT, 120)
             g.shell("sleep 1")
             kinds = table(g.process.pid)

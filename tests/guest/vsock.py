@@ -227,7 +227,7 @@ def children(pid):
 
 
 def killed(image, path):
-    with linux("--vsock", f"socket={path}", initrd=image) as g:
+    with linux("--vsock", f"socket={path}", initrd=image, append="console=ttyS0") as g:
         deadline = time.monotonic() + 20
         while "Linux version" not in g.text and time.monotonic() < deadline:
             g.pump(0.2)

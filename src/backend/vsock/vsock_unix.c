@@ -290,12 +290,13 @@ static void stream_event(struct host *h, u64 id, u32 events)
 	struct stream *s = &h->streams[(u32)id % VSOCK_STREAMS_MAX];
 	unsigned news = 0;
 
-	if (s->generation != id >> 32 || s->stage == STAGE_FREE)
+	if (s->generation != id >> 32)
 		return;
-	if (s->stage == STAGE_GREETING) {
+	if (s->stage == STAGE_GREETING)
 		greet(h, s);
+	/* with its greeting a client may have sent all it had to say and gone: that is told only once */
+	if (s->stage != STAGE_OPEN)
 		return;
-	}
 	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 		news |= NEWS_READABLE;
 	if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
