@@ -1,7 +1,8 @@
 /* The program: picks the command. */
+#include <fcntl.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
-#include <fcntl.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
@@ -74,7 +75,9 @@ int main(int argc, char **argv)
 	const struct command *c;
 
 	fill_standard_streams();
-
+	/* Large tables stay mappings of their own, touched page by page: else the first that is freed makes the heap
+	 * take the others, cleared. 0.5 MiB less after a boot. */
+	mallopt(M_MMAP_THRESHOLD, 128 * KiB);
 	if (argc < 2)
 		return usage_error("which command? (see ectype help)");
 	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))

@@ -466,15 +466,15 @@ int run_options_parse(struct run_options *o, int argc, char **argv)
 	int i = 1, ret = 0;
 
 	_Static_assert(ARRAY_SIZE(rows) <= 64, "`seen` has a bit for each option");
-	*o = (struct run_options){
-		.jail = true,
-		.machine = { .name = "ectype",
-			     .memory = DEFAULT_MEMORY,
-			     .cpus = 1,
-			     .engine = "auto",
-			     .cpu_model = "host",
-			     .balloon = true,
-			     .balloon_reporting = true },
+	o->jail = true;
+	o->machine = (struct machine_config){
+		.name = "ectype",
+		.memory = DEFAULT_MEMORY,
+		.cpus = 1,
+		.engine = "auto",
+		.cpu_model = "host",
+		.balloon = true,
+		.balloon_reporting = true,
 	};
 	while (i < argc && !ret)
 		ret = parse_one(o, argc, argv, &i, &seen);

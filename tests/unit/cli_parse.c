@@ -59,6 +59,7 @@ static int parse(struct run_options *o, const char *const *args)
 
 	for (; args[argc - 1]; argc++)
 		argv[argc] = (char *)(uintptr_t)args[argc - 1];
+	memset(o, 0, sizeof(*o));
 	return run_options_parse(o, argc, argv);
 }
 #define PARSE(o, ...) parse(o, (const char *const[]){ __VA_ARGS__, NULL })
@@ -146,7 +147,9 @@ static void test_disks(void **state)
 		many[1 + 2 * i] = (char *)"--disk";
 		many[2 + 2 * i] = (char *)"F";
 	}
+	memset(&o, 0, sizeof(o));
 	assert_int_equal(run_options_parse(&o, 2 * MACHINE_DISKS_MAX + 3, many), EXIT_USAGE);
+	memset(&o, 0, sizeof(o));
 	assert_int_equal(run_options_parse(&o, 2 * MACHINE_DISKS_MAX + 1, many), 0);
 	char *name = malloc(sizeof(o.disk_text) + 1);
 
