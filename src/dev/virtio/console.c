@@ -523,9 +523,21 @@ static void free_console(struct console *c)
 	free(c);
 }
 
+static void stop_streams(struct console *c)
+{
+	for (unsigned i = 0; c->started && i < c->ports; i++) {
+		struct chr *chr = c->port[i].chr;
+
+		chr->ops->stop(chr);
+		chr->changed = NULL;
+	}
+	c->started = false;
+}
+
+/* The bus is gone: the rings are not looked at any more. */
 static void console_destroy(struct virtio *v)
 {
-	virtio_console_stop(v);
+	stop_streams(of(v));
 	free_console(of(v));
 }
 
@@ -579,18 +591,9 @@ static void send_last_words(struct console *c)
 
 void virtio_console_stop(struct virtio *v)
 {
-	struct console *c = of(v);
-
-	if (!c->started)
-		return;
-	c->started = false;
-	send_last_words(c);
-	for (unsigned i = 0; i < c->ports; i++) {
-		struct chr *chr = c->port[i].chr;
-
-		chr->ops->stop(chr);
-		chr->changed = NULL;
-	}
+	if (of(v)->started)
+		send_last_words(of(v));
+	stop_streams(of(v));
 }
 
 static bool add_ports(struct console *c, const struct virtio_console_port *ports, unsigned n)
