@@ -25,6 +25,7 @@ LAYOUTS = (
     ["cluster=2097152"], ["cluster=512", "refcount=1"], ["cluster=8192", "lazy"], ["raw"],
 )
 ENGINES = ([], ["threads"], ["cache=none"])
+WRITES = "pwritev,pwritev2"
 LIFE = 5  # rounds of one image
 
 
@@ -46,16 +47,16 @@ def one_round(rng, layout, engine):
     command = [BLOCKIO, "file=image", *engine, f"torture:{rng.randrange(1 << 30)}:log"]
     if rng.random() < 0.6:
         nth = int(1.5 ** rng.uniform(1, 14))
-        command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pwritev",
-                   "-e", f"inject=pwritev:signal=SIGKILL:when={nth}", *command]
+        command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={WRITES}",
+                   "-e", f"inject={WRITES}:signal=SIGKILL:when={nth}", *command]
         seconds = 5
     else:
         seconds = rng.random() ** 2 * 0.6
-    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     try:
         out, _ = p.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        p.kill()
+        os.killpg(p.pid, signal.SIGKILL)  # strace alone would leave the writer behind
         out, _ = p.communicate()
     assert p.returncode == -signal.SIGKILL, out
     blockio("file=image", "format=raw", "ro")  # waits until the kernel has let go of the file
