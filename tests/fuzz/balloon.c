@@ -6,9 +6,7 @@
  * Pages that were never given away must keep their bytes; nothing outside guest
  * RAM may change (the sanitizers watch); and no request takes for ever.
  */
-#include "fuzz.h"
-
-#include "virtio_rig.h"
+#include "record.h"
 
 #include "dev/virtio/balloon.h"
 
@@ -85,20 +83,6 @@ static void request(struct rig *r, struct input *in, unsigned n)
 		vrig_add(r, n, seg, count);
 }
 
-static void record(struct rig *r, struct input *in, bool bad)
-{
-	struct device *d = vrig(r)->dev;
-	struct encoder e = rig_save(d);
-
-	for (unsigned i = bad ? 1 + (take(in, 1) & 3) : 0; i; i--)
-		e.data[e.len - 1 - take(in, 2) % e.len] = take(in, 1);
-	if (rig_check(d, e.data, e.len) == 0)
-		rig_load(d, e.data, e.len);
-	else
-		assert(bad);
-	enc_free(&e);
-}
-
 static void step(struct rig *r, struct input *in)
 {
 	static const u16 pages[] = { VRIG_COMMON, VRIG_CONFIG, VRIG_NOTIFY, VRIG_ISR };
@@ -144,11 +128,11 @@ static void step(struct rig *r, struct input *in)
 			vrig_publish(r, n, take(in, 1));
 		break;
 	case 13:
-		record(r, in, false);
+		reload(r, in, false);
 		break;
 	case 14:
 		wild |= op & 0x80;
-		record(r, in, op & 0x80);
+		reload(r, in, op & 0x80);
 		break;
 	case 15:
 		vrig(r)->dev->ops->reset(vrig(r)->dev);

@@ -7,9 +7,7 @@
  * than the guest gave; nothing outside guest RAM may change (the sanitizers
  * watch); and all calls return.
  */
-#include "fuzz.h"
-
-#include "virtio_rig.h"
+#include "record.h"
 
 #include "backend/chr/chr.h"
 #include "dev/virtio/console.h"
@@ -190,20 +188,6 @@ static void host(struct rig *r, struct input *in)
 	door_deliver(r->board.door, 0);
 }
 
-static void record(struct rig *r, struct input *in, bool bad)
-{
-	struct device *d = vrig(r)->dev;
-	struct encoder e = rig_save(d);
-
-	for (unsigned i = bad ? 1 + (take(in, 1) & 3) : 0; i; i--)
-		e.data[e.len - 1 - take(in, 2) % e.len] = take(in, 1);
-	if (rig_check(d, e.data, e.len) == 0)
-		rig_load(d, e.data, e.len);
-	else
-		assert(bad);
-	enc_free(&e);
-}
-
 static void step(struct rig *r, struct input *in)
 {
 	static const u16 pages[] = { VRIG_COMMON, VRIG_CONFIG, VRIG_NOTIFY, VRIG_ISR };
@@ -246,7 +230,7 @@ static void step(struct rig *r, struct input *in)
 		rig_pass(r, take(in, 2) * 10000);
 		break;
 	case 14:
-		record(r, in, op & 0x80);
+		reload(r, in, op & 0x80);
 		break;
 	case 15:
 		vrig(r)->dev->ops->reset(vrig(r)->dev);

@@ -7,9 +7,7 @@
  * Streams that the device was given are all closed in the end, and the fake
  * host asserts that none is used after that.
  */
-#include "fuzz.h"
-
-#include "virtio_rig.h"
+#include "record.h"
 #include "vsock_fake.h"
 
 #include "dev/virtio/vsock.h"
@@ -182,20 +180,6 @@ static void connect(struct rig *r, struct input *in)
 	vrig_kick(r, 1);
 }
 
-static void record(struct rig *r, struct input *in, bool bad)
-{
-	struct device *d = vrig(r)->dev;
-	struct encoder e = rig_save(d);
-
-	for (unsigned i = bad ? 1 + (take(in, 1) & 3) : 0; i; i--)
-		e.data[e.len - 1 - take(in, 2) % e.len] = take(in, 1);
-	if (rig_check(d, e.data, e.len) == 0)
-		rig_load(d, e.data, e.len);
-	else
-		assert(bad);
-	enc_free(&e);
-}
-
 static void step(struct rig *r, struct input *in)
 {
 	u8 op = take(in, 1);
@@ -239,7 +223,7 @@ static void step(struct rig *r, struct input *in)
 			vrig_publish(r, op >> 4 & 1, take(in, 1));
 		break;
 	case 14:
-		record(r, in, op & 0x80);
+		reload(r, in, op & 0x80);
 		break;
 	default:
 		if (op & 0x80)
