@@ -25,10 +25,25 @@
  * with the virtual clock the TSC counts instructions. */
 #define TSC_HZ 1000000000ull
 
+/* Model `kvm`: `host` so that KVM can take the guest over at any time, whatever engine it begins with. */
+static int check_model(struct machine *m, struct error *e)
+{
+	const char *name = m->cfg.cpu_model ? m->cfg.cpu_model : "host";
+	bool for_kvm = !strcmp(name, "kvm");
+	const struct engine_ops *strictest = for_kvm ? &engine_kvm : m->engine;
+	struct engine_needs needs = { .limited = false };
+
+	if (strictest->needs && strictest->needs(&needs, e))
+		return -1;
+	return cpu_model_init_within(&m->model, for_kvm ? "host" : name, m->cfg.cpus,
+				     needs.tsc_hz ? needs.tsc_hz : TSC_HZ, needs.limited ? &needs.cpu : NULL, e);
+}
+
 static int check_config(struct machine *m, struct error *e)
 {
 	const struct machine_config *c = &m->cfg;
 	u64 host = (u64)sysconf(_SC_PHYS_PAGES) * (u64)sysconf(_SC_PAGESIZE);
+	bool exact = c->clock == MACHINE_CLOCK_VIRTUAL || c->insn_limit;
 
 	if (c->memory < LAYOUT_RAM_MIN || c->memory % MiB)
 		return error_set(e, "memory must be at least %llu MiB and whole MiB", LAYOUT_RAM_MIN / MiB);
@@ -50,13 +65,14 @@ static int check_config(struct machine *m, struct error *e)
 		return error_set(e, "an initrd or a command line needs a kernel");
 	if (machine_boot_check(c, e))
 		return -1;
-	m->engine = engine_choose(c->engine ? c->engine : "auto", &m->verdict, e);
+	m->engine = engine_choose_for(c->engine ? c->engine : "auto", exact ? ENGINE_EXACT_ICOUNT : 0,
+				      "the virtual clock, which counts instructions,", &m->verdict, e);
 	if (!m->engine)
 		return -1;
 	if (engine_options_translator(&c->engine_options) && !(m->engine->caps & ENGINE_TRANSLATES))
 		return error_set(e, "engine '%s' does not translate: no --trace, --perf-map, --guest-symbols",
 				 m->engine->name);
-	return cpu_model_init(&m->model, c->cpu_model ? c->cpu_model : "host", c->cpus, TSC_HZ, e);
+	return check_model(m, e);
 }
 
 static int load_files(struct machine *m, struct error *e)
@@ -136,7 +152,8 @@ static int create_parts(struct machine *m, struct error *e)
 		return error_set(e, "not enough host memory");
 	if (create_vcpu(m, e))
 		return -1;
-	m->clock = clock_create(virt ? CLOCK_KIND_VIRTUAL : CLOCK_KIND_REAL, m->door, &m->vcpu->icount, TSC_HZ);
+	m->clock = clock_create(virt ? CLOCK_KIND_VIRTUAL : CLOCK_KIND_REAL, m->door, &m->vcpu->icount,
+				m->model.tsc_hz);
 	if (!m->clock)
 		return error_set(e, "not enough host memory");
 	door_set_kick(m->door, on_input, m);

@@ -35,6 +35,8 @@ u64 host_ns(void)
 void wake_kick(struct machine *m, u32 events)
 {
 	vcpu_raise(m->vcpu, events);
+	if (m->vcpu->engine->kick)
+		m->vcpu->engine->kick(m->vcpu);
 	if (atomic_load(&m->sleeping))
 		syscall(SYS_futex, &m->vcpu->event, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
