@@ -30,6 +30,7 @@ struct machine {
 	struct engine_verdict verdict; /* why this one */
 
 	struct vcpu *vcpu;
+	struct vcpu_group group;
 	struct memory *mem;
 	struct portmap *ports;
 	struct door *door;

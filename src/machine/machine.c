@@ -129,6 +129,8 @@ static int create_vcpu(struct machine *m, struct error *e)
 	v->model = &m->model;
 	v->hooks = &machine_hooks;
 	v->machine = m;
+	m->group = (struct vcpu_group){ .count = 1, .vcpu = &m->vcpu };
+	v->group = &m->group;
 	v->mem = m->mem;
 	v->ports = m->ports;
 	v->engine = m->engine;
