@@ -53,9 +53,7 @@ struct kvm_slot {
 
 /* A VM of the kernel's: one a machine, shared by its processors (vm.c). */
 struct kvm_vm {
-	struct kvm_vm *next;
-	struct memory *mem; /* which machine's it is */
-	unsigned users;
+	struct memory *mem;
 	int fd;
 	pthread_mutex_t lock; /* of the slots */
 	struct kvm_slot slot[KVM_SLOTS_MAX];
@@ -115,6 +113,7 @@ struct kvm_vcpu {
 	bool window_known; /* run->ready_for_interrupt_injection is of now */
 	u64 tsc_last;	 /* guest's TSC when the state was taken out */
 	u64 tsc_offset;	 /* cpu.tsc_offset that KVM's TSC was set with */
+	bool tsc_stuck;	 /* KVM does not take a TSC */
 	u64 apic_base;
 	u8 cr8;		 /* what KVM was given */
 	u32 debug_control; /* of KVM_SET_GUEST_DEBUG */
@@ -136,7 +135,7 @@ static inline struct kvm_vcpu *kvm_of(struct vcpu *v)
 /* ioctl() again after EINTR. */
 int kvm_ioctl(int fd, unsigned long request, const void *arg);
 
-/* vm.c. The VM of v's machine, with a processor fd for `v`: 0 or -1 with *e. */
+/* vm.c. x->vm becomes that of v's machine, x->fd and x->run its processor: 0 or -1 with *e (then leave, too). */
 int kvm_vm_join(struct vcpu *v, struct error *e);
 void kvm_vm_leave(struct vcpu *v);
 

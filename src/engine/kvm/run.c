@@ -12,6 +12,7 @@
  * finds immediate_exit set.
  */
 #include "engine/kvm/kvm.h"
+#include "base/world.h"
 #include "engine/interp/host_fault.h"
 #include "engine/kvm/kicks.h"
 
@@ -38,6 +39,7 @@ void kvm_kick(struct vcpu *v)
 static int enter(struct vcpu *v)
 {
 	struct kvm_vcpu *x = kvm_of(v);
+	struct world *w = v->group ? v->group->world : NULL; /* nothing of it is used in there */
 	int r = -EINTR;
 
 	__atomic_store_n(&x->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
@@ -45,7 +47,11 @@ static int enter(struct vcpu *v)
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!v->event) {
 		x->count[COUNT_RUNS]++;
+		if (w)
+			world_leave(w, v->index);
 		r = ioctl(x->fd, KVM_RUN, 0) ? -errno : 0;
+		if (w)
+			world_enter(w, v->index);
 		x->incomplete = false;
 		x->window_known = true;
 	}
@@ -195,6 +201,10 @@ static enum vcpu_exit loop(struct vcpu *v)
 	for (bool first = true;; first = false) {
 		if (v->event & LEAVE)
 			return v->debug.hit_kind ? VCPU_EXIT_DEBUG : VCPU_EXIT_EVENT;
+		if (v->event & EV_WORLD) {
+			vcpu_clear(v, EV_WORLD);
+			world_yield(v->group->world, v->index);
+		}
 		/* Before their causes are looked at. */
 		vcpu_clear(v, EV_INTR | EV_NMI | EV_TRAP | EV_FLUSH);
 		if (!kvm_of(v)->in_kvm) {

@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "base/log.h"
 #include "cpu/msr.h"
 
 const u32 kvm_state_msrs[] = {
@@ -174,6 +175,32 @@ static bool set_offset(const struct kvm_vcpu *x, u64 move)
 	return kvm_ioctl(x->fd, KVM_SET_DEVICE_ATTR, &a) == 0;
 }
 
+static bool set_value(const struct kvm_vcpu *x, struct msr_list *l, u64 value)
+{
+	l->entry[0].data = value;
+	return set(x, l);
+}
+
+/* Is the TSC that was read now where it was set a moment ago? That moment may be long on a busy host. */
+static bool took(const struct msr_list *l, u64 expected, u64 slack)
+{
+	s64 late = (s64)(l->entry[0].data - expected);
+
+	return late >= -(s64)slack && late < (s64)(1000 * slack);
+}
+
+/* A KVM that gives the guest the host's TSC as it is (software emulation does): the processor's offset follows it. */
+static void adopt(struct vcpu *v, u64 off)
+{
+	struct kvm_vcpu *x = kvm_of(v);
+
+	if (!x->tsc_stuck)
+		log_info("kvm", "this host's KVM does not set the guest's TSC: the guest sees the host's");
+	x->tsc_stuck = true;
+	v->cpu.tsc_offset -= off;
+	x->tsc_offset = x->seen.tsc_offset = v->cpu.tsc_offset;
+}
+
 void kvm_tsc_follow(struct vcpu *v)
 {
 	struct kvm_vcpu *x = kvm_of(v);
@@ -194,8 +221,6 @@ void kvm_tsc_follow(struct vcpu *v)
 	if (!moved && (s64)off <= (s64)slack && (s64)off >= -(s64)slack)
 		return;
 	x->count[COUNT_TSC_SET]++;
-	if (set_offset(x, off))
-		return;
-	l.entry[0].data = be;
-	set(x, &l);
+	if (x->tsc_stuck || !(set_offset(x, off) || set_value(x, &l, be)) || !get(x, &l) || !took(&l, is + off, slack))
+		adopt(v, off);
 }

@@ -1,7 +1,4 @@
-/*
- * The kernel's VM object: one a machine. Machines are told apart by their
- * memory; the list is of this process' machines that run under KVM.
- */
+/* The kernel's VM object: one a machine, shared by its processors. */
 #include "engine/kvm/kvm.h"
 
 #include <errno.h>
@@ -12,9 +9,6 @@
 /* Pages KVM takes below 4 GiB, in a hole of the board's map, where the processor cannot run real mode by itself. */
 #define IDENTITY_MAP 0xfeffc000ull
 #define TSS_PAGES 0xfeffd000ull
-
-static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct kvm_vm *list;
 
 static void map_changed(void *opaque)
 {
@@ -88,15 +82,6 @@ static struct kvm_vm *vm_create(struct memory *mem, const struct kvm_host *h, st
 	return vm;
 }
 
-static struct kvm_vm *find(const struct memory *mem)
-{
-	struct kvm_vm *vm = list;
-
-	while (vm && vm->mem != mem)
-		vm = vm->next;
-	return vm;
-}
-
 static int open_vcpu(struct vcpu *v, struct kvm_vm *vm, struct error *e)
 {
 	struct kvm_vcpu *x = kvm_of(v);
@@ -119,48 +104,35 @@ static int open_vcpu(struct vcpu *v, struct kvm_vm *vm, struct error *e)
 
 int kvm_vm_join(struct vcpu *v, struct error *e)
 {
+	struct vcpu_group *g = v->group;
 	struct kvm_vcpu *x = kvm_of(v);
-	struct kvm_vm *vm;
-	int r = -1;
 
-	pthread_mutex_lock(&list_lock);
-	vm = find(v->mem);
-	if (!vm) {
-		vm = vm_create(v->mem, x->host, e);
-		if (vm) {
-			vm->next = list;
-			list = vm;
-		}
+	x->vm = g ? g->engine_shared : NULL;
+	if (!x->vm)
+		x->vm = vm_create(v->mem, x->host, e);
+	if (!x->vm)
+		return -1;
+	if (g) {
+		g->engine_shared = x->vm;
+		g->engine_users++;
 	}
-	if (vm) {
-		vm->users++;
-		x->vm = vm;
-		r = open_vcpu(v, vm, e);
-	}
-	pthread_mutex_unlock(&list_lock);
-	return r;
+	return open_vcpu(v, x->vm, e);
 }
 
 void kvm_vm_leave(struct vcpu *v)
 {
+	struct vcpu_group *g = v->group;
 	struct kvm_vcpu *x = kvm_of(v);
 	struct kvm_vm *vm = x->vm;
 
 	if (x->run)
 		munmap(x->run, (size_t)x->host->run_size);
 	x->run = NULL;
-	if (!vm)
-		return;
 	x->vm = NULL;
-	pthread_mutex_lock(&list_lock);
-	if (--vm->users == 0) {
-		struct kvm_vm **at = &list;
-
-		while (*at != vm)
-			at = &(*at)->next;
-		*at = vm->next;
-		memory_remove_listener(vm->mem, vm);
-		vm_free(vm);
-	}
-	pthread_mutex_unlock(&list_lock);
+	if (!vm || (g && --g->engine_users))
+		return;
+	if (g)
+		g->engine_shared = NULL;
+	memory_remove_listener(vm->mem, vm);
+	vm_free(vm);
 }
