@@ -224,9 +224,16 @@ static unsigned model_level(const char *name)
 /* Features that need nothing of the hardware below, even where it runs the guest's code: MSRs and the APIC are ours,
  * the others are statements. */
 static const u16 own_features[] = {
-	F_HYPERVISOR, F_X2APIC,		 F_TSC_DEADLINE, F_MSR,	      F_MCE,  F_APIC,	   F_MTRR,
-	F_MCA,	      F_PAT,		 F_SS,		 F_TSC_ADJUST, F_IBRS, F_STIBP,	   F_SSBD,
-	F_L1D_FLUSH,  F_ARCH_CAPABILITIES, F_MCDT_NO,	 F_INVARIANT_TSC, F_ARAT, F_HTT,
+	F_HYPERVISOR,	F_X2APIC,
+	F_TSC_DEADLINE, F_MSR,
+	F_MCE,		F_APIC,
+	F_MTRR,		F_MCA,
+	F_PAT,		F_SS,
+	F_TSC_ADJUST,	F_IBRS,
+	F_STIBP,	F_SSBD,
+	F_L1D_FLUSH,	F_ARCH_CAPABILITIES,
+	F_MCDT_NO,	F_INVARIANT_TSC,
+	F_ARAT,		F_HTT,
 };
 
 static bool allowed(const struct cpu_limits *l, unsigned feature)
@@ -257,9 +264,9 @@ static int choose_features(struct feature_set *f, unsigned level, const char *na
 		if (feature_get(&host, h->feature) && allowed(limits, h->feature))
 			feature_add(f, h->feature);
 		else if (level != 9)
-			return error_set(e, "CPU model %s needs %s, which this host%s does not have; use --cpu-model host",
-					 name, h->name,
-					 feature_get(&host, h->feature) ? "'s KVM" : "");
+			return error_set(e,
+					 "CPU model %s needs %s, which this host%s does not have; use --cpu-model host",
+					 name, h->name, feature_get(&host, h->feature) ? "'s KVM" : "");
 	}
 	if ((level == 9 ? feature_get(&host, F_XSAVE) : level >= 3) && allowed(limits, F_XSAVE))
 		for (unsigned i = 0; i < ARRAY_SIZE(xsave_features); i++)
@@ -528,10 +535,18 @@ static const struct {
 	u8 reg; /* EAX to EDX: 0 to 3 */
 	u8 word;
 } feature_words[] = {
-	{ 1, 0, 2, W_1_ECX },		{ 1, 0, 3, W_1_EDX },		{ 7, 0, 1, W_7_EBX },
-	{ 7, 0, 2, W_7_ECX },		{ 7, 0, 3, W_7_EDX },		{ 7, 1, 0, W_7_1_EAX },
-	{ 0xd, 1, 0, W_D_1_EAX },	{ 0x80000001u, 0, 2, W_X1_ECX }, { 0x80000001u, 0, 3, W_X1_EDX },
-	{ 0x80000007u, 0, 3, W_X7_EDX }, { 6, 0, 0, W_6_EAX },		{ 7, 2, 3, W_7_2_EDX },
+	{ 1, 0, 2, W_1_ECX },
+	{ 1, 0, 3, W_1_EDX },
+	{ 7, 0, 1, W_7_EBX },
+	{ 7, 0, 2, W_7_ECX },
+	{ 7, 0, 3, W_7_EDX },
+	{ 7, 1, 0, W_7_1_EAX },
+	{ 0xd, 1, 0, W_D_1_EAX },
+	{ 0x80000001u, 0, 2, W_X1_ECX },
+	{ 0x80000001u, 0, 3, W_X1_EDX },
+	{ 0x80000007u, 0, 3, W_X7_EDX },
+	{ 6, 0, 0, W_6_EAX },
+	{ 7, 2, 3, W_7_2_EDX },
 };
 
 void cpu_limits_add(struct cpu_limits *l, u32 leaf, u32 subleaf, const u32 regs[4])
@@ -554,11 +569,11 @@ int cpu_model_check_within(const struct cpu_model *m, const struct cpu_limits *l
 				continue;
 			for (unsigned bit = 0; bit < 32; bit++)
 				if ((regs[feature_words[k].reg] >> bit & 1) && !allowed(l, word * 32 + bit))
-					return error_set(e, "%s lacks what the guest was shown: CPUID %x.%u, %s bit %u",
-							 l->whose, c->leaf, c->subleaf,
-							 (const char *const[]){ "EAX", "EBX", "ECX",
-										"EDX" }[feature_words[k].reg],
-							 bit);
+					return error_set(
+					    e, "%s lacks what the guest was shown: CPUID %x.%u, %s bit %u", l->whose,
+					    c->leaf, c->subleaf,
+					    (const char *const[]){ "EAX", "EBX", "ECX", "EDX" }[feature_words[k].reg],
+					    bit);
 		}
 	}
 	if (l->phys_bits && m->phys_bits > l->phys_bits)

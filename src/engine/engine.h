@@ -35,15 +35,15 @@ enum engine_caps {
 struct engine_verdict {
 	bool usable, advisable;
 	bool passed_over; /* --engine auto: one that it would rather take cannot run here; the reason says why */
-	bool optional; /* nobody misses it where it is not taken */
+	bool optional;	  /* nobody misses it where it is not taken */
 	char reason[320];
 };
 
 /* What an engine can show a guest, known before the CPU model is made. Zero: no limit. */
 struct engine_needs {
-	bool limited;		  /* `cpu` holds */
+	bool limited; /* `cpu` holds */
 	struct cpu_limits cpu;
-	u64 tsc_hz;		  /* the only rate it can give the guest's TSC */
+	u64 tsc_hz; /* the only rate it can give the guest's TSC */
 };
 
 /* A named counter of an engine, for --stats. */

@@ -154,8 +154,8 @@ static int create_parts(struct machine *m, struct error *e)
 		return error_set(e, "not enough host memory");
 	if (create_vcpu(m, e))
 		return -1;
-	m->clock = clock_create(virt ? CLOCK_KIND_VIRTUAL : CLOCK_KIND_REAL, m->door, &m->vcpu->icount,
-				m->model.tsc_hz);
+	m->clock =
+	    clock_create(virt ? CLOCK_KIND_VIRTUAL : CLOCK_KIND_REAL, m->door, &m->vcpu->icount, m->model.tsc_hz);
 	if (!m->clock)
 		return error_set(e, "not enough host memory");
 	door_set_kick(m->door, on_input, m);

@@ -10,7 +10,7 @@ void machine_stats(struct machine *m, struct machine_stats *out)
 		.instructions = m->vcpu->icount,
 		.counted = (m->engine->caps & ENGINE_EXACT_ICOUNT) &&
 			   (!(m->engine->caps & ENGINE_COUNTS_IF_ASKED) || m->cfg.clock == MACHINE_CLOCK_VIRTUAL ||
-			   m->cfg.insn_limit || m->cfg.engine_options.count),
+			    m->cfg.insn_limit || m->cfg.engine_options.count),
 		.halts = m->halts,
 		.seconds = (double)m->run_ns / 1e9,
 		.halted_seconds = (double)m->halted_ns / 1e9,

@@ -45,7 +45,8 @@ static u64 hook_tsc(void *m)
 	struct timespec t;
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (u64)(((unsigned __int128)((u64)t.tv_sec * 1000000000ull + (u64)t.tv_nsec) * rig.model.tsc_hz) / 1000000000ull);
+	return (u64)(((unsigned __int128)((u64)t.tv_sec * 1000000000ull + (u64)t.tv_nsec) * rig.model.tsc_hz) /
+		     1000000000ull);
 }
 static bool hook_pending(void *m, unsigned cpu)
 {
@@ -211,7 +212,8 @@ static void random_segments(struct cpu *c, enum mode mode)
 		if (mode == REAL) {
 			u16 sel = (u16)rnd();
 
-			c->seg[i] = (struct segment){ .sel = sel, .attr = 0x93, .limit = 0xffff, .base = (u64)sel << 4 };
+			c->seg[i] =
+			    (struct segment){ .sel = sel, .attr = 0x93, .limit = 0xffff, .base = (u64)sel << 4 };
 		} else {
 			c->seg[i] = data_segment(0x10, cpl, mode != PROTECTED || (rnd() & 1));
 		}
@@ -223,8 +225,8 @@ static void random_segments(struct cpu *c, enum mode mode)
 			c->seg[SEG_DS] = (struct segment){ .attr = SEG_UNUSABLE };
 	}
 	if (mode != REAL)
-		c->seg[SEG_CS].attr = 0xb | SEG_S | cpl << SEG_DPL_SHIFT | SEG_P | SEG_G |
-				      (mode == LONG ? SEG_L : SEG_DB);
+		c->seg[SEG_CS].attr =
+		    0xb | SEG_S | cpl << SEG_DPL_SHIFT | SEG_P | SEG_G | (mode == LONG ? SEG_L : SEG_DB);
 	c->seg[SEG_CS].limit = mode == REAL ? 0xffff : 0xffffffff;
 	c->ldtr = (struct segment){ .sel = 0x28, .attr = SEG_P | 2, .limit = 0x3f, .base = (u32)rnd() };
 	c->tr = (struct segment){ .sel = 0x30, .attr = SEG_P | 11, .limit = 0x67, .base = (u32)rnd() };
@@ -357,11 +359,12 @@ static void assert_same_cpu(const struct cpu *a, const struct cpu *b, const char
 	normalise(&y);
 	for (size_t i = 0; i < sizeof(x); i++)
 		if (p[i] != q[i])
-			fail_msg("%s: byte %zu of struct cpu: %02x and %02x (fpu begins at %zu, seg at %zu, cr0 at %zu, dr at "
-				 "%zu, star at %zu, activity at %zu)",
-				 what, i, p[i], q[i], offsetof(struct cpu, fpu), offsetof(struct cpu, seg),
-				 offsetof(struct cpu, cr0), offsetof(struct cpu, dr), offsetof(struct cpu, star),
-				 offsetof(struct cpu, activity));
+			fail_msg(
+			    "%s: byte %zu of struct cpu: %02x and %02x (fpu begins at %zu, seg at %zu, cr0 at %zu, dr at "
+			    "%zu, star at %zu, activity at %zu)",
+			    what, i, p[i], q[i], offsetof(struct cpu, fpu), offsetof(struct cpu, seg),
+			    offsetof(struct cpu, cr0), offsetof(struct cpu, dr), offsetof(struct cpu, star),
+			    offsetof(struct cpu, activity));
 }
 
 static void test_round_trip(void **state)
@@ -416,7 +419,7 @@ static void test_unchanged_import(void **state)
 /* ---- programs ---- */
 
 extern const u8 real_code[], real_end[], modes_code[], modes_end[], irq_code[], irq_end[], spin_code[], spin_end[],
-	pages_code[], pages_end[], cpuid_code[], cpuid_end[];
+    pages_code[], pages_end[], cpuid_code[], cpuid_end[];
 
 /* clang-format off */
 __asm__(
@@ -602,11 +605,12 @@ static void test_all_modes(void **state)
 static void test_cpuid(void **state)
 {
 	static const u32 leaves[32][2] = {
-		{ 0 },	     { 1 },	      { 2 },	     { 4, 0 },	    { 4, 1 },	     { 4, 2 },	   { 4, 3 },
-		{ 4, 4 },    { 5 },	      { 6 },	     { 7, 0 },	    { 7, 1 },	     { 7, 2 },	   { 0xa },
-		{ 0xb, 0 },  { 0xb, 1 },      { 0xb, 2 },    { 0xd, 0 },    { 0xd, 1 },	     { 0xd, 2 },   { 0xd, 9 },
-		{ 0x15 },    { 0x16 },	      { 0x40000000 }, { 0x40000010 }, { 0x80000000 }, { 0x80000001 }, { 0x80000002 },
-		{ 0x80000006 }, { 0x80000007 }, { 0x80000008 }, { 0x1f, 1 },
+		{ 0 },		{ 1 },		{ 2 },		{ 4, 0 },	{ 4, 1 },	{ 4, 2 },
+		{ 4, 3 },	{ 4, 4 },	{ 5 },		{ 6 },		{ 7, 0 },	{ 7, 1 },
+		{ 7, 2 },	{ 0xa },	{ 0xb, 0 },	{ 0xb, 1 },	{ 0xb, 2 },	{ 0xd, 0 },
+		{ 0xd, 1 },	{ 0xd, 2 },	{ 0xd, 9 },	{ 0x15 },	{ 0x16 },	{ 0x40000000 },
+		{ 0x40000010 }, { 0x80000000 }, { 0x80000001 }, { 0x80000002 }, { 0x80000006 }, { 0x80000007 },
+		{ 0x80000008 }, { 0x1f, 1 },
 	};
 	struct engine_verdict why = { .usable = false };
 	u32 *at = (u32 *)(memory_ram(rig.mem) + 0x20000), expected[4];

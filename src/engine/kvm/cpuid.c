@@ -5,7 +5,6 @@
 #include <stdlib.h>
 
 #define ENTRIES_MAX 512
-#define CPUID_1_ECX_XSAVE (1u << 26)
 
 int kvm_read_limits(int fd, struct cpu_limits *l, u64 *xcr0)
 {
@@ -30,9 +29,6 @@ int kvm_read_limits(int fd, struct cpu_limits *l, u64 *xcr0)
 			l->phys_bits = k->eax & 0xff;
 	}
 	free(c);
-	/* Some KVMs let the guest see XSAVE though their list of features leaves it out. */
-	if (*xcr0 & XCR0_AVX)
-		cpu_limits_add(l, 1, 0, (const u32[4]){ 0, 0, CPUID_1_ECX_XSAVE, 0 });
 	return 0;
 }
 

@@ -67,8 +67,8 @@ void kvm_debug_set(struct vcpu *v)
 	for (unsigned i = 0; i < n; i++) {
 		/* kinds: 0 execution, 1 write, 3 access; as R/W has them */
 		g.arch.debugreg[i] = p[i].addr;
-		g.arch.debugreg[7] |= 2ull << (2 * i) | (u64)p[i].rw << (16 + 4 * i) |
-				      (u64)len_code[p[i].len] << (18 + 4 * i);
+		g.arch.debugreg[7] |=
+		    2ull << (2 * i) | (u64)p[i].rw << (16 + 4 * i) | (u64)len_code[p[i].len] << (18 + 4 * i);
 	}
 	kvm_ioctl(kvm_of(v)->fd, KVM_SET_GUEST_DEBUG, &g);
 	kvm_of(v)->debug_control = g.control;
@@ -93,7 +93,8 @@ bool kvm_debug_hit(struct vcpu *v)
 
 	if (n > DEBUG_REGISTERS)
 		n = 0;
-	/* All of the guest's debug exceptions come out as long as the debugger has points: a step of its own goes back. */
+	/* All of the guest's debug exceptions come out as long as the debugger has points: a step of its own goes back.
+	 */
 	if (d->exception == EXC_DB && (d->dr6 & DR6_BS))
 		v->cpu.pending_db |= DR6_BS;
 	for (unsigned i = 0; i < n; i++) {

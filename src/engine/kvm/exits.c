@@ -76,7 +76,7 @@ static void msr_exit(struct vcpu *v, bool write)
 	u64 val = run->msr.data;
 
 	/* Denied by KVM itself: the value is not legal. */
-	run->msr.error = kvm_msr_inside(msr);
+	run->msr.error = kvm_msr_inside(v, msr);
 	if (run->msr.error)
 		return;
 	/* CPUID, which loads it, does not come out; who reads it has asked CPUID. */

@@ -119,6 +119,21 @@ static int look(struct kvm_host *h)
 	return 0;
 }
 
+/* What a guest is shown is only of interest where one is to run. */
+const struct cpu_limits *kvm_limits(const struct kvm_host *h)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static struct cpu_limits seen;
+
+	pthread_mutex_lock(&lock);
+	if (!seen.whose) {
+		seen = h->limits;
+		kvm_see_cpuid(h, &seen);
+	}
+	pthread_mutex_unlock(&lock);
+	return &seen;
+}
+
 static struct kvm_host the_host = { .fd = -1 };
 
 static void look_once(void)

@@ -6,9 +6,7 @@
 
 #define KICK_SIGNAL SIGRTMIN
 
-static void on_kick(int sig)
-{
-}
+static void on_kick(int sig) {}
 
 void kicks_catch(void)
 {

@@ -33,7 +33,7 @@ static int kvm_needs(struct engine_needs *out, struct error *e)
 	if (!h)
 		return error_set(e, "engine kvm: %s", why);
 	out->limited = true;
-	out->cpu = h->limits;
+	out->cpu = *kvm_limits(h);
 	out->tsc_hz = h->scales_tsc ? 0 : h->tsc_khz * 1000ull;
 	return 0;
 }
@@ -43,13 +43,14 @@ static int check_guest(const struct vcpu *v, const struct kvm_host *h, struct er
 {
 	struct error inner = { .text = "" };
 
-	if (cpu_model_check_within(v->model, &h->limits, &inner))
+	if (cpu_model_check_within(v->model, kvm_limits(h), &inner))
 		return error_set(e, "engine kvm: %s; start the machine with --cpu-model kvm", inner.text);
 	if (!h->scales_tsc && v->model->tsc_hz / 1000 != h->tsc_khz)
-		return error_set(e,
-				 "engine kvm: this host's processor does not scale the TSC: the guest's would run at %u "
-				 "kHz, not %llu; start the machine with --cpu-model kvm",
-				 h->tsc_khz, (unsigned long long)(v->model->tsc_hz / 1000));
+		return error_set(
+		    e,
+		    "engine kvm: this host's processor does not scale the TSC: the guest's would run at %u "
+		    "kHz, not %llu; start the machine with --cpu-model kvm",
+		    h->tsc_khz, (unsigned long long)(v->model->tsc_hz / 1000));
 	return 0;
 }
 

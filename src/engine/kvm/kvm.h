@@ -30,19 +30,22 @@
 struct kvm_host {
 	int fd; /* /dev/kvm; -1: see `why` */
 	char why[160];
-	int run_size;	 /* of struct kvm_run and what follows it */
+	int run_size; /* of struct kvm_run and what follows it */
 	size_t xsave_size;
-	u64 xcr0;	 /* components KVM_SET_XSAVE takes */
+	u64 xcr0; /* components KVM_SET_XSAVE takes */
 	unsigned slots;
 	bool scales_tsc; /* any rate of the guest's TSC; else only tsc_khz */
 	u32 tsc_khz;
-	bool fails_out;	 /* KVM_CAP_EXIT_ON_EMULATION_FAILURE */
+	bool fails_out;	       /* KVM_CAP_EXIT_ON_EMULATION_FAILURE */
 	u32 msr[KVM_MSRS_MAX]; /* of those the state needs, the ones KVM has */
 	unsigned msrs;
 	struct cpu_limits limits;
 };
 /* NULL if there is none that is complete enough; *why says what is missing. Opens /dev/kvm and keeps it open. */
 const struct kvm_host *kvm_host(const char **why);
+/* What a guest of this KVM may be offered: what KVM lists, and what it shows anyway. */
+const struct cpu_limits *kvm_limits(const struct kvm_host *h);
+
 /* One memory slot. `len` 0: the slot is free. */
 struct kvm_slot {
 	gpa_t gpa;
@@ -105,17 +108,17 @@ struct kvm_vcpu {
 	int fd;
 	struct kvm_run *run;
 
-	struct cpu seen; /* what KVM holds, as of the last import or export */
-	bool seen_valid; /* false: bring in everything */
-	bool in_kvm;	 /* KVM holds the state, v->cpu is old */
-	bool incomplete; /* the last exit's instruction is finished by the next KVM_RUN */
-	bool events_left; /* KVM still holds an event that was delivered by software */
+	struct cpu seen;   /* what KVM holds, as of the last import or export */
+	bool seen_valid;   /* false: bring in everything */
+	bool in_kvm;	   /* KVM holds the state, v->cpu is old */
+	bool incomplete;   /* the last exit's instruction is finished by the next KVM_RUN */
+	bool events_left;  /* KVM still holds an event that was delivered by software */
 	bool window_known; /* run->ready_for_interrupt_injection is of now */
-	u64 tsc_last;	 /* guest's TSC when the state was taken out */
-	u64 tsc_offset;	 /* cpu.tsc_offset that KVM's TSC was set with */
-	bool tsc_stuck;	 /* KVM does not take a TSC */
+	u64 tsc_last;	   /* guest's TSC when the state was taken out */
+	u64 tsc_offset;	   /* cpu.tsc_offset that KVM's TSC was set with */
+	bool tsc_stuck;	   /* KVM does not take a TSC */
 	u64 apic_base;
-	u8 cr8;		 /* what KVM was given */
+	u8 cr8;		   /* what KVM was given */
 	u32 debug_control; /* of KVM_SET_GUEST_DEBUG */
 
 	_Atomic u32 inside; /* the thread is about to enter, or in, KVM_RUN */
@@ -159,8 +162,8 @@ extern const unsigned kvm_state_msr_count;
 int kvm_set_msr_filter(int vm_fd);
 void kvm_msrs_export(struct vcpu *v);
 int kvm_msrs_import(struct vcpu *v);
-/* Is it KVM that holds this MSR? */
-bool kvm_msr_inside(u32 msr);
+/* Is it KVM alone that says what may be written to this MSR? */
+bool kvm_msr_inside(const struct vcpu *v, u32 msr);
 /* Our MSR changed while KVM has the state: those KVM needs to know. */
 void kvm_msr_written(struct vcpu *v, u32 msr);
 /* Bring KVM's TSC to the machine's time. */
@@ -193,6 +196,8 @@ bool kvm_debug_hit(struct vcpu *v);
 bool kvm_debug_here(const struct vcpu *v);
 
 /* probe.c: how fast this KVM is. False with `why` if it is emulated in software. */
+/* Adds to `l` what CPUID shows to a guest that is given all KVM supports. */
+void kvm_see_cpuid(const struct kvm_host *h, struct cpu_limits *l);
 bool kvm_fast(const struct kvm_host *h, char *why, size_t size);
 
 /* For migration (slots.c): note written pages of RAM from now on. 0, or -1 with *e. */

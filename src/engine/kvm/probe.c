@@ -3,6 +3,10 @@
  * like any other, and a kernel crawls: only a measurement tells. A throw-away
  * VM runs a loop of 64-bit code with exits and page faults, which takes well
  * below a millisecond on a processor that does virtualization itself.
+ *
+ * And what CPUID does its guest see? Such a KVM may show features of the host
+ * that it neither lists nor was told of; a guest uses them, so the CPU model
+ * may as well have them.
  */
 #include "engine/kvm/kvm.h"
 #include "engine/kvm/kicks.h"
@@ -28,6 +32,8 @@
 #define CODE 0x10000u
 #define HANDLER 0x10100u
 #define STACK 0x20000u
+#define CPUID_CODE 0x11000u
+#define CPUID_TABLE 0x12000u
 
 /*
  * 10000: mov ecx, ROUNDS
@@ -41,19 +47,39 @@
  *        hlt
  */
 static const u8 code[] = {
-	0xb9, ROUNDS, 0, 0, 0,				       /* mov ecx */
-	0xba, 0xd0, 0x07, 0, 0,				       /* mov edx, 2000 */
-	0xff, 0xca, 0x75, 0xfc,				       /* dec edx; jnz -4 */
-	0xe6, 0x80,					       /* out 80h, al */
-	0x89, 0x04, 0x25, 0, 0, 0x20, 0,		       /* mov [200000h], eax */
-	0x48, 0xc7, 0x04, 0x25, 0x08, 0x30, 0, 0, 0, 0, 0, 0,  /* mov qword [3008h], 0 */
-	0x0f, 0x01, 0x3c, 0x25, 0, 0, 0x20, 0,		       /* invlpg [200000h] */
-	0xff, 0xc9, 0x75, 0xd4,				       /* dec ecx; jnz outer */
-	0xf4,						       /* hlt */
+	0xb9, ROUNDS, 0,    0,	  0,				   /* mov ecx */
+	0xba, 0xd0,   0x07, 0,	  0,				   /* mov edx, 2000 */
+	0xff, 0xca,   0x75, 0xfc,				   /* dec edx; jnz -4 */
+	0xe6, 0x80,						   /* out 80h, al */
+	0x89, 0x04,   0x25, 0,	  0,	0x20, 0,		   /* mov [200000h], eax */
+	0x48, 0xc7,   0x04, 0x25, 0x08, 0x30, 0,    0, 0, 0, 0, 0, /* mov qword [3008h], 0 */
+	0x0f, 0x01,   0x3c, 0x25, 0,	0,    0x20, 0,		   /* invlpg [200000h] */
+	0xff, 0xc9,   0x75, 0xd4,				   /* dec ecx; jnz outer */
+	0xf4,							   /* hlt */
 };
 /* mov qword [3008h], 83h (2 MiB page at 0); add rsp, 8; iretq */
 static const u8 handler[] = {
 	0x48, 0xc7, 0x04, 0x25, 0x08, 0x30, 0, 0, 0x83, 0, 0, 0, 0x48, 0x83, 0xc4, 0x08, 0x48, 0xcf,
+};
+
+/*
+ * 11000: mov esi, CPUID_TABLE; mov ebp, number
+ * next:  mov eax, [rsi]; mov ecx, [rsi + 4]; cpuid
+ *        mov [rsi], eax; mov [rsi + 4], ebx; mov [rsi + 8], ecx; mov [rsi + 12], edx
+ *        add esi, 16; dec ebp; jnz next
+ *        hlt
+ */
+static const u32 leaves[][4] = {
+	{ 1 }, { 6 }, { 7, 0 }, { 7, 1 }, { 7, 2 }, { 0xd, 1 }, { 0x80000001 }, { 0x80000007 },
+};
+static const u8 cpuid_code[] = {
+	0xbe, 0x00, 0x20, 0x01, 0x00, 0xbd, ARRAY_SIZE(leaves),
+	0,    0,    0,				  /* mov esi; mov ebp */
+	0x8b, 0x06, 0x8b, 0x4e, 0x04, 0x0f, 0xa2, /* mov eax; mov ecx; cpuid */
+	0x89, 0x06, 0x89, 0x5e, 0x04, 0x89, 0x4e,
+	0x08, 0x89, 0x56, 0x0c,			  /* mov [rsi..] */
+	0x83, 0xc6, 0x10, 0xff, 0xcd, 0x75, 0xe7, /* add esi; dec ebp; jnz next */
+	0xf4,					  /* hlt */
 };
 
 struct probe {
@@ -87,14 +113,20 @@ static void fill_memory(u8 *mem)
 	put64(mem, IDT + 16 * EXC_PF, (HANDLER & 0xffff) | 8ull << 16 | 0x8e00ull << 32 | (u64)(HANDLER >> 16) << 48);
 	memcpy(mem + CODE, code, sizeof(code));
 	memcpy(mem + HANDLER, handler, sizeof(handler));
+	memcpy(mem + CPUID_CODE, cpuid_code, sizeof(cpuid_code));
+	memcpy(mem + CPUID_TABLE, leaves, sizeof(leaves));
 }
 
-static int set_state(const struct probe *p)
+static int set_state(const struct probe *p, u64 rip)
 {
-	struct kvm_regs r = { .rip = CODE, .rsp = STACK, .rflags = FL_FIXED1 };
+	struct kvm_regs r = { .rip = rip, .rsp = STACK, .rflags = FL_FIXED1 };
 	struct kvm_sregs s;
-	struct kvm_segment cs = { .limit = 0xffffffff, .selector = 8, .type = 11, .s = 1, .present = 1, .l = 1, .g = 1 };
-	struct kvm_segment ds = { .limit = 0xffffffff, .selector = 16, .type = 3, .s = 1, .present = 1, .db = 1, .g = 1 };
+	struct kvm_segment cs = {
+		.limit = 0xffffffff, .selector = 8, .type = 11, .s = 1, .present = 1, .l = 1, .g = 1
+	};
+	struct kvm_segment ds = {
+		.limit = 0xffffffff, .selector = 16, .type = 3, .s = 1, .present = 1, .db = 1, .g = 1
+	};
 
 	memset(&s, 0, sizeof(s));
 	if (kvm_ioctl(p->vcpu, KVM_GET_SREGS, &s))
@@ -123,7 +155,7 @@ static int set_cpuid(const struct kvm_host *h, const struct probe *p)
 	return r;
 }
 
-static int build(const struct kvm_host *h, struct probe *p)
+static int build(const struct kvm_host *h, struct probe *p, u64 rip)
 {
 	struct kvm_userspace_memory_region m = { .memory_size = MEMORY };
 	void *run;
@@ -140,7 +172,7 @@ static int build(const struct kvm_host *h, struct probe *p)
 	p->run = run;
 	m.userspace_addr = (u64)(uintptr_t)p->mem;
 	fill_memory(p->mem);
-	return kvm_ioctl(p->vm, KVM_SET_USER_MEMORY_REGION, &m) || set_cpuid(h, p) || set_state(p);
+	return kvm_ioctl(p->vm, KVM_SET_USER_MEMORY_REGION, &m) || set_cpuid(h, p) || set_state(p, rip);
 }
 
 static void take_down(struct probe *p)
@@ -184,12 +216,32 @@ static u64 measure(const struct kvm_host *h)
 	u64 ns = 0;
 
 	kicks_catch();
-	if (build(h, &p) == 0 && kicks_timer(&timer, LIMIT_NS / 4)) {
+	if (build(h, &p, CODE) == 0 && kicks_timer(&timer, LIMIT_NS / 4)) {
 		ns = run(&p);
 		timer_delete(timer);
 	}
 	take_down(&p);
 	return ns;
+}
+
+void kvm_see_cpuid(const struct kvm_host *h, struct cpu_limits *l)
+{
+	struct probe p = { .vm = -1, .vcpu = -1, .mem = MAP_FAILED };
+	timer_t timer;
+
+	kicks_catch();
+	if (build(h, &p, CPUID_CODE) == 0 && kicks_timer(&timer, LIMIT_NS / 4)) {
+		u64 ns = run(&p);
+
+		timer_delete(timer);
+		for (unsigned i = 0; ns && ns < LIMIT_NS && i < ARRAY_SIZE(leaves); i++) {
+			u32 regs[4];
+
+			memcpy(regs, p.mem + CPUID_TABLE + 16 * i, sizeof(regs));
+			cpu_limits_add(l, leaves[i][0], leaves[i][1], regs);
+		}
+	}
+	take_down(&p);
 }
 
 static struct {
@@ -212,10 +264,12 @@ bool kvm_fast(const struct kvm_host *h, char *why, size_t size)
 	if (!ns)
 		snprintf(why, size, "a test program of 64-bit code fails in this host's KVM");
 	else if (ns >= LIMIT_NS)
-		snprintf(why, size, "this host's KVM is emulated in software: a test loop of less than 1 ms took over %llu",
+		snprintf(why, size,
+			 "this host's KVM is emulated in software: a test loop of less than 1 ms took over %llu",
 			 LIMIT_NS / 1000000);
 	else if (ns >= FAST_NS)
-		snprintf(why, size, "this host's KVM is slow: a test loop of less than 1 ms took %.1f", (double)ns / 1e6);
+		snprintf(why, size, "this host's KVM is slow: a test loop of less than 1 ms took %.1f",
+			 (double)ns / 1e6);
 	else
 		snprintf(why, size, "hardware virtualization; a test loop took %.2f ms", (double)ns / 1e6);
 	return ns && ns < FAST_NS;

@@ -36,8 +36,9 @@ static bool same(const struct kvm_slot *a, const struct kvm_slot *b)
 static unsigned add(struct kvm_vm *vm, struct kvm_slot *want, unsigned n, const struct memory_range *r)
 {
 	gpa_t first = (r->first + ~PAGE_MASK) & PAGE_MASK, end = (r->last + 1) & PAGE_MASK;
-	struct kvm_slot s = { .gpa = first, .len = end - first, .host = r->host + (first - r->first),
-			      .rom = r->kind == REGION_ROM };
+	struct kvm_slot s = {
+		.gpa = first, .len = end - first, .host = r->host + (first - r->first), .rom = r->kind == REGION_ROM
+	};
 
 	if (end <= first)
 		return n;

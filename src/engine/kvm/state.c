@@ -263,7 +263,8 @@ static int fpu_in(struct vcpu *v)
 		memcpy(image + FX_ST + 16 * i, c->fpu + FX_ST + 16 * i, 10);
 	for (unsigned i = 1; i <= 7; i++)
 		if (ours & BIT(i))
-			memcpy(image + fpu_component_offset(i), c->fpu + fpu_component_offset(i), fpu_component_size(i));
+			memcpy(image + fpu_component_offset(i), c->fpu + fpu_component_offset(i),
+			       fpu_component_size(i));
 	if (pkru) {
 		memcpy(image + pkru, &c->pkru, PKRU_SIZE);
 		in_use |= XCR0_PKRU;
@@ -308,9 +309,7 @@ static int dr_in(struct vcpu *v)
 {
 	struct kvm_vcpu *x = kvm_of(v);
 	const struct cpu *c = &v->cpu;
-	struct kvm_debugregs d = {
-		.db = { c->dr[0], c->dr[1], c->dr[2], c->dr[3] }, .dr6 = c->dr[6], .dr7 = c->dr[7]
-	};
+	struct kvm_debugregs d = { .db = { c->dr[0], c->dr[1], c->dr[2], c->dr[3] }, .dr6 = c->dr[6], .dr7 = c->dr[7] };
 
 	if (x->seen_valid && !memcmp(c->dr, x->seen.dr, sizeof(c->dr)))
 		return 0;
@@ -402,8 +401,8 @@ void kvm_export(struct vcpu *v)
 	/* Not member by member: what KVM does not hold is the same anyway. */
 	x->seen = *c;
 	x->seen_valid = true;
-	x->events_left = e.exception.injected || e.exception.pending || e.interrupt.injected || e.nmi.injected ||
-			 e.nmi.pending;
+	x->events_left =
+	    e.exception.injected || e.exception.pending || e.interrupt.injected || e.nmi.injected || e.nmi.pending;
 	mmu_mode_changed(v);
 	if (x->events_left) {
 		if (e.exception.nr == EXC_PF && e.exception.pending && e.exception_has_payload)

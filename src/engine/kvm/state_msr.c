@@ -1,8 +1,8 @@
 /*
  * MSRs and the TSC. KVM holds those that instructions use (SYSCALL, SYSENTER,
- * SWAPGS, RDTSCP, RDPID) and SPEC_CTRL; the guest reaches them without an exit.
- * Everything else is denied by the filter, comes out and goes to
- * cpu_rdmsr() and cpu_wrmsr(), so that there is one answer in every engine.
+ * SWAPGS, RDTSCP, RDPID) and SPEC_CTRL. The guest reaches a few without an
+ * exit; the filter denies all others, which so come out and go to cpu_rdmsr()
+ * and cpu_wrmsr(): one answer in every engine.
  */
 #include "engine/kvm/kvm.h"
 
@@ -12,9 +12,8 @@
 #include "cpu/msr.h"
 
 const u32 kvm_state_msrs[] = {
-	MSR_STAR,	  MSR_LSTAR,	    MSR_CSTAR,	      MSR_SFMASK, MSR_KERNEL_GS_BASE,
-	MSR_SYSENTER_CS, MSR_SYSENTER_ESP, MSR_SYSENTER_EIP, MSR_PAT,	  MSR_TSC_AUX,
-	MSR_SPEC_CTRL,
+	MSR_STAR,	  MSR_LSTAR,	    MSR_CSTAR, MSR_SFMASK,  MSR_KERNEL_GS_BASE, MSR_SYSENTER_CS,
+	MSR_SYSENTER_ESP, MSR_SYSENTER_EIP, MSR_PAT,   MSR_TSC_AUX, MSR_SPEC_CTRL,
 };
 const unsigned kvm_state_msr_count = ARRAY_SIZE(kvm_state_msrs);
 
@@ -54,20 +53,30 @@ static bool in_model(const struct vcpu *v, u32 msr)
 	return msr != MSR_SPEC_CTRL || v->model->spec_ctrl_supported;
 }
 
-/* Direct access: reads and writes alike, but for the TSC, whose writes move ours. */
+/* What the guest reaches directly: what kernels write all the time, and EFER, which only KVM can check. Writes of the
+ * TSC move ours. */
 static const struct {
 	u32 base, count;
 	u32 flags;
 } direct[] = {
-	{ MSR_EFER, 5, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE }, /* to SFMASK */
-	{ MSR_FS_BASE, 4, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE }, /* GS_BASE, KERNEL_GS_BASE, TSC_AUX */
-	{ MSR_SYSENTER_CS, 3, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE },
+	{ MSR_EFER, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE },
+	{ MSR_FS_BASE, 3, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE }, /* GS_BASE, KERNEL_GS_BASE */
 	{ MSR_SPEC_CTRL, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE },
 	{ MSR_TSC, 1, KVM_MSR_FILTER_READ },
 };
 
-bool kvm_msr_inside(u32 msr)
+static bool in_state(const struct kvm_vcpu *x, u32 msr)
 {
+	for (unsigned i = 0; i < x->host->msrs; i++)
+		if (x->host->msr[i] == msr)
+			return true;
+	return false;
+}
+
+bool kvm_msr_inside(const struct vcpu *v, u32 msr)
+{
+	if (msr == MSR_SPEC_CTRL) /* not every KVM has it */
+		return in_state(v->engine_data, msr);
 	for (unsigned i = 0; i < ARRAY_SIZE(direct); i++)
 		if (msr - direct[i].base < direct[i].count && (direct[i].flags & KVM_MSR_FILTER_WRITE))
 			return true;
@@ -144,8 +153,8 @@ void kvm_msr_written(struct vcpu *v, u32 msr)
 
 	if (msr == MSR_TSC || msr == MSR_TSC_ADJUST) {
 		kvm_tsc_follow(v);
-	} else if (msr == MSR_PAT) {
-		append(&l, msr, v->cpu.pat);
+	} else if (in_state(kvm_of(v), msr)) {
+		append(&l, msr, *field(&v->cpu, msr));
 		set(kvm_of(v), &l);
 	}
 }

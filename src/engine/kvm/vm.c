@@ -16,9 +16,7 @@ static void map_changed(void *opaque)
 }
 
 /* Software wrote to a page of decoded code: for the dirty log, see slots.c. */
-static void page_written(void *opaque, gpa_t gpa, unsigned len)
-{
-}
+static void page_written(void *opaque, gpa_t gpa, unsigned len) {}
 
 static void vm_free(struct kvm_vm *vm)
 {
