@@ -35,7 +35,7 @@ struct flat_range {
 	u8 kind;
 };
 
-#define LISTENER_MAX 8
+#define LISTENER_MAX 136 /* two a processor, and some */
 
 struct memory {
 	u8 *ram;
@@ -57,6 +57,7 @@ struct memory {
 	struct memory_listener listener[LISTENER_MAX];
 	u32 listeners;
 	struct memory_stats stats;
+	struct io_guard guard;
 	unsigned depth; /* of dispatches to devices that access memory themselves */
 };
 
