@@ -306,6 +306,17 @@ static int hook_msr_write(void *m, unsigned cpu, u32 msr, u64 val)
 	return ret;
 }
 
+/* In turns: the turn ends, here. */
+static void hook_pause(void *opaque, unsigned cpu)
+{
+	struct machine *m = opaque;
+
+	if (m->group.parallel || m->cfg.cpus == 1)
+		return;
+	m->turn_left = 0;
+	vcpu_raise(m->cpu[cpu].v, EV_KICK);
+}
+
 static void hook_random(void *opaque, void *p, size_t n)
 {
 	door_random(((struct machine *)opaque)->door, p, n);
@@ -326,6 +337,7 @@ const struct vcpu_hooks machine_hooks = {
 	.cr8_write = hook_cr8_write,
 	.apic_msr_read = hook_msr_read,
 	.apic_msr_write = hook_msr_write,
+	.pause = hook_pause,
 	.random = hook_random,
 	.triple_fault = hook_triple_fault,
 };
