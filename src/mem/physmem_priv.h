@@ -95,7 +95,8 @@ extern const struct io_ops memory_mixed_ops;
  */
 #define PLACE_WINDOW_BITS 44
 #define PLACE_WINDOWS 8
-#define PLACE_GUARD (64 * KiB) /* the longest access */
+#define PLACE_OFF_LAST (13 * 1024 * GiB) /* offsets up to here */
+#define PLACE_GUARD (64 * KiB)		 /* the longest access */
 /* Map m->fd (m->ram_size bytes) so, and set m->ram. False, with nothing mapped, if the address space has no room. */
 bool memory_place(struct memory *m);
 /* Is there room for the smallest RAM? Reserves nothing for good. */
