@@ -9,7 +9,7 @@ static u8 memory[3 * 4096] __attribute__((aligned(4096)));
 static struct barrier start;
 static volatile u64 *word; /* what they are at */
 static volatile u64 sum, sum2, wrong;
-static u64 rounds;
+static u64 rounds, all_rounds;
 
 static const struct {
 	const char *name;
@@ -166,6 +166,8 @@ static void one(const char *name, void (*run)(struct cpu *c), void (*judge)(cons
 {
 	memset(memory, 0, sizeof(memory));
 	word = (volatile u64 *)(memory + at);
+	/* hosts make locks across lines dear on purpose, a fifth of a millisecond each */
+	rounds = at % 64 > 56 ? all_rounds / 16 + 1 : all_rounds;
 	sum = sum2 = wrong = 0;
 	bits = width;
 	running = run;
@@ -313,7 +315,7 @@ static void lock(const char *name, void (*on)(void), void (*off)(void), u32 n, u
 int main(void)
 {
 	mp_init();
-	rounds = mp_option("rounds", 1000);
+	all_rounds = mp_option("rounds", 1000);
 	for (u32 i = 0; i < sizeof(ops) / sizeof(ops[0]); i++) {
 		for (u32 w = 0; w < sizeof(where) / sizeof(where[0]); w++) {
 			char name[64];
@@ -324,7 +326,7 @@ int main(void)
 		}
 	}
 	one("CMPXCHG16B", do_cmpxchg16b, judge_count, 512, 64);
-	u64 n = rounds / 4;
+	u64 n = all_rounds / 4;
 	lock("spin lock, XCHG, PAUSE", spin_pause, spin_off, MP_MAX, n);
 	lock("spin lock, BTS, no PAUSE", spin_plain, spin_off, MP_MAX, n);
 	lock("spin lock, CMPXCHG", spin_cmpxchg, spin_off, MP_MAX, n);
