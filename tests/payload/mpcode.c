@@ -3,6 +3,9 @@
  * handed over by a flag and a serializing instruction; stores beside code that
  * runs; instructions replaced under those who run them, by the breakpoint
  * protocol of kernels and by a single store within a cache line.
+ *
+ * TCG 7.2 with several threads goes on with translations of the old code now
+ * and then, behind the single stores and exchanges.
  */
 #include "mp.h"
 
