@@ -361,6 +361,7 @@ static void service(ulong unused)
 
 	(void)unused;
 	c->handler = no_eoi;
+	c->mark[6] = 1;
 	sti();
 	while (c->mark[1] != 3)
 		pause();
@@ -379,6 +380,7 @@ static void in_service(void)
 		for (u32 i = 0; i < 8; i++)
 			cpus[n].mark[i] = 0;
 		mp_call(n, service, 0);
+		WAIT_FOR(cpus[n].mark[6]);
 	}
 	u32 seen72 = cpus[1].seen[0x72], seen81 = cpus[1].seen[0x81], last72 = cpus[last].seen[0x72];
 	for (n = 1; n <= last; n++) {
