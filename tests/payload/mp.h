@@ -90,7 +90,7 @@ static inline void sti(void)
 	asm volatile("sti; nop" ::: "memory");
 }
 #define MP_LIMIT 6000000000ull /* ticks within which what must come has come */
-#define MP_SHORT 3000000ull    /* ticks after which what must not come would have */
+#define MP_SHORT 1000000ull    /* ticks after which what must not come would have */
 #define WAIT_FOR(cond)                                                                                                 \
 	({                                                                                                             \
 		u64 _t = rdtsc();                                                                                      \

@@ -12,7 +12,7 @@
 
 #define ALL ((mp_started == 64 ? 0 : 1ull << mp_started) - 1)
 #define BIT(n) (1ull << (n))
-#define PAUSE_TICKS 300000 /* what comes where it must not has come by then */
+#define PAUSE_TICKS 100000 /* what comes where it must not has come by then */
 
 static u32 before[MP_MAX];
 
