@@ -41,8 +41,8 @@ def ok(name, good, detail=""):
     print(("ok - " if good else "not ok - ") + name + (f": {detail}" if detail and not good else ""), flush=True)
 
 
-def run(image, *more):
-    command = [ECTYPE, "run", "--engine", ENGINE, "--kernel", image, "--memory", "64M", "--serial", "stdio",
+def run(image, *more, engine=ENGINE):
+    command = [ECTYPE, "run", "--engine", engine, "--kernel", image, "--memory", "64M", "--serial", "stdio",
                "--debug-exit", "--no-reboot", *more]
     try:
         p = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT)
@@ -145,8 +145,9 @@ def race(name, image):
         for engine in dict.fromkeys((ENGINE, "interp", ENGINE + " again")):
             with tempfile.TemporaryDirectory() as tmp:
                 stats = os.path.join(tmp, "stats")
-                status, out, err = run(image, "--engine", engine.split()[0], "--cpus", cpus, "--clock", "virtual",
-                                       "--append", MP[name][OPTIONS.long], "--stats=json:" + stats)
+                status, out, err = run(image, "--cpus", cpus, "--clock", "virtual",
+                                       "--append", MP[name][OPTIONS.long], "--stats=json:" + stats,
+                                       engine=engine.split()[0])
                 try:
                     with open(stats, encoding="utf-8") as f:
                         s = json.load(f)
