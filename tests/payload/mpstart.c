@@ -4,7 +4,8 @@
  * (SDM 3A, table 10-1; 11.4.7.3 for the local APIC).
  *
  * TCG 7.2 differs from the manual in: no x2APIC; an NMI ends the wait for a SIPI,
- * at the reset vector (so `qemu=1` on the command line leaves it out).
+ * at the reset vector; INIT resets the MTRRs (`qemu=1` on the command line leaves
+ * these out).
  */
 #include "mp.h"
 
@@ -43,6 +44,7 @@ static void madt(void)
 
 /* What each processor says of itself. */
 struct self {
+	u64 mtrr;
 	u32 id1, logical, htt, id11, levels, bad_level, in_package, shift, cores4, apic, bsp, sum;
 	ulong sp;
 } self[MP_MAX];
@@ -68,6 +70,12 @@ static void look(ulong unused)
 		s->shift = r[0] & 0x1f;
 		s->in_package = r[1] & 0xffff;
 	}
+	s->mtrr = 0;
+	for (u32 msr = 0x200; msr < 0x300; msr++) {
+		/* 8 pairs, the fixed ones, the default */
+		if (msr < 0x210 || msr == 0x250 || (msr | 1) == 0x259 || msr >> 3 == 0x268 >> 3 || msr == 0x2ff)
+			s->mtrr = (s->mtrr << 7 | s->mtrr >> 57) ^ rdmsr(msr);
+	}
 	s->apic = apic_read(APIC_ID) >> (x2apic() ? 0 : 24);
 	s->bsp = !!(rdmsr(MSR_APIC_BASE) & BASE_BSP);
 	for (u32 i = 0; i < sizeof(here); i++)
@@ -81,7 +89,7 @@ static void look(ulong unused)
 static void identity(void)
 {
 	u32 id1 = 0, id11 = 0, apic = 0, bsp = 0, sums = 0, stacks = 0, level = 0, htt = 0, logical = 0, cores = 0;
-	u32 package = 0;
+	u32 package = 0, mtrr = 0;
 
 	mp_all(look, 0);
 	for (u32 n = 0; n < mp_started; n++) {
@@ -90,6 +98,7 @@ static void identity(void)
 		id11 += s->id11 != cpus[n].apic;
 		apic += s->apic != cpus[n].apic;
 		bsp += s->bsp;
+		mtrr += s->mtrr != self[0].mtrr;
 		sums += s->sum != 255 * 128;
 		level += s->bad_level || !s->levels;
 		htt += s->htt != (mp_cpus > 1);
@@ -108,6 +117,8 @@ static void identity(void)
 	check("one BSP", bsp, 1);
 	check("the BSP is processor 0", self[0].bsp, 1);
 	check("each has a stack of its own", sums + stacks, 0);
+	if (!mp_option("qemu", 0))
+		check("the MTRRs are the same on all", mtrr, 0);
 	check("CPUID 0BH: levels in order, widths and counts grow", level, 0);
 	check("CPUID 0BH: a package has as many as its IDs say", package, 0);
 	check("CPUID 1: HTT where there are several", htt, 0);
