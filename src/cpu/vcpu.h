@@ -71,7 +71,8 @@ struct vcpu_hooks {
 	int (*apic_msr_read)(void *m, unsigned cpu, u32 msr,
 			     u64 *v); /* APIC_BASE, x2APIC range, TSC_DEADLINE; -1: #GP */
 	int (*apic_msr_write)(void *m, unsigned cpu, u32 msr, u64 v);
-	void (*random)(void *m, void *p, size_t n);  /* RDRAND, RDSEED: the replay door */
+	void (*pause)(void *m, unsigned cpu);	    /* PAUSE was executed; may be NULL. Not called where one is alone */
+	void (*random)(void *m, void *p, size_t n); /* RDRAND, RDSEED: the replay door */
 	void (*triple_fault)(void *m, unsigned cpu); /* activity is already ACT_SHUTDOWN */
 };
 
@@ -96,6 +97,8 @@ struct vcpu {
 	_Atomic u32 event; /* enum vcpu_event */
 	_Atomic u32 go;	   /* 0 once something was raised: what translated code looks at, since zero is what it
 			      can branch on without the flags. Set by the engine as it enters */
+	_Atomic int in_kernel; /* thread that is, or is about to be, in the host's kernel on behalf of this processor, and
+				  comes out for a signal (engine kvm); 0: none */
 	u64 icount;	   /* instructions retired since the machine started; exact whenever
 			      hooks or devices are called */
 	unsigned index;

@@ -7,11 +7,18 @@
 
 #include "base/types.h"
 
-/* This thread, from now on, is only interrupted by the signal. */
-void kicks_catch(void);
+/*
+ * The signal is blocked in this thread from now on, and comes through while it
+ * is in KVM_RUN of processor `fd` alone: one that comes before waits there, so
+ * that none is lost and no handler runs. 0 or -1.
+ */
+int kicks_prepare(int fd);
+/* KVM_RUN was interrupted: if by the signal, that is done with. */
+void kicks_consume(void);
 /* Async-signal-safe. */
 void kicks_send(pid_t thread);
-/* The signal comes to this thread again and again, every `ns`, until timer_delete(). */
+/* For a thread that does not run a machine: the signal interrupts its calls every `ns`, until kicks_timer_end(). */
 bool kicks_timer(timer_t *t, long ns);
+void kicks_timer_end(timer_t t);
 
 #endif

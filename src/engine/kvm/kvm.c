@@ -94,7 +94,7 @@ static int kvm_attach(struct vcpu *v, struct error *e)
 		return error_set(e, "engine kvm: out of memory");
 	memset(x, 0, sizeof(*x));
 	/* first, for it clears what it is inside of */
-	if (interp_init(v, &x->interp, REFERENCE_ARENA, e)) {
+	if (interp_init(v, &x->interp, REFERENCE_ARENA, &x->peers, e)) {
 		free(x);
 		return -1;
 	}

@@ -102,7 +102,8 @@ struct kvm_fell {
 #define KVM_FELL_MAX 32
 
 struct kvm_vcpu {
-	struct interp interp; /* first: interp_of() */
+	struct interp interp;	   /* first: interp_of() */
+	struct interp_peers peers; /* this processor alone: what it decoded is dropped before each use */
 	const struct kvm_host *host;
 	struct kvm_vm *vm;
 	int fd;
@@ -121,8 +122,7 @@ struct kvm_vcpu {
 	u8 cr8;		   /* what KVM was given */
 	u32 debug_control; /* of KVM_SET_GUEST_DEBUG */
 
-	_Atomic u32 inside; /* the thread is about to enter, or in, KVM_RUN */
-	pid_t thread;
+	pid_t thread; /* that ran it last */
 
 	void *xsave;
 	u64 count[COUNTS];
@@ -181,6 +181,9 @@ enum kvm_next { NEXT_RUN, NEXT_REFERENCE, NEXT_LEAVE_DEBUG };
 enum kvm_next kvm_handle_exit(struct vcpu *v);
 
 /* reference.c. The state is in v->cpu, before and after. */
+/* The map changed, or software wrote to a page of decoded code: told to the reference engine this thread is in. */
+void kvm_reference_map_changed(void);
+void kvm_reference_written(gpa_t gpa, unsigned len);
 void kvm_reference_one(struct vcpu *v, enum kvm_count why);
 /* Software delivery is about to use the MMU, and code in memory may have changed. */
 void kvm_reference_prepare(struct vcpu *v);

@@ -215,10 +215,9 @@ static u64 measure(const struct kvm_host *h)
 	timer_t timer;
 	u64 ns = 0;
 
-	kicks_catch();
 	if (build(h, &p, CODE) == 0 && kicks_timer(&timer, LIMIT_NS / 4)) {
 		ns = run(&p);
-		timer_delete(timer);
+		kicks_timer_end(timer);
 	}
 	take_down(&p);
 	return ns;
@@ -229,11 +228,10 @@ void kvm_see_cpuid(const struct kvm_host *h, struct cpu_limits *l)
 	struct probe p = { .vm = -1, .vcpu = -1, .mem = MAP_FAILED };
 	timer_t timer;
 
-	kicks_catch();
 	if (build(h, &p, CPUID_CODE) == 0 && kicks_timer(&timer, LIMIT_NS / 4)) {
 		u64 ns = run(&p);
 
-		timer_delete(timer);
+		kicks_timer_end(timer);
 		for (unsigned i = 0; ns && ns < LIMIT_NS && i < ARRAY_SIZE(leaves); i++) {
 			u32 regs[4];
 

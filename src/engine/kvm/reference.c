@@ -18,6 +18,20 @@ void kvm_reference_prepare(struct vcpu *v)
 		cache_flush(v);
 }
 
+static _Thread_local struct kvm_vcpu *inside;
+
+void kvm_reference_map_changed(void)
+{
+	if (inside)
+		interp_map_changed(&inside->peers);
+}
+
+void kvm_reference_written(gpa_t gpa, unsigned len)
+{
+	if (inside)
+		cache_page_written(&inside->peers, gpa, len);
+}
+
 /* ---- what fell ---- */
 
 static void count_row(struct kvm_vcpu *x, const struct isa_row *row)
@@ -76,8 +90,10 @@ void kvm_reference_one(struct vcpu *v, enum kvm_count why)
 	/* A shadow that covers this instruction ends with it, unless it begins another. */
 	v->window_seen = true;
 	v->window_icount = v->icount;
+	inside = x;
 	interp_single(v);
 	fpu_park(v);
+	inside = NULL;
 	if (v->window_seen) {
 		v->cpu.shadow = SHADOW_NONE;
 		v->window_seen = false;
@@ -92,8 +108,10 @@ enum vcpu_exit kvm_reference_run(struct vcpu *v, const struct run_budget *b)
 
 	kvm_reference_prepare(v);
 	cpu_recheck_events(v);
+	inside = kvm_of(v);
 	why = interp_run(v, b);
 	fpu_park(v);
+	inside = NULL;
 	kvm_of(v)->count[COUNT_FELL_DEBUG] += v->icount - before;
 	return why;
 }

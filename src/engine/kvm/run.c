@@ -5,11 +5,11 @@
  * when KVM says that one can be taken (or the state, before it went in, says
  * so); else KVM is asked to come back as soon as that is so.
  *
- * Kicks: v->event is raised first; then, if the thread is inside (or about to
- * be), run->immediate_exit is set and a signal sent. The thread clears
- * immediate_exit, says that it is inside, and only then looks at v->event: one
- * of the two always sees the other, and a signal that comes before KVM_RUN
- * finds immediate_exit set.
+ * Kicks: v->event is raised first; then a signal goes to the thread that
+ * v->in_kernel names. The thread names itself and only then looks at v->event:
+ * one of the two always sees the other, and the signal is only let through in
+ * KVM_RUN, where it waits to end it. The kicker touches nothing that is the
+ * engine's: the engine may be on its way out.
  */
 #include "engine/kvm/kvm.h"
 #include "base/world.h"
@@ -26,13 +26,12 @@
 
 void kvm_kick(struct vcpu *v)
 {
-	struct kvm_vcpu *x = kvm_of(v);
+	pid_t thread;
 
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (!x || !x->inside)
-		return;
-	__atomic_store_n(&x->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	kicks_send(x->thread);
+	thread = v->in_kernel;
+	if (thread)
+		kicks_send(thread);
 }
 
 /* KVM_RUN, unless something came up: 0, or a negative errno. */
@@ -42,8 +41,8 @@ static int enter(struct vcpu *v)
 	struct world *w = v->group ? v->group->world : NULL; /* nothing of it is used in there */
 	int r = -EINTR;
 
-	__atomic_store_n(&x->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-	x->inside = 1;
+	x->run->immediate_exit = 0;
+	v->in_kernel = x->thread;
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!v->event) {
 		x->count[COUNT_RUNS]++;
@@ -55,7 +54,9 @@ static int enter(struct vcpu *v)
 		x->incomplete = false;
 		x->window_known = true;
 	}
-	x->inside = 0;
+	v->in_kernel = 0;
+	if (r == -EINTR)
+		kicks_consume();
 	return r;
 }
 
@@ -65,7 +66,7 @@ void kvm_complete(struct vcpu *v)
 
 	while (x->incomplete) {
 		x->incomplete = false;
-		__atomic_store_n(&x->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+		x->run->immediate_exit = 1;
 		if (ioctl(x->fd, KVM_RUN, 0) == 0)
 			switch (x->run->exit_reason) {
 			case KVM_EXIT_IO:
@@ -229,8 +230,10 @@ enum vcpu_exit kvm_enter(struct vcpu *v, const struct run_budget *b)
 	struct kvm_vcpu *x = kvm_of(v);
 	enum vcpu_exit why;
 
-	x->thread = gettid();
-	kicks_catch();
+	if (x->thread != gettid()) {
+		x->thread = gettid();
+		kicks_prepare(x->fd);
+	}
 	host_fault_enter(x->interp.thunks, &hot(v)->thunk_sp);
 	/* A debugger's step, and points KVM has no means for: by the reference engine, to the instruction. */
 	if (b->insns != UINT64_MAX || !kvm_debug_possible(v)) {

@@ -13,10 +13,13 @@
 static void map_changed(void *opaque)
 {
 	kvm_slots_update(opaque);
+	kvm_reference_map_changed();
 }
 
-/* Software wrote to a page of decoded code: for the dirty log, see slots.c. */
-static void page_written(void *opaque, gpa_t gpa, unsigned len) {}
+static void page_written(void *opaque, gpa_t gpa, unsigned len)
+{
+	kvm_reference_written(gpa, len);
+}
 
 static void vm_free(struct kvm_vm *vm)
 {
