@@ -83,6 +83,10 @@ struct machine {
 	atomic_bool timer_quit;
 	_Atomic u64 armed; /* guest time the host timer is set to, CLOCK_NEVER */
 
+	struct poll {
+		u64 window; /* ns of the next one; vCPU thread only */
+	} poll; /* for disks (poll.c) */
+
 	/* statistics */
 	u64 exits[VCPU_EXIT_COUNT], halts;
 	u64 run_ns, halted_ns; /* host time */
@@ -131,6 +135,11 @@ void wake_arm(struct machine *m);
 void wake_kick(struct machine *m, u32 events);
 /* Sleeps until an event is raised or, with a real clock, guest time `deadline`. */
 void wake_sleep(struct machine *m, u64 deadline);
-u64 host_ns(void); /* for statistics alone */
+/* Whether wake_sleep() would return at once. */
+bool wake_pending(const struct machine *m);
+u64 host_ns(void); /* for statistics and how long to poll, alone */
+
+/* poll.c: wake_sleep(), after looking for completions of the disks' requests for a while if there are any. */
+void poll_sleep(struct machine *m, u64 deadline);
 
 #endif

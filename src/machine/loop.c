@@ -180,7 +180,7 @@ static void idle(struct machine *m)
 	}
 	u64 start = host_ns();
 
-	wake_sleep(m, next);
+	poll_sleep(m, next);
 	m->halted_ns += host_ns() - start;
 }
 

@@ -41,6 +41,11 @@ void wake_kick(struct machine *m, u32 events)
 
 #define WAKING (EV_KICK | EV_INTR | EV_NMI | EV_TIMER | EV_RESET)
 
+bool wake_pending(const struct machine *m)
+{
+	return atomic_load(&m->vcpu->event) & WAKING;
+}
+
 void wake_sleep(struct machine *m, u64 deadline)
 {
 	struct timespec timeout, *limit = NULL;

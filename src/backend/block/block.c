@@ -214,6 +214,22 @@ void block_submit(struct block *b, struct block_request *r)
 		pool_put(b->pool, r);
 }
 
+bool block_pollable(const struct block *b)
+{
+	return b->uring && uring_inflight(b->uring);
+}
+
+bool block_poll(struct block *b)
+{
+	return b->uring && uring_poll(b->uring);
+}
+
+void block_poll_ends(struct block *b, bool found)
+{
+	if (b->uring)
+		uring_poll_ends(b->uring, found);
+}
+
 void block_drain(struct block *b)
 {
 	pthread_mutex_lock(&b->lock);

@@ -68,6 +68,16 @@ unsigned block_granularity(const struct block *b);    /* of discards that free s
 
 /* Offsets are checked again: a request outside the image is done with EINVAL (writes to a readonly one: EROFS). */
 void block_submit(struct block *b, struct block_request *r);
+/*
+ * Polling: requests that the host does by itself need no other thread to be
+ * found done, if somebody looks. block_poll() calls their `done`, true if
+ * there was any; it costs a load or two if there is none. Whoever calls it in
+ * a loop does so only while block_pollable(), and ends with block_poll_ends(),
+ * always before it sleeps: with `found` if block_poll() was true. Any thread.
+ */
+bool block_pollable(const struct block *b); /* there are such requests */
+bool block_poll(struct block *b);
+void block_poll_ends(struct block *b, bool found);
 /* Returns when all requests submitted before are done. */
 void block_drain(struct block *b);
 

@@ -1,52 +1,135 @@
 /*
  * Reads and writes through io_uring: submitted by the caller's thread under a
- * lock, reaped by a thread of the ring. No more are in flight than the
- * completion queue holds. An empty operation with no item ends the thread;
- * one whose item is the ring itself stands where a submission was refused.
+ * lock, reaped by a thread of the ring or by whoever calls uring_poll(). No
+ * more are in flight than the completion queue holds. An operation whose item
+ * is the ring itself does nothing: it stands where a submission was refused,
+ * or wakes the thread.
+ *
+ * The thread waits in the kernel, where each completion wakes it. That is
+ * wasted while somebody polls, and it is what costs most where processors are
+ * woken slowly. So after some completions in a row that a poller was waiting
+ * for, the thread is parked: it only looks every PARK_NS whether others still
+ * reap. If nothing was reaped in between, or the poller gives up, it goes back
+ * to waiting; so a completion that nobody polls for is late by two of these
+ * periods at most, and then no further one is.
  */
 #include <errno.h>
 #include <liburing.h>
 #include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "backend/block/uring.h"
 #include "base/thread.h"
+
+#define PARK_NS 500000
+#define PARK_AFTER 8 /* completions in a row found by pollers */
+#define REAP_BATCH 32
 
 struct uring {
 	struct io_uring ring;
 	void (*done)(void *opaque, void *item, int result);
 	void *opaque;
 	pthread_t thread;
-	pthread_mutex_t lock; /* of the submission queue and what follows */
-	unsigned inflight;
+	pthread_mutex_t lock;	   /* of the submission queue */
+	pthread_mutex_t reap_lock; /* of the completion queue's head */
+	atomic_uint inflight;
+	atomic_uint reaped; /* counts, modulo 2^32 */
+	atomic_uint streak; /* of polls that found something */
+	_Atomic u32 parked; /* the thread need not wait for completions; a futex */
+	atomic_bool quit;
 };
+
+struct reaped {
+	void *item;
+	int result;
+};
+
+static unsigned take(struct uring *u, struct reaped *out)
+{
+	struct io_uring_cqe *cqe;
+	unsigned n = 0;
+
+	pthread_mutex_lock(&u->reap_lock);
+	while (n < REAP_BATCH && io_uring_peek_cqe(&u->ring, &cqe) == 0) {
+		out[n].item = io_uring_cqe_get_data(cqe);
+		out[n].result = cqe->res;
+		io_uring_cqe_seen(&u->ring, cqe);
+		n += out[n].item != u;
+	}
+	pthread_mutex_unlock(&u->reap_lock);
+	return n;
+}
+
+bool uring_poll(struct uring *u)
+{
+	struct reaped r[REAP_BATCH];
+	bool any = false;
+
+	while (io_uring_cq_ready(&u->ring)) {
+		unsigned n = take(u, r);
+
+		atomic_fetch_sub(&u->inflight, n);
+		atomic_fetch_add(&u->reaped, n);
+		for (unsigned i = 0; i < n; i++)
+			u->done(u->opaque, r[i].item, r[i].result);
+		any |= n;
+	}
+	return any;
+}
+
+static void unpark(struct uring *u)
+{
+	if (atomic_exchange(&u->parked, 0))
+		syscall(SYS_futex, &u->parked, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+void uring_poll_ends(struct uring *u, bool found)
+{
+	if (!found) {
+		atomic_store(&u->streak, 0);
+		unpark(u);
+	} else if (atomic_load(&u->streak) < PARK_AFTER && atomic_fetch_add(&u->streak, 1) + 1 == PARK_AFTER) {
+		atomic_store(&u->parked, 1);
+	}
+}
+
+unsigned uring_inflight(const struct uring *u)
+{
+	return atomic_load(&u->inflight);
+}
+
+static void park(struct uring *u)
+{
+	const struct timespec period = { .tv_nsec = PARK_NS };
+	unsigned before = atomic_load(&u->reaped);
+
+	syscall(SYS_futex, &u->parked, FUTEX_WAIT_PRIVATE, 1, &period, NULL, 0);
+	if (atomic_load(&u->reaped) == before) {
+		atomic_store(&u->streak, 0);
+		atomic_store(&u->parked, 0);
+	}
+}
 
 static void *reap(void *opaque)
 {
 	struct uring *u = opaque;
-	struct io_uring_cqe *cqe;
 
-	for (;;) {
-		void *item;
-		int result;
-
-		if (io_uring_wait_cqe(&u->ring, &cqe) < 0)
-			continue; /* EINTR */
-		item = io_uring_cqe_get_data(cqe);
-		result = cqe->res;
-		io_uring_cqe_seen(&u->ring, cqe);
-		if (!item)
-			return NULL;
-		if (item == u)
+	while (!atomic_load(&u->quit)) {
+		if (atomic_load(&u->parked)) {
+			park(u);
 			continue;
-		pthread_mutex_lock(&u->lock);
-		u->inflight--;
-		pthread_mutex_unlock(&u->lock);
-		u->done(u->opaque, item, result);
+		}
+		syscall(SYS_io_uring_enter, u->ring.ring_fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0);
+		uring_poll(u);
 	}
+	return NULL;
 }
 
 /* The ring does reads and writes, nothing else: the system call filter of a running machine does not see what a ring
@@ -84,8 +167,10 @@ struct uring *uring_create(void (*done)(void *opaque, void *item, int result), v
 	u->done = done;
 	u->opaque = opaque;
 	pthread_mutex_init(&u->lock, NULL);
+	pthread_mutex_init(&u->reap_lock, NULL);
 	if (thread_start(&u->thread, reap, u)) {
 		pthread_mutex_destroy(&u->lock);
+		pthread_mutex_destroy(&u->reap_lock);
 		io_uring_queue_exit(&u->ring);
 		free(u);
 		return NULL;
@@ -112,7 +197,7 @@ bool uring_submit(struct uring *u, int fd, bool write, u64 offset, const struct 
 	if (n > IOV_MAX)
 		return false;
 	pthread_mutex_lock(&u->lock);
-	if (u->inflight < URING_ENTRIES)
+	if (atomic_load(&u->inflight) < URING_ENTRIES)
 		sqe = io_uring_get_sqe(&u->ring);
 	if (sqe) {
 		if (write)
@@ -120,11 +205,13 @@ bool uring_submit(struct uring *u, int fd, bool write, u64 offset, const struct 
 		else
 			io_uring_prep_readv(sqe, fd, iov, n, offset);
 		io_uring_sqe_set_data(sqe, item);
+		/* before it can be reaped */
+		atomic_fetch_add(&u->inflight, 1);
 		ok = submit_queued(u);
-		u->inflight += ok;
 		if (!ok) { /* the entry stays queued and goes with the next one: as one that does nothing */
 			io_uring_prep_nop(sqe);
 			io_uring_sqe_set_data(sqe, u);
+			atomic_fetch_sub(&u->inflight, 1);
 		}
 	}
 	pthread_mutex_unlock(&u->lock);
@@ -137,16 +224,19 @@ void uring_destroy(struct uring *u)
 
 	if (!u)
 		return;
+	atomic_store(&u->quit, true);
+	unpark(u);
 	pthread_mutex_lock(&u->lock);
 	while (!(sqe = io_uring_get_sqe(&u->ring)))
 		submit_queued(u);
 	io_uring_prep_nop(sqe);
-	io_uring_sqe_set_data(sqe, NULL);
+	io_uring_sqe_set_data(sqe, u);
 	while (!submit_queued(u))
 		sched_yield();
 	pthread_mutex_unlock(&u->lock);
 	pthread_join(u->thread, NULL);
 	io_uring_queue_exit(&u->ring);
 	pthread_mutex_destroy(&u->lock);
+	pthread_mutex_destroy(&u->reap_lock);
 	free(u);
 }
