@@ -85,7 +85,7 @@ struct machine {
 
 	struct poll {
 		u64 window; /* ns of the next one; vCPU thread only */
-	} poll; /* for disks (poll.c) */
+	} poll;		    /* for disks (poll.c) */
 
 	/* statistics */
 	u64 exits[VCPU_EXIT_COUNT], halts;

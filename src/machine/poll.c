@@ -27,10 +27,7 @@ static bool look(struct machine *m)
 	bool found = false;
 
 	for (unsigned i = 0; i < m->cfg.disks; i++)
-		if (block_poll(m->disk[i].image)) {
-			block_poll_ends(m->disk[i].image, true);
-			found = true;
-		}
+		found |= block_poll(m->disk[i].image);
 	return found;
 }
 
@@ -63,10 +60,12 @@ void poll_sleep(struct machine *m, u64 deadline)
 		wake_sleep(m, deadline);
 		return;
 	}
+	for (unsigned i = 0; i < m->cfg.disks; i++)
+		block_kick(m->disk[i].image);
 	/* the host's timer raises EV_TIMER at the deadline */
 	if (!m->poll.window || !spin(m, start + m->poll.window)) {
 		for (unsigned i = 0; i < m->cfg.disks; i++)
-			block_poll_ends(m->disk[i].image, false);
+			block_poll_ends(m->disk[i].image);
 		wake_sleep(m, deadline);
 	}
 	adapt(&m->poll, host_ns() - start);

@@ -116,7 +116,8 @@ bool block_poll(struct block *b)
 	fake_run(b, n);
 	return n;
 }
-void block_poll_ends(struct block *b, bool found) {}
+void block_poll_ends(struct block *b) {}
+void block_kick(struct block *b) {}
 u64 block_size(const struct block *b)
 {
 	return b->size;

@@ -224,14 +224,22 @@ bool block_poll(struct block *b)
 	return b->uring && uring_poll(b->uring);
 }
 
-void block_poll_ends(struct block *b, bool found)
+void block_kick(struct block *b)
 {
 	if (b->uring)
-		uring_poll_ends(b->uring, found);
+		uring_kick(b->uring);
+}
+
+void block_poll_ends(struct block *b)
+{
+	if (b->uring)
+		uring_unpark(b->uring);
 }
 
 void block_drain(struct block *b)
 {
+	block_kick(b);
+	block_poll_ends(b);
 	pthread_mutex_lock(&b->lock);
 	while (b->inflight)
 		pthread_cond_wait(&b->idle, &b->lock);
