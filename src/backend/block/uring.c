@@ -172,12 +172,19 @@ static unsigned take(struct uring *u, struct reaped *out)
 	return n;
 }
 
+static bool any_to_reap(const struct uring *u)
+{
+	const struct io_uring_cq *cq = &u->ring.cq;
+
+	return __atomic_load_n(cq->ktail, __ATOMIC_ACQUIRE) != __atomic_load_n(cq->khead, __ATOMIC_RELAXED);
+}
+
 static unsigned reap(struct uring *u)
 {
 	struct reaped r[REAP_BATCH];
 	unsigned sum = 0;
 
-	while (io_uring_cq_ready(&u->ring)) {
+	while (any_to_reap(u)) {
 		unsigned n = take(u, r);
 
 		atomic_fetch_sub(&u->inflight, n);
