@@ -3,26 +3,30 @@
  *
  * A request that goes past the page cache is done by the host in some tens of
  * microseconds, and as many again pass until a thread that sleeps for it runs
- * on a processor that sleeps as well. So while such requests are in flight the
- * thread looks for their completions itself for a while, at most a window that
- * follows the disk: it grows while waits are short enough to be polled through
- * and shrinks to nothing while they are not, as KVM's halt_poll_ns does. A
- * guest without requests in flight costs nothing here.
+ * on a processor that sleeps as well. So while such requests of its own are in
+ * flight the thread looks for their completions itself for a while, at most a
+ * window that follows the disk: it grows while waits are short enough to be
+ * polled through and shrinks to nothing while they are not, as KVM's
+ * halt_poll_ns does. Without requests in flight this costs nothing.
  */
 #include "machine/internal.h"
 
 #define WINDOW_MAX_NS 200000u
 #define WINDOW_MIN_NS 25000u
 
-static bool pollable(const struct machine *m)
+/* What was held back goes to the host. True if this thread may find it done. */
+static bool kick(const struct machine *m)
 {
-	for (unsigned i = 0; i < m->cfg.disks; i++)
-		if (block_pollable(m->disk[i].image))
-			return true;
-	return false;
+	bool pollable = false;
+
+	for (unsigned i = 0; i < m->cfg.disks; i++) {
+		block_kick(m->disk[i].image);
+		pollable |= block_pollable(m->disk[i].image);
+	}
+	return pollable;
 }
 
-static bool look(struct machine *m)
+static bool look(const struct machine *m)
 {
 	bool found = false;
 
@@ -31,42 +35,42 @@ static bool look(struct machine *m)
 	return found;
 }
 
-/* True if there is something to wake up for. */
-static bool spin(struct machine *m, u64 until)
+static void leave(const struct machine *m)
 {
-	do {
-		if (look(m) || wake_pending(m))
-			return true;
-		__builtin_ia32_pause();
-	} while (host_ns() < until);
-	return false;
+	for (unsigned i = 0; i < m->cfg.disks; i++)
+		if (block_pollable(m->disk[i].image))
+			block_poll_ends(m->disk[i].image);
 }
 
-static void adapt(struct poll *p, u64 waited)
+static void adapt(u64 *window, u64 waited)
 {
-	if (waited <= p->window)
+	if (waited <= *window)
 		return;
 	if (waited > WINDOW_MAX_NS)
-		p->window = p->window > WINDOW_MIN_NS ? p->window / 2 : 0;
+		*window = *window > WINDOW_MIN_NS ? *window / 2 : 0;
 	else
-		p->window = MIN(MAX(2 * p->window, WINDOW_MIN_NS), WINDOW_MAX_NS);
+		*window = MIN(MAX(2 * *window, WINDOW_MIN_NS), WINDOW_MAX_NS);
 }
 
-void poll_sleep(struct machine *m, u64 deadline)
+bool poll_sleep(struct machine_cpu *c, u64 deadline)
 {
-	u64 start = host_ns();
+	struct machine *m = c->m;
+	bool found = false;
 
-	if (!pollable(m)) {
-		wake_sleep(m, deadline);
-		return;
+	if (!kick(m)) {
+		wake_sleep(c, deadline);
+		return false;
 	}
-	for (unsigned i = 0; i < m->cfg.disks; i++)
-		block_kick(m->disk[i].image);
-	/* the host's timer raises EV_TIMER at the deadline */
-	if (!m->poll.window || !spin(m, start + m->poll.window)) {
-		for (unsigned i = 0; i < m->cfg.disks; i++)
-			block_poll_ends(m->disk[i].image);
-		wake_sleep(m, deadline);
+	u64 start = host_ns(), now = start, guest = clock_now(m->clock);
+	u64 window = MIN(c->poll_window, deadline > guest ? deadline - guest : 0);
+
+	for (; now - start < window && !wake_pending(c) && !(found = look(m)); now = host_ns())
+		__builtin_ia32_pause();
+	if (!found && !wake_pending(c)) {
+		leave(m);
+		wake_sleep(c, deadline);
+		now = host_ns();
 	}
-	adapt(&m->poll, host_ns() - start);
+	adapt(&c->poll_window, now - start);
+	return found;
 }

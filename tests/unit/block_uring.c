@@ -235,6 +235,10 @@ static void test_crowd(void **state)
 		pthread_join(thread[i], NULL);
 		assert_true(c[i].ok);
 	}
+	assert_false(uring_is_submitter(g->u));
+	assert_true(start(g, 0, false));
+	assert_true(uring_is_submitter(g->u));
+	assert_int_equal(wait_for(g, 0, true), BYTES);
 	assert_int_equal(uring_inflight(g->u), 0);
 }
 

@@ -216,7 +216,7 @@ void block_submit(struct block *b, struct block_request *r)
 
 bool block_pollable(const struct block *b)
 {
-	return b->uring && uring_inflight(b->uring);
+	return b->uring && uring_inflight(b->uring) && uring_is_submitter(b->uring);
 }
 
 bool block_poll(struct block *b)

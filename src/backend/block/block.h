@@ -79,7 +79,8 @@ void block_submit(struct block *b, struct block_request *r);
  * longer than others are in flight or half a millisecond; block_kick() lets
  * them go.
  */
-bool block_pollable(const struct block *b); /* there are such requests */
+/* There are such requests, and the calling thread submitted the last one: others had better leave them to it. */
+bool block_pollable(const struct block *b);
 bool block_poll(struct block *b);
 void block_poll_ends(struct block *b);
 void block_kick(struct block *b);

@@ -59,12 +59,13 @@ struct uring {
 		struct io_uring_sqe *sqe;
 		void *item;
 	} held[HOLD_MAX];
-	bool parked;	       /* the thread looks after what is held */
-	unsigned in_time;      /* batches, less what late ones cost */
-	u64 held_since;	       /* host ns, of the first */
-	u64 not_before, pause; /* host ns: when to hold again; how long the next pause is */
-	atomic_uint n_held;    /* written under the lock */
-	atomic_uint inflight;  /* held or submitted */
+	bool parked;		       /* the thread looks after what is held */
+	unsigned in_time;	       /* batches, less what late ones cost */
+	u64 held_since;		       /* host ns, of the first */
+	u64 not_before, pause;	       /* host ns: when to hold again; how long the next pause is */
+	atomic_uint n_held;	       /* written under the lock */
+	atomic_uint inflight;	       /* held or submitted */
+	const char *_Atomic submitter; /* who submitted the last */
 
 	pthread_mutex_t reap_lock; /* of the completion queue's head */
 	atomic_uint score;
@@ -72,6 +73,8 @@ struct uring {
 	_Atomic u32 park;   /* the thread is to be parked; a futex */
 	atomic_bool quit;
 };
+
+static _Thread_local char self; /* its address tells threads apart */
 
 struct reaped {
 	void *item;
@@ -216,6 +219,11 @@ unsigned uring_inflight(const struct uring *u)
 	return atomic_load(&u->inflight);
 }
 
+bool uring_is_submitter(const struct uring *u)
+{
+	return atomic_load(&u->submitter) == &self;
+}
+
 /* ---- the thread ---- */
 
 static void wait_for_some(struct uring *u)
@@ -344,6 +352,7 @@ bool uring_submit(struct uring *u, int fd, bool write, u64 offset, const struct 
 	pthread_mutex_lock(&u->lock);
 	if (atomic_load(&u->inflight) < URING_ENTRIES)
 		sqe = io_uring_get_sqe(&u->ring);
+	atomic_store(&u->submitter, &self);
 	if (sqe) {
 		if (write)
 			io_uring_prep_writev(sqe, fd, iov, n, offset);

@@ -20,6 +20,8 @@ bool uring_poll(struct uring *u);
 void uring_kick(struct uring *u);
 /* Whoever found something by uring_poll(), as it did before, will not look any more, for it is going to sleep. */
 void uring_unpark(struct uring *u);
+/* Whether the calling thread submitted the last one. */
+bool uring_is_submitter(const struct uring *u);
 unsigned uring_inflight(const struct uring *u); /* submissions whose `done` was not called */
 /* After all submissions are done. NULL is allowed. */
 void uring_destroy(struct uring *u);
