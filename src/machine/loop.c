@@ -240,7 +240,7 @@ static void idle(struct machine *m)
 	}
 	u64 start = host_ns();
 
-	wake_sleep(c, next);
+	poll_sleep(c, next);
 	c->halted_ns += host_ns() - start;
 }
 
