@@ -33,6 +33,7 @@
 #include "dev/virtio/vsock.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
+#include "machine/pv.h"
 #include "cpu/linear.h"
 #include "replay/door.h"
 
@@ -302,6 +303,10 @@ const struct vcpu_hooks machine_hooks = {
 	.cr8_write = hook_cr8_write,
 	.apic_msr_read = hook_msr_read,
 	.apic_msr_write = hook_msr_write,
+	.pv_msr_read = pv_msr_read,
+	.pv_msr_write = pv_msr_write,
+	.hypercall = pv_hypercall,
+	.tsc_moved = pv_tsc_moved,
 	.random = hook_random,
 	.triple_fault = hook_triple_fault,
 };
@@ -524,6 +529,8 @@ int machine_board_create(struct machine *m, struct error *e)
 	board_attach(&m->board, &m->lines);
 	if (!create_apics(m) || !create_legacy(m) || !create_testdev(m) || !create_chipset(m))
 		return error_set(e, "not enough host memory for the devices");
+	if (pv_create(m, e) < 0)
+		return -1;
 	if (create_pci_devices(m, e) < 0)
 		return -1;
 	struct device *cfg = fw_cfg_create(&m->board);

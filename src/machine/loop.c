@@ -15,6 +15,7 @@
 
 #include "cpu/event.h"
 #include "cpu/linear.h"
+#include "machine/pv.h"
 #include "replay/door.h"
 
 static void end(struct machine *m, enum machine_end how, int exit_code, const char *text)
@@ -86,6 +87,7 @@ static void triple_fault(struct machine *m)
 static void init_cpu(struct machine *m)
 {
 	lapic_reset(lapic_of(m->lapics, 0), true);
+	pv_init_cpu(m, 0);
 	cpu_reset(m->vcpu, true);
 	mmu_flush_all(m->vcpu);
 	mmu_mode_changed(m->vcpu);
@@ -180,7 +182,9 @@ static void idle(struct machine *m)
 	}
 	u64 start = host_ns();
 
+	pv_sleep(m, 0);
 	wake_sleep(m, next);
+	pv_wake(m, 0);
 	m->halted_ns += host_ns() - start;
 }
 
@@ -208,6 +212,8 @@ static u64 budget(struct machine *m)
 static void run_engine(struct machine *m)
 {
 	struct run_budget b = { .insns = budget(m) };
+
+	pv_enter(m, 0);
 	enum vcpu_exit why = m->vcpu->engine->run(m->vcpu, &b);
 
 	assert(why < VCPU_EXIT_COUNT);
