@@ -401,7 +401,8 @@ static void add_basic(struct cpu_model *m, const struct feature_set *f, unsigned
 
 static void add_extended(struct cpu_model *m, const struct feature_set *f, unsigned level)
 {
-	add(m, HYPERVISOR_BASE, -1, (struct regs){ MAX_HYPERVISOR, 0x79746345, 0x63456570, 0x65707974 }); /* EctypeEctype */
+	add(m, HYPERVISOR_BASE, -1,
+	    (struct regs){ MAX_HYPERVISOR, 0x79746345, 0x63456570, 0x65707974 }); /* EctypeEctype */
 	/* TSC and APIC bus frequency in kHz */
 	add(m, MAX_HYPERVISOR, -1, (struct regs){ (u32)(m->tsc_hz / 1000), (u32)(APIC_BUS_HZ / 1000), 0, 0 });
 

@@ -92,7 +92,7 @@ struct vcpu {
 			      hooks or devices are called */
 	unsigned index;
 	_Atomic bool kicked; /* KVM_HC_KICK_CPU came: the next HLT does not halt, or the present one ends */
-	bool fpu_live; /* guest vector state is in the host's registers, not in cpu.fpu */
+	bool fpu_live;	     /* guest vector state is in the host's registers, not in cpu.fpu */
 
 	/* Owned by cpu/event.c; see "Instruction boundaries" there. Not architectural: zero is always sound. */
 	bool intr_held;	      /* EV_INTR was seen while interrupts were blocked */

@@ -97,7 +97,12 @@ def triple(name, image):
     ok("triple fault: register dump", re.search(r"\bR?IP\b|\bEIP\b", err, re.I) and re.search(r"CR3", err, re.I), err[-200:])
 
 
-SPECIAL = {"boot32": boot, "triple32": triple}
+def pv(name, image):
+    report(name, image)
+    report(name, image, "--pv", "off")
+
+
+SPECIAL = {"boot32": boot, "triple32": triple, "pv32": pv, "pv64": pv}
 
 
 def main():

@@ -177,9 +177,9 @@ unsigned lapic_send_many(struct lapic_bus *bus, u64 low, u64 high, u64 min, u32 
 
 	for (unsigned i = 0; i < bus->w.cpus; i++) {
 		struct lapic *l = bus->cpu[i];
-		u64 n = lapic_id(l) - min; /* beyond both halves if it is lower */
+		u64 id = lapic_id(l), n = id - min;
 
-		if (!lapic_hw_enabled(l) || n >= 2 * half)
+		if (!lapic_hw_enabled(l) || id < min || n >= 2 * half)
 			continue;
 		if ((n < half ? low >> n : high >> (n - half)) & 1)
 			taken += receive(l, &m);
