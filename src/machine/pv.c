@@ -169,7 +169,7 @@ static void steal_written(const struct pv *p, unsigned n)
 /* Does the processor have a thread of its own, in real time? */
 static bool own_thread(const struct pv *p)
 {
-	return p->m->cfg.clock == MACHINE_CLOCK_REAL && p->count == 1;
+	return p->m->cfg.clock == MACHINE_CLOCK_REAL && (p->count == 1 || p->m->group.parallel);
 }
 
 static void count_anew(struct pv *p, struct pv_cpu *c, u64 now)

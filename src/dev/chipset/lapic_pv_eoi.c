@@ -86,3 +86,8 @@ u64 lapic_pv_eoi(const struct lapic *l)
 {
 	return l->pv_eoi;
 }
+
+bool lapic_pv_eoi_is_open(const struct lapic *l)
+{
+	return l->pv_eoi_open;
+}
