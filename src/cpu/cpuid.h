@@ -23,6 +23,7 @@ struct cpu_model {
 	u64 arch_capabilities;	 /* IA32_ARCH_CAPABILITIES */
 	u64 spec_ctrl_supported; /* bits of IA32_SPEC_CTRL; others #GP */
 	u8 isa_sets[32];	 /* bitmap by ZydisISASet: what the model offers */
+	u32 pv_features;	 /* of the paravirtual interface (cpu/pv.h); 0: there is none */
 	u64 tsc_hz;		 /* what CPUID leaf 15H and the hypervisor leaf report */
 	struct cpuid_entry {
 		u32 leaf, subleaf;
@@ -50,6 +51,8 @@ int cpu_model_init_within(struct cpu_model *m, const char *name, unsigned cpus, 
 			  const struct cpu_limits *limits, struct error *e);
 /* 0 if all that `m` offers is within `l`, else -1 with *e naming what is not. */
 int cpu_model_check_within(const struct cpu_model *m, const struct cpu_limits *l, struct error *e);
+/* Offers the paravirtual interface with `features` (PV_* of cpu/pv.h). After cpu_model_init(), once. 0: nothing. */
+void cpu_model_offer_pv(struct cpu_model *m, u32 features);
 
 /* CPUID as the guest of `v` sees it now (OSXSAVE, APIC id, XCR0-dependent
  * sizes follow the state). Also for the gdb stub and tests. */

@@ -43,7 +43,8 @@ struct engine_verdict {
 struct engine_needs {
 	bool limited; /* `cpu` holds */
 	struct cpu_limits cpu;
-	u64 tsc_hz; /* the only rate it can give the guest's TSC */
+	u64 tsc_hz;	/* the only rate it can give the guest's TSC */
+	u32 pv_missing; /* PV_* of cpu/pv.h that it cannot offer */
 };
 
 /* A named counter of an engine, for --stats. */

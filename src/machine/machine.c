@@ -12,6 +12,7 @@
 #include "backend/chr/chr.h"
 #include "backend/nvram/nvram.h"
 #include "cpu/event.h"
+#include "cpu/pv.h"
 #include "cpu/xstate.h"
 #include "cpu/linear.h"
 #include "dev/chipset/uart16550.h"
@@ -35,8 +36,12 @@ static int check_model(struct machine *m, struct error *e)
 
 	if (strictest->needs && strictest->needs(&needs, e))
 		return -1;
-	return cpu_model_init_within(&m->model, for_kvm ? "host" : name, m->cfg.cpus,
-				     needs.tsc_hz ? needs.tsc_hz : TSC_HZ, needs.limited ? &needs.cpu : NULL, e);
+	if (cpu_model_init_within(&m->model, for_kvm ? "host" : name, m->cfg.cpus, needs.tsc_hz ? needs.tsc_hz : TSC_HZ,
+				  needs.limited ? &needs.cpu : NULL, e))
+		return -1;
+	/* kvmclock counts on guest time and TSC being one (pv.c) */
+	cpu_model_offer_pv(&m->model, m->cfg.pv & ~needs.pv_missing & ~(needs.tsc_hz ? PV_CLOCK_ALL : 0));
+	return 0;
 }
 
 static int check_config(struct machine *m, struct error *e)

@@ -18,8 +18,8 @@ FOLDER = os.path.join(BUILD, "tests/payload")
 LEAVE = bytes.fromhex("b02a" "e6f4" "f4")  # mov al, 2ah; out 0f4h, al; hlt
 STATUS = 0x2a << 1 | 1
 LIMIT = 25  # seconds a payload
-# needs a module or another way of starting (tests/payload/run.py), or measures
-LEFT_OUT = ("boot32", "cost64")
+# needs a module or another way of starting (tests/payload/run.py); measures; asks for what is not offered with KVM
+LEFT_OUT = ("boot32", "cost64", "pv32", "pv64")
 
 
 def run(*options, limit=LIMIT):
@@ -116,8 +116,10 @@ def firmware_log(engine, folder):
 def test_firmware():
     with tempfile.TemporaryDirectory() as tmp:
         theirs, ours = (firmware_log(e, tmp) for e in ("interp", "kvm"))
-        ok("SeaBIOS says the same as under interp", "No bootable device" in ours and ours == theirs,
-           "\n".join(f"{a!r} | {b!r}" for a, b in zip(theirs.splitlines(), ours.splitlines()) if a != b) or ours[-300:])
+        # its threads take turns as time goes by
+        theirs, ours = sorted(theirs.splitlines()), sorted(ours.splitlines())
+        ok("SeaBIOS says the same as under interp", any("No bootable device" in line for line in ours) and ours == theirs,
+           "\n".join(f"{a!r} | {b!r}" for a, b in zip(theirs, ours) if a != b) or ours[-300:])
 
 
 def auto_verdict(image):

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cpu/pv.h"
+
 /* Of single instructions; it is emptied when full. */
 #define REFERENCE_ARENA (4 * MiB)
 
@@ -25,6 +27,10 @@ static void kvm_probe(struct engine_verdict *out)
 	out->advisable = kvm_fast(h, out->reason, sizeof(out->reason));
 }
 
+/* VMCALL is answered in the kernel, which has no interrupt controller and no run queue of ours; a flush of the TLB by a
+ * flag in memory is the kernel's as well. */
+#define PV_NOT_OURS ((u32)(PV_UNHALT | PV_SEND_IPI | PV_SCHED_YIELD | PV_TLB_FLUSH))
+
 static int kvm_needs(struct engine_needs *out, struct error *e)
 {
 	const char *why;
@@ -34,6 +40,7 @@ static int kvm_needs(struct engine_needs *out, struct error *e)
 		return error_set(e, "engine kvm: %s", why);
 	out->limited = true;
 	out->cpu = *kvm_limits(h);
+	out->pv_missing = PV_NOT_OURS;
 	out->tsc_hz = h->scales_tsc ? 0 : h->tsc_khz * 1000ull;
 	return 0;
 }
@@ -45,6 +52,10 @@ static int check_guest(const struct vcpu *v, const struct kvm_host *h, struct er
 
 	if (cpu_model_check_within(v->model, kvm_limits(h), &inner))
 		return error_set(e, "engine kvm: %s; start the machine with --cpu-model kvm", inner.text);
+	if (v->model->pv_features & PV_NOT_OURS)
+		return error_set(
+		    e, "engine kvm: the guest was shown hypercalls; start the machine with --cpu-model kvm, or "
+		       "--pv no-unhalt,no-ipi,no-yield,no-tlb-flush");
 	if (!h->scales_tsc && v->model->tsc_hz / 1000 != h->tsc_khz)
 		return error_set(
 		    e,
