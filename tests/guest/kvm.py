@@ -95,7 +95,7 @@ def test_stats():
 def firmware_log(engine, folder):
     """SeaBIOS without a disk: what it says until it gives up."""
     path = os.path.join(folder, engine)
-    command = [ECTYPE, "run", "--engine", engine, "--firmware", "seabios", "--memory", "64M", "--serial", "none",
+    command = [ECTYPE, "run", "--engine", engine, "--cpu-model", "kvm", "--firmware", "seabios", "--memory", "64M", "--serial", "none",
                "--debugcon", "file:" + path]
     p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     text = ""
