@@ -143,6 +143,7 @@ static struct dbt_shared *make_shared(struct vcpu *v, struct error *e)
 	sh->ram = memory_ram(v->mem);
 	sh->frames = memory_ram_size(v->mem) >> PAGE_SHIFT;
 	sh->no_store = ~0ull;
+	sh->parallel = world_of(v);
 	if (map_cache(sh, e)) {
 		free_shared(sh);
 		return NULL;
@@ -159,6 +160,7 @@ static struct dbt_shared *make_shared(struct vcpu *v, struct error *e)
 		return NULL;
 	}
 	memory_add_listener(v->mem, &(struct memory_listener){ map_changed, page_written, sh });
+	memory_set_world(v->mem, world_of(v));
 	return sh;
 }
 
@@ -184,6 +186,7 @@ static void drop_shared(struct vcpu *v, struct dbt_shared *sh)
 	if (g)
 		g->engine_shared = NULL;
 	memory_remove_listener(v->mem, sh);
+	memory_set_world(v->mem, NULL);
 	free_shared(sh);
 }
 
@@ -269,6 +272,7 @@ static int dbt_attach(struct vcpu *v, struct error *e)
 	if (!h)
 		return error_set(e, "engine dbt: out of memory");
 	x->v = v;
+	x->world = world_of(v);
 	x->sh = take_shared(v, e);
 	if (!x->sh) {
 		free_engine(h);

@@ -256,6 +256,7 @@ static void evict(struct vcpu *v, u32 r)
 	empty(x->sh, r);
 	x->stats.evictions++;
 	x->sh->flushes++;
+	x->sh->changes++;
 }
 
 /* The region of those that hold `what` that was begun first, of those being filled none; x->sh->regions: there is none.

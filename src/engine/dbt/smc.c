@@ -35,45 +35,98 @@ void dbt_drop_stores(struct vcpu *v)
 	}
 }
 
-u64 *dbt_lines(struct dbt *x, const u8 *host)
+void dbt_drop_frame_stores(struct dbt_shared *sh, const u8 *host)
 {
-	u64 frame = (u64)(host - x->sh->ram) >> PAGE_SHIFT;
+	const u64 *lines = dbt_lines(sh, host);
 
-	return frame < x->sh->frames ? &x->sh->lines[frame] : NULL;
+	for (unsigned p = 0; lines && p < sh->peers.n; p++) {
+		const struct flat *f = sh->peers.v[p]->mmu->flat;
+
+		for (unsigned n = 0; n < flat_set_count(f); n++) {
+			struct code_store *s = (struct code_store *)(flat_set_base(f, n) + AUX_STORES);
+
+			for (unsigned k = 0; k < CODE_STORES; k++)
+				if (s[k].lines == lines)
+					s[k].lines = &sh->no_store;
+		}
+	}
+}
+
+u64 *dbt_lines(struct dbt_shared *sh, const u8 *host)
+{
+	u64 frame = (u64)(host - sh->ram) >> PAGE_SHIFT;
+
+	return frame < sh->frames ? &sh->lines[frame] : NULL;
+}
+
+/* What a store is about to overwrite dies. True: others came in between and may have changed anything. */
+static bool kill(struct vcpu *v, const u8 *host, unsigned off, unsigned size)
+{
+	struct dbt_shared *sh = dbt_of(v)->sh;
+	bool changed;
+
+	if (sh->parallel && !dbt_frame_holds(sh, host, off, size))
+		return false;
+	changed = dbt_stop(v, STOP_KILL);
+	dbt_frame_written(v, host, off, size);
+	dbt_go(v);
+	return changed;
+}
+
+static bool serves(struct vcpu *v, const struct code_store *s, gva_t lin)
+{
+	return lin + s->minus_page < PAGE_SIZE && !(v->mmu->gen + s->minus_gen) && s->lines != &dbt_of(v)->sh->no_store;
 }
 
 bool dbt_known_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry)
 {
 	const struct code_store *s = slot_of(v, lin);
-	const u8 *host;
 
-	if (lin + s->minus_page >= PAGE_SIZE || v->mmu->gen + s->minus_gen || s->lines == &dbt_of(v)->sh->no_store)
-		return false;
-	dbt_of(v)->stats.code_stores++;
-	host = (const u8 *)((lin & PAGE_MASK) + s->entry + 1);
-	dbt_frame_written(v, host, lin & ~PAGE_MASK, size);
+	do {
+		if (!serves(v, s, lin))
+			return false;
+		dbt_of(v)->stats.code_stores++;
+	} while (kill(v, (const u8 *)((lin & PAGE_MASK) + s->entry + 1), lin & ~PAGE_MASK, size));
 	*entry = s->entry;
 	return true;
 }
 
-enum code_store_result dbt_new_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry)
+/*
+ * From here on others stop the world before they add code to the frame, so that
+ * a store with the entry has been done. The reference engine reads code of its
+ * own without that: it must do the store itself.
+ */
+static bool store_beside(struct vcpu *v, const struct page_target *t)
 {
-	struct dbt *x = dbt_of(v);
+	if (!dbt_of(v)->world)
+		return true;
+	if (*t->flags & PAGE_CODE_INTERP)
+		return false;
+	*t->flags |= PAGE_STORES;
+	return true;
+}
+
+static enum code_store_result new_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry)
+{
+	struct dbt_shared *sh = dbt_of(v)->sh;
 	struct code_store *s = slot_of(v, lin);
 	struct page_target t;
-	u64 *lines;
+	u64 *lines, stops;
 	gpa_t gpa;
 	u8 *host;
 
-	if (!flat_code_target(v, lin, &gpa, &host) || !memory_page(v->mem, gpa, &t))
-		return STORE_NONE;
-	lines = dbt_lines(x, host);
-	if (!lines)
-		return STORE_NONE;
-	x->stats.code_stores++;
-	memory_notify_written(v->mem, gpa, size);
-	if (!(*t.flags & PAGE_CODE))
-		return STORE_RETRY;
+	do {
+		if (!flat_code_target(v, lin, &gpa, &host) || !memory_page(v->mem, gpa, &t))
+			return STORE_NONE;
+		lines = dbt_lines(sh, host);
+		if (!lines || !store_beside(v, &t))
+			return STORE_NONE;
+		dbt_of(v)->stats.code_stores++;
+		stops = world_stops(v);
+		memory_notify_written(v->mem, gpa, size);
+		if (!(*t.flags & PAGE_CODE))
+			return STORE_RETRY;
+	} while (unlikely(world_stops(v) != stops));
 	*entry = (uintptr_t)host - lin - 1;
 	if (!(*t.flags & PAGE_CODE_INTERP)) {
 		s->minus_page = 0 - (lin & PAGE_MASK);
@@ -82,4 +135,14 @@ enum code_store_result dbt_new_store(struct vcpu *v, gva_t lin, unsigned size, u
 		s->lines = lines;
 	}
 	return STORE_ONCE;
+}
+
+enum code_store_result dbt_new_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry)
+{
+	enum code_store_result r;
+
+	dbt_lock(v);
+	r = new_store(v, lin, size, entry);
+	dbt_unlock(v);
+	return r;
 }
