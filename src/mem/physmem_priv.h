@@ -59,7 +59,7 @@ struct memory {
 	struct memory_stats stats;
 	struct world *world;
 	u64 world_stops; /* for changes of the map */
-	unsigned depth; /* of dispatches to devices that access memory themselves */
+	unsigned depth;	 /* of dispatches to devices that access memory themselves */
 };
 
 /* First range that ends at or behind `gpa`, or NULL. */

@@ -165,13 +165,13 @@ void dbt_shut_door(struct dbt_shared *sh, const struct tblock *b)
 	u8 *p = sh->rw + b->door;
 	const u8 *to = b->saved ? sh->leave_saved[LEAVE_ENTRY] : sh->leave[LEAVE_ENTRY];
 	u32 id = (u32)(b - sh->blocks);
-	s32 rel = (s32)(to - (sh->rx + b->door + 10));
+	s32 rel = (s32)(to - (sh->rx + b->door + DOOR_BYTES));
 
 	dbt_entry_saved(sh, b, false);
 	p[0] = 0xb9;
 	__builtin_memcpy(p + 1, &id, 4);
 	p[5] = 0xe9;
-	__builtin_memcpy(p + 6, &rel, 4);
+	__builtin_memcpy(p + DOOR_REL, &rel, 4);
 }
 
 /* Before something else lies where its links are. */
@@ -319,14 +319,29 @@ void dbt_page_written(struct dbt_shared *sh, gpa_t gpa, unsigned len)
 	}
 	if (!memory_page(v->mem, gpa, &t) || !t.host || !t.flags || !(*t.flags & PAGE_CODE_DBT))
 		return;
-	/* The bytes were written before this, and what is being translated is marked before it is read. */
-	if (sh->parallel && __atomic_load_n(&sh->translating, __ATOMIC_ACQUIRE) != t.host &&
-	    !dbt_frame_holds(sh, t.host, off, len))
+	if (!sh->parallel) {
+		if (!dbt_frame_written(v, t.host, off, len))
+			set_code_flag(v, gpa, false);
+		return;
+	}
+	/* The bytes were written before this, and what is being translated is marked before it is read. That the frame
+	 * may hold no code any more is left to the next store: code that is patched will be back soon. */
+	if (__atomic_load_n(&sh->translating, __ATOMIC_ACQUIRE) != t.host && !dbt_frame_holds(sh, t.host, off, len))
 		return;
 	dbt_stop(v, STOP_KILL);
-	if (!dbt_frame_written(v, t.host, off, len))
-		set_code_flag(v, gpa, false);
+	dbt_frame_written(v, t.host, off, len);
 	dbt_go(v);
+}
+
+bool dbt_frame_freed(struct vcpu *v, const u8 *host, gpa_t gpa)
+{
+	struct dbt_shared *sh = dbt_of(v)->sh;
+
+	for (const struct tpage *p = sh->by_frame[frame_hash(host)]; p; p = p->frame_next)
+		if (p->host == host && p->live)
+			return false;
+	set_code_flag(v, gpa, false);
+	return true;
 }
 
 void dbt_flush(struct vcpu *v)
@@ -503,28 +518,41 @@ static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin, struc
 }
 
 /*
- * Processors that run at once: what must the others be stopped for before the
- * code is read? For the first code in a frame, since their write entries go
- * first; where they may be about to store without looking again; and where dead
- * code that they may come upon is overwritten.
+ * Where processors run at once a dead block is not translated again in its
+ * place, for others may be on their way through its entries. The door of the old
+ * one leads on to the new one.
  */
-static bool needs_stop(struct vcpu *v, const struct tpage *p, const struct tblock *old, enum stop_cause *why)
+static void add_beside(struct vcpu *v, struct tpage *p, struct tblock *b, struct tblock *old)
+{
+	u8 *door = dbt_of(v)->sh->rw + (old ? old->door : 0);
+
+	add_block(v, p, b, old);
+	if (old) /* the rel32 of the jump: a word of 8 bytes holds it */
+		*(volatile any_u32 *)(door + DOOR_REL) =
+		    (old->saved ? b->entry_saved : b->entry) - (old->door + DOOR_BYTES);
+}
+
+/*
+ * What must the others be stopped for before the code is read? For the first
+ * code in a frame, since their write entries go first, and where they may be
+ * about to store without looking again.
+ */
+static bool needs_stop(struct vcpu *v, const struct tpage *p, enum stop_cause *why)
 {
 	struct page_target t;
 
-	if (likely(!dbt_of(v)->world))
-		return false;
-	*why = old ? STOP_AGAIN : STOP_FRAME;
-	if (old || !memory_page(v->mem, p->gpa, &t) || !t.flags || t.host != p->host || !(*t.flags & PAGE_CODE_DBT))
+	*why = STOP_FRAME;
+	if (!memory_page(v->mem, p->gpa, &t) || !t.flags || t.host != p->host || !(*t.flags & PAGE_CODE_DBT))
 		return true;
 	*why = STOP_MIXED;
 	return *t.flags & PAGE_STORES;
 }
 
-/* The same with the others stopped. */
+/* With the others stopped. */
 static struct tblock *make_block_stopped(struct vcpu *v, struct tpage *p, u64 lin, struct tblock *old)
 {
 	struct page_target t;
+	struct tblock *b;
 
 	set_code_flag(v, p->gpa, true);
 	if (memory_page(v->mem, p->gpa, &t) && t.flags && *t.flags & PAGE_STORES) {
@@ -532,11 +560,13 @@ static struct tblock *make_block_stopped(struct vcpu *v, struct tpage *p, u64 li
 		*t.flags &= (u8)~PAGE_STORES;
 	}
 	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* the mark, before the code is read: devices are not stopped */
-	return make_block(v, p, lin, old);
+	b = translate_or_clone(v, p, lin, NULL);
+	add_beside(v, p, b, old);
+	return b;
 }
 
 /* The same while others run. NULL: they came in between after all. */
-static struct tblock *make_block_beside(struct vcpu *v, struct tpage *p, u64 lin)
+static struct tblock *make_block_beside(struct vcpu *v, struct tpage *p, u64 lin, struct tblock *old)
 {
 	struct dbt_shared *sh = dbt_of(v)->sh;
 	u64 stops = world_stops(v);
@@ -546,7 +576,7 @@ static struct tblock *make_block_beside(struct vcpu *v, struct tpage *p, u64 lin
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	b = translate_or_clone(v, p, lin, NULL);
 	if (likely(world_stops(v) == stops)) {
-		add_block(v, p, b, NULL);
+		add_beside(v, p, b, old);
 	} else {
 		b->dead = true;
 		b = NULL;
@@ -642,11 +672,11 @@ struct tblock *dbt_find(struct vcpu *v, u64 lin)
 
 	if (!p || likely(b && !b->dead))
 		return b;
-	if (needs_stop(v, p, b, &why))
-		return find_stopped(v, lin, why);
 	if (likely(!dbt_of(v)->world))
 		return make_block(v, p, lin, b);
-	b = make_block_beside(v, p, lin);
+	if (needs_stop(v, p, &why))
+		return find_stopped(v, lin, why);
+	b = make_block_beside(v, p, lin, b);
 	return b ? b : find_stopped(v, lin, STOP_MIXED);
 }
 

@@ -246,7 +246,6 @@ struct cursors {
 enum stop_cause {
 	STOP_FRAME, /* a frame gets its first code */
 	STOP_MIXED, /* code is added to one that is stored to */
-	STOP_AGAIN, /* a dead block is translated again */
 	STOP_KILL,
 	STOP_ROOM, /* a region is emptied, or all */
 	STOP_CAUSES,
@@ -325,8 +324,8 @@ struct dbt {
 	struct interp interp; /* first: the embedded reference engine */
 	struct dbt_shared *sh;
 	struct vcpu *v;
-	struct world *world; /* NULL: not parallel */
-	u64 changes;	     /* sh->changes as translated code was left */
+	struct world *world;	       /* NULL: not parallel */
+	u64 changes;		       /* sh->changes as translated code was left */
 	void (*enter)(struct vcpu *v); /* sh->enter_code, or dbt_enter_observed */
 	u32 key;		       /* of the blocks that run */
 	u32 key_of[WIDTHS];	       /* of the jump caches' entries, KEY_USER apart */
@@ -390,8 +389,8 @@ static inline void dbt_lock(struct vcpu *v)
 	struct dbt_shared *sh = dbt_of(v)->sh;
 	u32 free = 0;
 
-	if (unlikely(sh->parallel) && !__atomic_compare_exchange_n((u32 *)&sh->lock, &free, 1, false, __ATOMIC_ACQUIRE,
-								  __ATOMIC_RELAXED))
+	if (unlikely(sh->parallel) &&
+	    !__atomic_compare_exchange_n((u32 *)&sh->lock, &free, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
 		dbt_lock_slow(v);
 }
 static inline void dbt_unlock(struct vcpu *v)
@@ -440,6 +439,8 @@ void dbt_note_cursors(struct dbt_shared *sh);
 struct cursors dbt_in_use(const struct dbt_shared *sh); /* counts, of all regions together */
 /* cache.c, for that */
 struct tblock **dbt_bucket(struct tpage *p, u64 lin);
+#define DOOR_BYTES 10u						   /* of what it puts there */
+#define DOOR_REL 6u						   /* where that has its rel32 */
 void dbt_shut_door(struct dbt_shared *sh, const struct tblock *b); /* its entries lead out of translated code */
 void dbt_forget_exits(struct dbt_shared *sh, const struct tblock *b);
 void dbt_find_lines(struct tpage *p);
@@ -459,8 +460,10 @@ enum code_store_result {
  */
 bool dbt_known_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry);
 enum code_store_result dbt_new_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry);
-void dbt_drop_stores(struct vcpu *v);	       /* empties every struct code_store of the processor */
+void dbt_drop_stores(struct vcpu *v); /* empties every struct code_store of the processor */
 void dbt_drop_frame_stores(struct dbt_shared *sh, const u8 *host); /* those for a frame, of all; world stopped */
+/* The lock is held: if no code is left in the frame it is no code page any more. */
+bool dbt_frame_freed(struct vcpu *v, const u8 *host, gpa_t gpa);
 u64 *dbt_lines(struct dbt_shared *sh, const u8 *host); /* of the frame at `host`; NULL: not in RAM */
 
 extern const size_t dbt_decoded_size;

@@ -174,6 +174,7 @@ void emit_entries(struct tr *t)
 		b->entry = (u32)(e->p - t->x->sh->rw);
 		t->flags = FLAGS_HOST;
 	}
+	align_link(t, DOOR_REL); /* of what is put there when it is dead */
 	b->body = b->door = (u32)(e->p - t->x->sh->rw);
 }
 

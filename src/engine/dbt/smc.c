@@ -59,20 +59,6 @@ u64 *dbt_lines(struct dbt_shared *sh, const u8 *host)
 	return frame < sh->frames ? &sh->lines[frame] : NULL;
 }
 
-/* What a store is about to overwrite dies. True: others came in between and may have changed anything. */
-static bool kill(struct vcpu *v, const u8 *host, unsigned off, unsigned size)
-{
-	struct dbt_shared *sh = dbt_of(v)->sh;
-	bool changed;
-
-	if (sh->parallel && !dbt_frame_holds(sh, host, off, size))
-		return false;
-	changed = dbt_stop(v, STOP_KILL);
-	dbt_frame_written(v, host, off, size);
-	dbt_go(v);
-	return changed;
-}
-
 static bool serves(struct vcpu *v, const struct code_store *s, gva_t lin)
 {
 	return lin + s->minus_page < PAGE_SIZE && !(v->mmu->gen + s->minus_gen) && s->lines != &dbt_of(v)->sh->no_store;
@@ -81,52 +67,67 @@ static bool serves(struct vcpu *v, const struct code_store *s, gva_t lin)
 bool dbt_known_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry)
 {
 	const struct code_store *s = slot_of(v, lin);
+	struct dbt_shared *sh = dbt_of(v)->sh;
+	const u8 *host;
 
-	do {
-		if (!serves(v, s, lin))
-			return false;
-		dbt_of(v)->stats.code_stores++;
-	} while (kill(v, (const u8 *)((lin & PAGE_MASK) + s->entry + 1), lin & ~PAGE_MASK, size));
+	if (!serves(v, s, lin))
+		return false;
+	host = (const u8 *)((lin & PAGE_MASK) + s->entry + 1);
+	if (sh->parallel && dbt_frame_holds(sh, host, lin & ~PAGE_MASK, size))
+		return false;
+	dbt_of(v)->stats.code_stores++;
+	if (!sh->parallel)
+		dbt_frame_written(v, host, lin & ~PAGE_MASK, size);
 	*entry = s->entry;
 	return true;
 }
 
 /*
- * From here on others stop the world before they add code to the frame, so that
- * a store with the entry has been done. The reference engine reads code of its
- * own without that: it must do the store itself.
+ * Processors that run at once, with the lock: a store that overwrites code is
+ * left to the reference engine, which kills it when it is done, and so is one
+ * to code that a reference engine has decoded. Other stores may be done beside
+ * the code. From then on others stop the world before they add code to the frame.
  */
-static bool store_beside(struct vcpu *v, const struct page_target *t)
+static enum code_store_result store_beside(struct vcpu *v, const struct page_target *t, gpa_t gpa, const u8 *host,
+					   unsigned size)
 {
-	if (!dbt_of(v)->world)
-		return true;
+	const u8 *frame = host - (gpa & ~PAGE_MASK);
+
 	if (*t->flags & PAGE_CODE_INTERP)
-		return false;
+		return STORE_NONE;
+	if (dbt_frame_freed(v, frame, gpa))
+		return STORE_RETRY;
+	if (dbt_frame_holds(dbt_of(v)->sh, frame, gpa & ~PAGE_MASK, size))
+		return STORE_NONE;
 	*t->flags |= PAGE_STORES;
-	return true;
+	return STORE_ONCE;
 }
 
 static enum code_store_result new_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry)
 {
 	struct dbt_shared *sh = dbt_of(v)->sh;
 	struct code_store *s = slot_of(v, lin);
+	enum code_store_result r;
 	struct page_target t;
-	u64 *lines, stops;
+	u64 *lines;
 	gpa_t gpa;
 	u8 *host;
 
-	do {
-		if (!flat_code_target(v, lin, &gpa, &host) || !memory_page(v->mem, gpa, &t))
-			return STORE_NONE;
-		lines = dbt_lines(sh, host);
-		if (!lines || !store_beside(v, &t))
-			return STORE_NONE;
-		dbt_of(v)->stats.code_stores++;
-		stops = world_stops(v);
+	if (!flat_code_target(v, lin, &gpa, &host) || !memory_page(v->mem, gpa, &t))
+		return STORE_NONE;
+	lines = dbt_lines(sh, host);
+	if (!lines)
+		return STORE_NONE;
+	dbt_of(v)->stats.code_stores++;
+	if (sh->parallel) {
+		r = store_beside(v, &t, gpa, host, size);
+		if (r != STORE_ONCE)
+			return r;
+	} else {
 		memory_notify_written(v->mem, gpa, size);
 		if (!(*t.flags & PAGE_CODE))
 			return STORE_RETRY;
-	} while (unlikely(world_stops(v) != stops));
+	}
 	*entry = (uintptr_t)host - lin - 1;
 	if (!(*t.flags & PAGE_CODE_INTERP)) {
 		s->minus_page = 0 - (lin & PAGE_MASK);
