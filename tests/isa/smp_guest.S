@@ -105,7 +105,7 @@ end_program follow
 program lead
 	mov r12d, 1
 1:	mov [rbx + 1], r12d
-	mov ecx, 20
+	mov ecx, 500
 2:	pause
 	dec ecx
 	jnz 2b
