@@ -344,7 +344,7 @@ static void dbt_probe(struct engine_verdict *out)
 const struct engine_ops engine_dbt = {
 	.name = "dbt",
 	.summary = "binary translation: guest code runs on the host, sensitive instructions in software",
-	.caps = ENGINE_EXACT_ICOUNT | ENGINE_SINGLE_STEP | ENGINE_TRANSLATES | ENGINE_COUNTS_IF_ASKED,
+	.caps = ENGINE_EXACT_ICOUNT | ENGINE_SINGLE_STEP | ENGINE_SMP | ENGINE_TRANSLATES | ENGINE_COUNTS_IF_ASKED,
 	.probe = dbt_probe,
 	.vcpu_attach = dbt_attach,
 	.vcpu_detach = dbt_detach,
