@@ -71,7 +71,8 @@ struct vcpu_hooks {
 	int (*apic_msr_read)(void *m, unsigned cpu, u32 msr,
 			     u64 *v); /* APIC_BASE, x2APIC range, TSC_DEADLINE; -1: #GP */
 	int (*apic_msr_write)(void *m, unsigned cpu, u32 msr, u64 v);
-	void (*random)(void *m, void *p, size_t n);  /* RDRAND, RDSEED: the replay door */
+	void (*pause)(void *m, unsigned cpu);	    /* PAUSE was executed; may be NULL. Not called where one is alone */
+	void (*random)(void *m, void *p, size_t n); /* RDRAND, RDSEED: the replay door */
 	void (*triple_fault)(void *m, unsigned cpu); /* activity is already ACT_SHUTDOWN */
 };
 

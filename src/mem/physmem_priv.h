@@ -35,7 +35,7 @@ struct flat_range {
 	u8 kind;
 };
 
-#define LISTENER_MAX 8
+#define LISTENER_MAX 136 /* two a processor, and some */
 
 struct memory {
 	u8 *ram;
@@ -60,6 +60,8 @@ struct memory {
 	struct world *world;
 	u64 world_stops; /* for changes of the map */
 	unsigned depth;	 /* of dispatches to devices that access memory themselves */
+	struct io_guard guard;
+	unsigned depth; /* of dispatches to devices that access memory themselves */
 };
 
 /* First range that ends at or behind `gpa`, or NULL. */
