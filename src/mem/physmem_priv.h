@@ -59,7 +59,6 @@ struct memory {
 	struct memory_stats stats;
 	struct world *world;
 	u64 world_stops; /* for changes of the map */
-	unsigned depth;	 /* of dispatches to devices that access memory themselves */
 	struct io_guard guard;
 	unsigned depth; /* of dispatches to devices that access memory themselves */
 };
