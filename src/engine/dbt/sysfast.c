@@ -277,6 +277,8 @@ static bool emit_mov_cr(struct tr *t)
 	if (d->reg != 2)
 		return false;
 	store_gs(&t->e, read_reg(t, d->rm, H_R14), off);
+	if (t->x->sh->parallel) /* it serializes */
+		put_bytes(&t->e, (const u8[]){ 0x0f, 0xae, 0xf0 }, 3);
 	return true;
 }
 

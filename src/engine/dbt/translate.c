@@ -36,6 +36,11 @@ static bool is_odd(const struct dinsn *d)
 	return false;
 }
 
+static bool is_pause(const struct dinsn *d)
+{
+	return d->map == 0 && d->mnemonic == ZYDIS_MNEMONIC_PAUSE;
+}
+
 static bool is_nop(const struct dinsn *d)
 {
 	if (d->map == 1)
@@ -325,6 +330,10 @@ static bool emit_group(struct tr *t, bool *ends, bool *cut)
 	switch ((enum group)t->g->group) {
 	case GROUP_NOP:
 		note->how = HOW_NOP;
+		if (t->x->sh->parallel && is_pause(t->d)) {
+			islands(t, 40, true);
+			put_bytes(&t->e, (const u8[]){ 0xf3, 0x90 }, 2);
+		}
 		return true;
 	case GROUP_DIRECTION:
 		emit_direction(t, t->d->mnemonic == ZYDIS_MNEMONIC_STD);
@@ -581,6 +590,10 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 	t->recipe_at = -1;
 	t->code = b->page->host + off;
 	t->avail = (unsigned)PAGE_SIZE - off;
+	if (t->x->sh->parallel) { /* others may write it meanwhile: what is asked twice is to have one answer */
+		t->avail = MIN(t->avail, (unsigned)sizeof(t->copy));
+		t->code = memcpy(t->copy, t->code, t->avail);
+	}
 	/* what watches translations is to see each; the code at the entries is not translated again */
 	if (entries && !t->narrow && !(x->trace & TRACE_BLOCKS) && !x->sh->perf)
 		t->e.fixes = &t->fixes;
