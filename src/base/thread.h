@@ -8,4 +8,7 @@
  * runs the machine. 0, or an errno value. */
 int thread_start(pthread_t *t, void *(*fn)(void *), void *arg);
 
+/* Calls fn(arg) with all signals blocked: for a library that starts threads of its own. */
+void thread_masked(void (*fn)(void *), void *arg);
+
 #endif

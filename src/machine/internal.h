@@ -37,7 +37,7 @@ struct machine {
 
 	struct board board;
 	struct lapic_bus *lapics;
-	struct device *pic, *ioapic, *q35, *uart[MACHINE_SERIALS];
+	struct device *pic, *ioapic, *q35, *pm, *uart[MACHINE_SERIALS];
 	struct virtio *console, *balloon; /* NULL: none */
 	struct {
 		struct block *image;
@@ -67,6 +67,8 @@ struct machine {
 
 	/* any thread */
 	atomic_bool stop, debug_interrupt;
+	atomic_bool paused, debugged; /* written on the vCPU thread; `debugged`: a debugger holds it */
+	atomic_bool next_engine;      /* machine_next_engine() */
 	_Atomic u32 sleeping; /* the vCPU thread waits, or is about to, on vcpu->event */
 
 	/* machine_call(): queue of what other threads want done */
@@ -75,6 +77,7 @@ struct machine {
 	struct call *calls;
 	atomic_bool have_calls;
 	bool running;	  /* under call_lock: machine_run() will serve the queue */
+	bool over;	  /* under call_lock: it ran, and has returned */
 	pthread_t thread; /* valid while running */
 
 	/* the host timer (wake.c) */
@@ -86,6 +89,8 @@ struct machine {
 	/* statistics */
 	u64 exits[VCPU_EXIT_COUNT], halts;
 	u64 run_ns, halted_ns; /* host time */
+	u64 run_start;	       /* of the present machine_run(), host time; 0: none */
+	bool uncounted;	       /* an engine ran that does not count instructions */
 };
 
 /* board.c: the wiring. 0 or -1 with *e; board_destroy() frees what was made. */
@@ -122,6 +127,12 @@ void machine_request(struct machine *m, u32 request);
 /* call.c */
 void machine_serve_calls(struct machine *m);
 
+/* pause.c: returns when the machine is resumed or told to end; calls are served meanwhile. */
+void machine_wait_resumed(struct machine *m);
+
+/* engine_switch.c: does what machine_next_engine() asked for. */
+void machine_serve_next_engine(struct machine *m);
+
 /* wake.c */
 int wake_start(struct machine *m, struct error *e);
 void wake_stop(struct machine *m);
@@ -131,6 +142,8 @@ void wake_arm(struct machine *m);
 void wake_kick(struct machine *m, u32 events);
 /* Sleeps until an event is raised or, with a real clock, guest time `deadline`. */
 void wake_sleep(struct machine *m, u64 deadline);
+/* Sleeps until EV_KICK is raised; all events stay as they are. */
+void wake_wait_kick(struct machine *m);
 u64 host_ns(void); /* for statistics alone */
 
 #endif

@@ -43,9 +43,12 @@ static enum debug_go ask_debugger(struct machine *m, enum debug_stop why)
 {
 	/* Guest time stands still while a human thinks. */
 	clock_stop(m->clock);
+	atomic_store(&m->debugged, true);
 	enum debug_go go = m->debugger.wait(m->debugger.opaque, why);
 
-	clock_start(m->clock);
+	atomic_store(&m->debugged, false);
+	if (!atomic_load(&m->paused))
+		clock_start(m->clock);
 	return go;
 }
 
@@ -146,6 +149,8 @@ static void settle(struct machine *m)
 static void serve(struct machine *m)
 {
 	machine_serve_calls(m);
+	if (atomic_load(&m->paused))
+		machine_wait_resumed(m);
 	if (atomic_load(&m->stop)) {
 		end(m, MACHINE_END_STOPPED, 0, "stopped");
 		return;
@@ -154,6 +159,8 @@ static void serve(struct machine *m)
 		serve_requests(m);
 	if (m->ended)
 		return;
+	if (atomic_load(&m->next_engine))
+		machine_serve_next_engine(m);
 	if (atomic_exchange(&m->debug_interrupt, false) && m->has_debugger)
 		debug_stop(m, DEBUG_STOP_INTERRUPT);
 	if (door_pending(m->door))

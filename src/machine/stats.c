@@ -8,10 +8,10 @@ void machine_stats(struct machine *m, struct machine_stats *out)
 {
 	*out = (struct machine_stats){
 		.instructions = m->vcpu->icount,
-		.counted = !(m->engine->caps & ENGINE_COUNTS_IF_ASKED) || m->cfg.clock == MACHINE_CLOCK_VIRTUAL ||
-			   m->cfg.insn_limit || m->cfg.engine_options.count,
+		.counted = !m->uncounted || m->cfg.clock == MACHINE_CLOCK_VIRTUAL || m->cfg.insn_limit ||
+			   m->cfg.engine_options.count,
 		.halts = m->halts,
-		.seconds = (double)m->run_ns / 1e9,
+		.seconds = (double)(m->run_ns + (m->run_start ? host_ns() - m->run_start : 0)) / 1e9,
 		.halted_seconds = (double)m->halted_ns / 1e9,
 	};
 	for (unsigned i = 0; i < VCPU_EXIT_COUNT; i++)

@@ -62,6 +62,16 @@ void wake_sleep(struct machine *m, u64 deadline)
 	atomic_store(&m->sleeping, 0);
 }
 
+void wake_wait_kick(struct machine *m)
+{
+	u32 seen;
+
+	atomic_store(&m->sleeping, 1);
+	while (!((seen = atomic_load(&m->vcpu->event)) & EV_KICK))
+		syscall(SYS_futex, &m->vcpu->event, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+	atomic_store(&m->sleeping, 0);
+}
+
 void wake_arm(struct machine *m)
 {
 	u64 next = clock_next_deadline(m->clock);
