@@ -206,8 +206,8 @@ int cmd_console(int argc, char **argv)
 		converse(&c);
 	restore_terminal();
 	if (isatty(STDIN_FILENO))
-		fprintf(stderr, "\nectype: %s machine '%s'\n", c.detach || caught ? "detached from" : "no more output of",
-			argv[1]);
+		fprintf(stderr, "\nectype: %s machine '%s'\n",
+			c.detach || caught ? "detached from" : "no more output of", argv[1]);
 	ctl_answer_free(&first);
 	close(c.fd);
 	return EXIT_OK;

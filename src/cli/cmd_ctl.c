@@ -178,10 +178,11 @@ static void print_counters(json_t *all)
 	const char *group, *name;
 	json_t *members, *value;
 
-	json_object_foreach (all, group, members) {
+	json_object_foreach(all, group, members)
+	{
 		printf("%s\n", group);
-		json_object_foreach (members, name, value)
-			printf("  %-36s %16" JSON_INTEGER_FORMAT "\n", name, json_integer_value(value));
+		json_object_foreach(members, name, value)
+		    printf("  %-36s %16" JSON_INTEGER_FORMAT "\n", name, json_integer_value(value));
 	}
 }
 

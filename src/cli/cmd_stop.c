@@ -97,7 +97,8 @@ static int stop(const char *name, bool force, unsigned seconds)
 	else if (!force && wait_end(&t, seconds * 1000))
 		return EXIT_OK;
 	else if (!force)
-		fprintf(stderr, "ectype: stop: machine '%s' did not power off within %u s; it is ended\n", name, seconds);
+		fprintf(stderr, "ectype: stop: machine '%s' did not power off within %u s; it is ended\n", name,
+			seconds);
 	ret = by_force(&t);
 	if (t.pidfd >= 0)
 		close(t.pidfd);

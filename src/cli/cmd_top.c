@@ -112,7 +112,8 @@ static double rate_of_all(const struct sample *s, const struct sample *then, con
 	json_t *value;
 	double sum = 0;
 
-	json_object_foreach (s->counters, key, value) {
+	json_object_foreach(s->counters, key, value)
+	{
 		if (strncmp(key, group, strlen(group)) || strchr(key, '/'))
 			continue;
 		snprintf(path, sizeof(path), "%s/%s", key, counter);
@@ -161,12 +162,12 @@ static void print_machine(struct screen *out, const struct sample *s, const stru
 	format_bytes(rate_of_all(s, then, "net:", "rx_bytes"), rx);
 	format_bytes(rate_of_all(s, then, "net:", "tx_bytes"), tx);
 	format_count(rate(s, then, "machine/exits_event") + rate(s, then, "machine/exits_halt") +
-			     rate(s, then, "machine/exits_budget"),
+			 rate(s, then, "machine/exits_budget"),
 		     ex);
 	format_count(rate_of_all(s, then, "cpu", "exits_shared_semantics"), code);
 	format_count(rate_of_all(s, then, "cpu", "mmu_fills") + rate_of_all(s, then, "cpu", "tlb_fills"), fills);
-	snprintf(text, sizeof(text), "%-16s %7lu %-10s %-7s %4lu %5.1f %6s %6s %7s %7s %7s %7s %7s %7s %7s %8s", s->name,
-		 json_number(s->info, "pid"), s->info ? json_text(s->info, "state") : "no answer",
+	snprintf(text, sizeof(text), "%-16s %7lu %-10s %-7s %4lu %5.1f %6s %6s %7s %7s %7s %7s %7s %7s %7s %8s",
+		 s->name, json_number(s->info, "pid"), s->info ? json_text(s->info, "state") : "no answer",
 		 json_text(s->info, "engine"), json_number(s->info, "config/cpus/boot_vcpus"), cpu, ram, rss, ex, code,
 		 fills, dr, dw, rx, tx, up);
 	line(out, text);
@@ -194,7 +195,8 @@ static void print_cpu(struct screen *out, const struct sample *s, const struct s
 	unsigned n = 0;
 	int at;
 
-	json_object_foreach (json_object_get(s->counters, cpu), key, value) {
+	json_object_foreach(json_object_get(s->counters, cpu), key, value)
+	{
 		snprintf(path, sizeof(path), "%s/%s", cpu, key);
 		if (!strncmp(key, "exits_", 6) && n < ARRAY_SIZE(list))
 			list[n++] = (struct cause){ key + 6, rate(s, then, path) };
@@ -217,9 +219,8 @@ static void print_cpus(struct screen *out, const struct look *l, const struct lo
 		const char *key;
 		json_t *value;
 
-		json_object_foreach (l->s[i].counters, key, value)
-			if (!strncmp(key, "cpu", 3))
-				print_cpu(out, &l->s[i], then, key);
+		json_object_foreach(l->s[i].counters, key, value) if (!strncmp(key, "cpu", 3))
+		    print_cpu(out, &l->s[i], then, key);
 	}
 }
 

@@ -38,7 +38,8 @@ static void reply_json(json_t *j, struct api_reply *r)
 static void ping(struct api_reply *r)
 {
 	reply_json(json_pack("{s:s, s:s, s:i, s:[s, s, s]}", "build_version", "ectype " ECTYPE_VERSION, "version",
-			     ECTYPE_VERSION, "pid", (int)getpid(), "features", "engine-switch", "console", "openmetrics"),
+			     ECTYPE_VERSION, "pid", (int)getpid(), "features", "engine-switch", "console",
+			     "openmetrics"),
 		   r);
 }
 
@@ -69,8 +70,7 @@ static void metrics(const struct api_machine *m, struct api_reply *r)
 		no_answer(m, r);
 		return;
 	}
-	*r = (struct api_reply){ .status = 200,
-				 .type = "application/openmetrics-text; version=1.0.0; charset=utf-8" };
+	*r = (struct api_reply){ .status = 200, .type = "application/openmetrics-text; version=1.0.0; charset=utf-8" };
 	r->body = report_metrics(m, s, &r->len);
 	free(s);
 	if (!r->body)
@@ -192,7 +192,9 @@ void api_perform(const struct api_machine *m, const struct api_request *q, struc
 		metrics(m, r);
 		break;
 	case API_OPENAPI:
-		*r = (struct api_reply){ .status = 200, .type = JSON, .constant = openapi_json, .len = openapi_json_len };
+		*r = (struct api_reply){
+			.status = 200, .type = JSON, .constant = openapi_json, .len = openapi_json_len
+		};
 		break;
 	case API_PAUSE:
 		give_order(m, q, do_pause, r);

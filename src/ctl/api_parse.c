@@ -10,20 +10,13 @@
 #define V1 "/api/v1/"
 
 const struct api_route api_routes[] = {
-	{ V1 "vmm.ping", "GET", API_PING },
-	{ V1 "vm.info", "GET", API_INFO },
-	{ V1 "vm.counters", "GET", API_COUNTERS },
-	{ V1 "vm.pause", "PUT", API_PAUSE },
-	{ V1 "vm.resume", "PUT", API_RESUME },
-	{ V1 "vm.power-button", "PUT", API_POWER_BUTTON },
-	{ V1 "vm.reboot", "PUT", API_REBOOT },
-	{ V1 "vm.shutdown", "PUT", API_SHUTDOWN },
-	{ V1 "vmm.shutdown", "PUT", API_SHUTDOWN },
-	{ V1 "vm.engine", "PUT", API_ENGINE },
-	{ V1 "vm.resize", "PUT", API_RESIZE },
-	{ V1 "vm.console", "GET", API_CONSOLE },
-	{ V1 "openapi.json", "GET", API_OPENAPI },
-	{ "/metrics", "GET", API_METRICS },
+	{ V1 "vmm.ping", "GET", API_PING },	    { V1 "vm.info", "GET", API_INFO },
+	{ V1 "vm.counters", "GET", API_COUNTERS },  { V1 "vm.pause", "PUT", API_PAUSE },
+	{ V1 "vm.resume", "PUT", API_RESUME },	    { V1 "vm.power-button", "PUT", API_POWER_BUTTON },
+	{ V1 "vm.reboot", "PUT", API_REBOOT },	    { V1 "vm.shutdown", "PUT", API_SHUTDOWN },
+	{ V1 "vmm.shutdown", "PUT", API_SHUTDOWN }, { V1 "vm.engine", "PUT", API_ENGINE },
+	{ V1 "vm.resize", "PUT", API_RESIZE },	    { V1 "vm.console", "GET", API_CONSOLE },
+	{ V1 "openapi.json", "GET", API_OPENAPI },  { "/metrics", "GET", API_METRICS },
 };
 const unsigned api_route_count = ARRAY_SIZE(api_routes);
 
@@ -58,7 +51,8 @@ static bool known_members(json_t *j, const char *const *names, struct api_reply 
 	const char *key;
 	json_t *value;
 
-	json_object_foreach (j, key, value) {
+	json_object_foreach(j, key, value)
+	{
 		const char *const *n = names;
 
 		while (*n && strcmp(*n, key))
@@ -93,7 +87,8 @@ static bool parse_resize(json_t *j, struct api_request *q, struct api_reply *r)
 
 	if (!known_members(j, members, r))
 		return false;
-	if (!json_is_integer(size) || json_integer_value(size) < 0 || json_integer_value(size) % (json_int_t)PAGE_SIZE) {
+	if (!json_is_integer(size) || json_integer_value(size) < 0 ||
+	    json_integer_value(size) % (json_int_t)PAGE_SIZE) {
 		api_error(r, 400, "the body must be {\"desired_balloon\": BYTES}, a multiple of 4096");
 		return false;
 	}
@@ -129,9 +124,9 @@ static bool parse_body(const char *body, size_t len, struct api_request *q, stru
 		api_error(r, 400, "the body is no JSON object");
 		good = false;
 	} else {
-		good = q->op == API_ENGINE ? parse_engine(j, q, r) :
-		       q->op == API_RESIZE ? parse_resize(j, q, r) :
-					     parse_none(j, q, r);
+		good = q->op == API_ENGINE   ? parse_engine(j, q, r)
+		       : q->op == API_RESIZE ? parse_resize(j, q, r)
+					     : parse_none(j, q, r);
 	}
 	json_decref(j);
 	return good;

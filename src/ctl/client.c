@@ -154,8 +154,9 @@ static char *compose(const char *method, const char *path, const char *more, con
 	char *text = malloc(size);
 
 	if (text)
-		*len = (size_t)snprintf(text, size, "%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n%s\r\n%s",
-					method, path, strlen(body), more, body);
+		*len =
+		    (size_t)snprintf(text, size, "%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n%s\r\n%s",
+				     method, path, strlen(body), more, body);
 	return text;
 }
 
@@ -163,8 +164,8 @@ int ctl_ask(const char *name, const char *method, const char *path, const char *
 	    struct ctl_answer *out, struct error *e)
 {
 	size_t len = 0;
-	char *text = compose(method, path, "Content-Type: application/json\r\nConnection: close\r\n", body ? body : "",
-			     &len);
+	char *text =
+	    compose(method, path, "Content-Type: application/json\r\nConnection: close\r\n", body ? body : "", &len);
 	int fd;
 
 	if (!text) {

@@ -64,17 +64,17 @@ static json_t *nets(const struct machine_config *c)
 
 		snprintf(id, sizeof(id), "net%u", i);
 		snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5]);
-		json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "id", id, "mac", mac, "kind",
-						      c->nets[i].net->ops->name));
+		json_array_append_new(
+		    list, json_pack("{s:s, s:s, s:s}", "id", id, "mac", mac, "kind", c->nets[i].net->ops->name));
 	}
 	return list;
 }
 
 static json_t *config(const struct machine_config *c, const struct snapshot *s)
 {
-	json_t *o = json_pack("{s:{s:i, s:i}, s:{s:I}, s:o, s:o, s:o}", "cpus", "boot_vcpus", c->cpus, "max_vcpus",
-			      c->cpus, "memory", "size", INT(c->memory), "payload", payload(c), "disks", disks(c), "net",
-			      nets(c));
+	json_t *o =
+	    json_pack("{s:{s:i, s:i}, s:{s:I}, s:o, s:o, s:o}", "cpus", "boot_vcpus", c->cpus, "max_vcpus", c->cpus,
+		      "memory", "size", INT(c->memory), "payload", payload(c), "disks", disks(c), "net", nets(c));
 
 	if (o && c->balloon)
 		json_object_set_new(o, "balloon",
@@ -98,7 +98,8 @@ json_t *report_info(const struct api_machine *m, const struct snapshot *s)
 	put_string(o, "engine", machine_engine_name(m->machine));
 	if (!s)
 		return o;
-	json_object_set_new(o, "memory_actual_size", json_integer(INT(s->ram - (s->has_balloon ? MIN(s->balloon.actual, s->ram) : 0))));
+	json_object_set_new(o, "memory_actual_size",
+			    json_integer(INT(s->ram - (s->has_balloon ? MIN(s->balloon.actual, s->ram) : 0))));
 	json_object_set_new(o, "uptime_seconds", json_real(s->stats.seconds));
 	json_object_set_new(o, "guest_time_ns", json_integer(INT(s->guest_ns)));
 	return o;

@@ -14,9 +14,9 @@
 #include "ctl/api.h"
 
 #define CLIENTS_MAX 32u
-#define IDLE_S 10u	       /* a client that neither sends nor takes */
-#define REQUEST_S 60	       /* a request that does not end */
-#define DRAIN_MAX (256 * MiB)  /* of a body that is too large: read and dropped, so that the client sees the answer */
+#define IDLE_S 10u	      /* a client that neither sends nor takes */
+#define REQUEST_S 60	      /* a request that does not end */
+#define DRAIN_MAX (256 * MiB) /* of a body that is too large: read and dropped, so that the client sees the answer */
 #define STACK_SIZE (256 * KiB)
 
 struct ctl {
@@ -203,9 +203,9 @@ static void start_daemon(void *opaque)
 	struct ctl *c = opaque;
 
 	c->daemon = MHD_start_daemon(MHD_USE_POLL_INTERNAL_THREAD | MHD_ALLOW_UPGRADE, 0, NULL, NULL, on_request, c,
-			     MHD_OPTION_LISTEN_SOCKET, c->fd, MHD_OPTION_CONNECTION_LIMIT, CLIENTS_MAX,
-			     MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S, MHD_OPTION_NOTIFY_COMPLETED, on_completed, c,
-			     MHD_OPTION_THREAD_STACK_SIZE, (size_t)STACK_SIZE, MHD_OPTION_END);
+				     MHD_OPTION_LISTEN_SOCKET, c->fd, MHD_OPTION_CONNECTION_LIMIT, CLIENTS_MAX,
+				     MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
+				     c, MHD_OPTION_THREAD_STACK_SIZE, (size_t)STACK_SIZE, MHD_OPTION_END);
 }
 
 struct ctl *ctl_start(const struct ctl_config *cfg, struct error *e)

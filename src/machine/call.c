@@ -113,8 +113,8 @@ bool machine_call_within(struct machine *m, void (*fn)(void *), void *opaque, un
 	wake_kick(m, EV_KICK);
 	/* what has begun is waited for: its arguments are this thread's */
 	while (!c.done && (err != ETIMEDOUT || c.taken))
-		err = c.taken ? pthread_cond_wait(&m->call_done, &m->call_lock) :
-				pthread_cond_clockwait(&m->call_done, &m->call_lock, CLOCK_MONOTONIC, &until);
+		err = c.taken ? pthread_cond_wait(&m->call_done, &m->call_lock)
+			      : pthread_cond_clockwait(&m->call_done, &m->call_lock, CLOCK_MONOTONIC, &until);
 	if (!c.done)
 		withdraw(m, &c);
 	pthread_mutex_unlock(&m->call_lock);

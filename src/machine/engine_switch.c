@@ -62,8 +62,10 @@ int machine_set_engine(struct machine *m, const char *name, struct error *e)
 	if (to == m->engine)
 		return 0;
 	if (engine_options_translator(&m->cfg.engine_options) && !(to->caps & ENGINE_TRANSLATES))
-		return error_set(e, "engine '%s' does not translate, and the machine has --trace, --perf-map or "
-				    "--guest-symbols", to->name);
+		return error_set(e,
+				 "engine '%s' does not translate, and the machine has --trace, --perf-map or "
+				 "--guest-symbols",
+				 to->name);
 	clock_stop(m->clock);
 	ret = replace(m, to, e);
 	if (!ret)
