@@ -118,6 +118,8 @@ static int create_vcpu(struct machine *m, struct error *e)
 	v->engine = m->engine;
 	/* devices run on this thread; other processes know no such order */
 	m->cfg.engine_options.alone = m->cfg.cpus == 1 && !m->cfg.vhost_users;
+	/* time is the count, also while no deadline gives the engine a budget */
+	m->cfg.engine_options.count |= m->cfg.clock == MACHINE_CLOCK_VIRTUAL;
 	v->engine_options = &m->cfg.engine_options;
 	v->mmu = mmu_create();
 	return v->mmu ? 0 : error_set(e, "not enough host memory");
