@@ -132,19 +132,24 @@ static int lock_dir(const char *dir, struct error *e)
 	return fd;
 }
 
-/* Under the lock of the directory. */
-static int listen_at(const char *path, struct error *e)
+/* Under the lock of the directory. The socket gets its name when it listens already: one that refuses is dead. */
+static int listen_at(const char *dir, const char *path, struct error *e)
 {
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	char fresh[CTL_PATH_MAX];
 	struct sockaddr_un a;
+	int fd;
 
+	if (snprintf(fresh, sizeof(fresh), "%s/.new", dir) >= (int)sizeof(fresh))
+		return error_set(e, "%s is too long", dir);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return error_errno(e, errno, "%s", path);
-	address(path, &a);
-	/* before bind(): the socket is never there with another mode */
-	if (fchmod(fd, 0600) || bind(fd, (struct sockaddr *)&a, sizeof(a)) || chmod(path, 0600) ||
-	    listen(fd, BACKLOG)) {
+	address(fresh, &a);
+	unlink(fresh);
+	if (bind(fd, (struct sockaddr *)&a, sizeof(a)) || chmod(fresh, 0600) || listen(fd, BACKLOG) ||
+	    rename(fresh, path)) {
 		error_errno(e, errno, "%s: cannot listen", path);
+		unlink(fresh);
 		close(fd);
 		return -1;
 	}
@@ -171,7 +176,7 @@ int ctl_listen(const char *name, char path[CTL_PATH_MAX], bool *taken, struct er
 		unlink(path);
 		/* fall through */
 	case CTL_ABSENT:
-		fd = listen_at(path, e);
+		fd = listen_at(dir, path, e);
 		break;
 	}
 	close(lock);
