@@ -84,10 +84,8 @@ static int set_cpus(struct run_options *o, const char *value)
 {
 	u64 n;
 
-	if (parse_number(value, 254, &n) || !n)
-		return usage_error("--cpus '%s' is not a number from 1 to 254", value);
-	if (n > 1)
-		return usage_error("--cpus %lu: more than one processor is not built yet", n);
+	if (parse_number(value, MACHINE_CPUS_MAX, &n) || !n)
+		return usage_error("--cpus '%s' is not a number from 1 to %u", value, MACHINE_CPUS_MAX);
 	o->machine.cpus = (unsigned)n;
 	return 0;
 }
@@ -260,7 +258,7 @@ static const struct option_row rows[] = {
 	{ "cdrom", ARG_MANY, disk_option_add_cdrom, "F", "CD-ROM: an ISO 9660 or UDF image, readonly" },
 	{ "boot", ARG_REQUIRED, set_boot, "WHAT", "firmware's order: disk, cdrom, ids of disks, with commas" },
 	{ "memory", ARG_REQUIRED, set_memory, "SIZE", "RAM, with K, M or G; default 512M" },
-	{ "cpus", ARG_REQUIRED, set_cpus, "N", "processors; only 1 yet" },
+	{ "cpus", ARG_REQUIRED, set_cpus, "N", "processors, 1 to 64; default 1" },
 	{ "engine", ARG_REQUIRED, set_engine, "NAME", "auto (default), dbt or interp" },
 	{ "cpu-model", ARG_REQUIRED, set_cpu_model, "NAME", "host (default), x86-64-v2, x86-64-v3, x86-64-v4" },
 	{ "clock", ARG_REQUIRED, set_clock, "KIND", "real (default), or virtual: time by instructions" },

@@ -55,7 +55,7 @@ SYS(fnsave) SYS(frstor) SYS(fnstenv) SYS(fldenv) /* x87 state with the guest's o
 SYS(monitor) SYS(mwait)
 SYS(rdpkru) SYS(wrpkru) SYS(clac) SYS(stac) SYS(swapgs)
 SYS(rdfsbase) SYS(rdgsbase) SYS(wrfsbase) SYS(wrgsbase)
-SYS(rdrand) SYS(rdseed)
+SYS(rdrand) SYS(rdseed) SYS(pause)
 SYS(ud) /* any instruction the CPU model does not have, RSM, VMX, SVM, SGX, ... */
 /* clang-format on */
 #undef SYS

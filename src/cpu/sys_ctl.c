@@ -72,6 +72,17 @@ int sys_hlt(struct vcpu *v, const struct dinsn *d)
 	return 0;
 }
 
+/* It waits for another processor: let that go on. */
+int sys_pause(struct vcpu *v, const struct dinsn *d)
+{
+	sys_advance(v, d);
+	if (v->hooks && v->hooks->pause) {
+		fpu_park(v);
+		v->hooks->pause(v->machine, v->index);
+	}
+	return 0;
+}
+
 /* Guest memory is coherent and has no cache of ours to write back. */
 int sys_invd(struct vcpu *v, const struct dinsn *d)
 {

@@ -16,6 +16,20 @@ struct portmap;
 struct cpu_model;
 struct engine_ops;
 struct engine_options;
+struct world;
+
+/* The processors of one machine. */
+struct vcpu_group {
+	unsigned count;	     /* 1 to 64 */
+	struct vcpu **vcpu;  /* by index */
+	bool parallel;	     /* each on a host thread of its own; else all on one, in turns */
+	struct world *world; /* of their threads (base/world.h), by index: inside while the engine runs. NULL: not
+				parallel */
+	/* What the attached engine shares among them: made by the first vcpu_attach, freed by the last vcpu_detach.
+	 * Neither happens while another processor runs. */
+	void *engine_shared;
+	unsigned engine_users;
+};
 
 /*
  * A fault raised while an instruction executes. Shared semantics return 0 on
@@ -41,6 +55,7 @@ enum vcpu_event {
 	EV_RESET = 1 << 4, /* reset, shutdown or power-off was requested */
 	EV_TRAP = 1 << 5,  /* pending_db, TF or a shadow must be looked at before the next instruction */
 	EV_FLUSH = 1 << 6, /* code caches must be looked at (engine-internal use) */
+	EV_WORLD = 1 << 7, /* another processor stops the world: the engine clears it and calls world_yield() */
 };
 
 struct vcpu_hooks {
@@ -56,7 +71,8 @@ struct vcpu_hooks {
 	int (*apic_msr_read)(void *m, unsigned cpu, u32 msr,
 			     u64 *v); /* APIC_BASE, x2APIC range, TSC_DEADLINE; -1: #GP */
 	int (*apic_msr_write)(void *m, unsigned cpu, u32 msr, u64 v);
-	void (*random)(void *m, void *p, size_t n);  /* RDRAND, RDSEED: the replay door */
+	void (*pause)(void *m, unsigned cpu);	    /* PAUSE was executed; may be NULL. Not called where one is alone */
+	void (*random)(void *m, void *p, size_t n); /* RDRAND, RDSEED: the replay door */
 	void (*triple_fault)(void *m, unsigned cpu); /* activity is already ACT_SHUTDOWN */
 };
 
@@ -94,7 +110,8 @@ struct vcpu {
 
 	const struct cpu_model *model;
 	const struct vcpu_hooks *hooks;
-	void *machine; /* first argument of the hooks */
+	void *machine;		  /* first argument of the hooks */
+	struct vcpu_group *group; /* NULL: a processor without a machine (tests), alone */
 	struct mmu *mmu;
 	struct memory *mem;
 	struct portmap *ports;

@@ -43,7 +43,7 @@ struct clock {
 	 * alone is the time. */
 	u64 offset;
 	bool stopped;
-	u64 last; /* real clock: the latest value handed out */
+	u64 last; /* real clock: time never is below */
 
 	struct timer **heap;
 	size_t count, cap;
@@ -77,6 +77,13 @@ struct clock *clock_create(enum clock_kind kind, struct door *door, const u64 *i
 	return c;
 }
 
+void clock_set_source(struct clock *c, const u64 *icount)
+{
+	if (c->kind == CLOCK_KIND_VIRTUAL)
+		c->offset += *c->icount - *icount;
+	c->icount = icount;
+}
+
 void clock_destroy(struct clock *c)
 {
 	if (!c)
@@ -96,10 +103,8 @@ u64 clock_now(struct clock *c)
 
 	if (c->kind == CLOCK_KIND_VIRTUAL)
 		return now;
-	if (now < c->last)
-		return c->last;
-	c->last = now;
-	return now;
+	/* The host's clock never goes back, on any thread; `last` is from before a stop or a restore. */
+	return MAX(now, c->last);
 }
 
 u64 clock_ns_to_ticks(u64 ns, u64 hz)
@@ -138,7 +143,7 @@ void clock_stop(struct clock *c)
 {
 	if (c->kind == CLOCK_KIND_VIRTUAL || c->stopped)
 		return;
-	c->offset = clock_now(c);
+	c->last = c->offset = clock_now(c);
 	c->stopped = true;
 }
 

@@ -24,9 +24,13 @@ struct clock;
 struct timer;
 typedef void (*timer_fn)(void *opaque);
 
-/* `icount`: where the retired-instruction count can be read (virtual clock). */
+/* `icount`: where the retired-instruction count can be read (virtual clock). clock_now(), clock_tsc() and
+ * clock_tsc_hz() may be called by any thread. */
 struct clock *clock_create(enum clock_kind kind, struct door *door, const u64 *icount, u64 tsc_hz);
 void clock_destroy(struct clock *c);
+
+/* Virtual clock: from here on time goes on with another count. Nothing with a real one. */
+void clock_set_source(struct clock *c, const u64 *icount);
 
 enum clock_kind clock_kind(const struct clock *c);
 u64 clock_now(struct clock *c); /* guest ns since power-on; never goes back */

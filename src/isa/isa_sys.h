@@ -26,7 +26,7 @@
 	X(monitor) X(mwait) \
 	X(rdpkru) X(wrpkru) X(clac) X(stac) X(swapgs) \
 	X(rdfsbase) X(rdgsbase) X(wrfsbase) X(wrgsbase) \
-	X(rdrand) X(rdseed) \
+	X(rdrand) X(rdseed) X(pause) \
 	X(ud)
 /* clang-format on */
 

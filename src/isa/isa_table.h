@@ -197,7 +197,7 @@ I(SCASQ, INNOCUOUS, CORE, none)
 
 /* No operation, hints, cache lines and fences. RDSSP is a NOP while shadow stacks are off; BND* are NOPs without MPX. */
 I(NOP, INNOCUOUS, CORE, none)
-I(PAUSE, INNOCUOUS, CORE, none)
+I(PAUSE, INNOCUOUS, SYS, pause)
 I(ENDBR32, INNOCUOUS, CORE, none)
 I(ENDBR64, INNOCUOUS, CORE, none)
 I(PREFETCH, INNOCUOUS, CORE, none)

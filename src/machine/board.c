@@ -165,24 +165,26 @@ static const struct device_ops lines_ops = {
 
 static void apic_intr(void *opaque, unsigned cpu)
 {
-	wake_kick(opaque, EV_INTR);
+	wake_cpu(opaque, cpu, EV_INTR);
 }
 
 static void apic_nmi(void *opaque, unsigned cpu)
 {
-	struct machine *m = opaque;
-
-	m->vcpu->cpu.nmi_pending = true;
-	wake_kick(m, EV_NMI);
+	machine_ask_cpu(opaque, cpu, ASKED_NMI);
 }
 
 static void apic_init(void *opaque, unsigned cpu)
 {
-	machine_request(opaque, REQUEST_INIT);
+	machine_ask_cpu(opaque, cpu, ASKED_INIT);
 }
 
-/* The bootstrap processor never waits for a SIPI (SDM vol. 3, 8.4.3). */
-static void apic_sipi(void *opaque, unsigned cpu, u8 vector) {}
+static void apic_sipi(void *opaque, unsigned cpu, u8 vector)
+{
+	struct machine *m = opaque;
+
+	m->cpu[cpu].sipi_vector = vector;
+	machine_ask_cpu(m, cpu, ASKED_SIPI);
+}
 
 static int apic_pic_ack(void *opaque)
 {
@@ -196,7 +198,12 @@ static void apic_eoi(void *opaque, u8 vector)
 
 static u64 apic_tsc_offset(void *opaque, unsigned cpu)
 {
-	return ((struct machine *)opaque)->vcpu->cpu.tsc_offset;
+	return ((struct machine *)opaque)->cpu[cpu].v->cpu.tsc_offset;
+}
+
+static unsigned apic_current(void *opaque)
+{
+	return machine_current(opaque)->v->index;
 }
 
 static bool ioapic_deliver(void *opaque, const struct apic_message *msg)
@@ -234,6 +241,7 @@ static bool create_apics(struct machine *m)
 		.pic_ack = apic_pic_ack,
 		.eoi = apic_eoi,
 		.tsc_offset = apic_tsc_offset,
+		.current = apic_current,
 	};
 	const struct ioapic_output out = { ioapic_deliver, m };
 	const struct irq intr = { .fn = pic_intr, .opaque = m };
@@ -261,7 +269,11 @@ static bool hook_intr_pending(void *m, unsigned cpu)
 
 static int hook_intr_ack(void *m, unsigned cpu)
 {
-	return lapic_ack(apic_of(m, cpu));
+	machine_lock(m);
+	int vector = lapic_ack(apic_of(m, cpu));
+
+	machine_unlock(m);
+	return vector;
 }
 
 static u64 hook_cr8_read(void *m, unsigned cpu)
@@ -271,17 +283,38 @@ static u64 hook_cr8_read(void *m, unsigned cpu)
 
 static void hook_cr8_write(void *m, unsigned cpu, u64 val)
 {
+	machine_lock(m);
 	lapic_cr8_write(apic_of(m, cpu), val);
+	machine_unlock(m);
 }
 
 static int hook_msr_read(void *m, unsigned cpu, u32 msr, u64 *val)
 {
-	return lapic_msr_read(apic_of(m, cpu), msr, val);
+	machine_lock(m);
+	int ret = lapic_msr_read(apic_of(m, cpu), msr, val);
+
+	machine_unlock(m);
+	return ret;
 }
 
 static int hook_msr_write(void *m, unsigned cpu, u32 msr, u64 val)
 {
-	return lapic_msr_write(apic_of(m, cpu), msr, val);
+	machine_lock(m);
+	int ret = lapic_msr_write(apic_of(m, cpu), msr, val);
+
+	machine_unlock(m);
+	return ret;
+}
+
+/* In turns: the turn ends, here. */
+static void hook_pause(void *opaque, unsigned cpu)
+{
+	struct machine *m = opaque;
+
+	if (m->group.parallel || m->cfg.cpus == 1)
+		return;
+	m->turn_left = 0;
+	vcpu_raise(m->cpu[cpu].v, EV_KICK);
 }
 
 static void hook_random(void *opaque, void *p, size_t n)
@@ -291,7 +324,9 @@ static void hook_random(void *opaque, void *p, size_t n)
 
 static void hook_triple_fault(void *opaque, unsigned cpu)
 {
+	machine_lock(opaque);
 	machine_request(opaque, REQUEST_TRIPLE_FAULT);
+	machine_unlock(opaque);
 }
 
 const struct vcpu_hooks machine_hooks = {
@@ -302,6 +337,7 @@ const struct vcpu_hooks machine_hooks = {
 	.cr8_write = hook_cr8_write,
 	.apic_msr_read = hook_msr_read,
 	.apic_msr_write = hook_msr_write,
+	.pause = hook_pause,
 	.random = hook_random,
 	.triple_fault = hook_triple_fault,
 };
@@ -429,7 +465,7 @@ static bool create_legacy(struct machine *m)
 
 static void flush_page(void *opaque, u32 addr)
 {
-	mmu_flush_page(((struct machine *)opaque)->vcpu, addr);
+	mmu_flush_page(machine_current(opaque)->v, addr);
 }
 
 static bool create_testdev(struct machine *m)

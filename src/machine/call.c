@@ -64,7 +64,7 @@ void machine_call(struct machine *m, void (*fn)(void *), void *opaque)
 	c.next = m->calls;
 	m->calls = &c;
 	atomic_store(&m->have_calls, true);
-	wake_kick(m, EV_KICK);
+	wake_machine(m, EV_KICK);
 	while (!c.done)
 		pthread_cond_wait(&m->call_done, &m->call_lock);
 	pthread_mutex_unlock(&m->call_lock);
@@ -110,7 +110,7 @@ bool machine_call_within(struct machine *m, void (*fn)(void *), void *opaque, un
 	c.next = m->calls;
 	m->calls = &c;
 	atomic_store(&m->have_calls, true);
-	wake_kick(m, EV_KICK);
+	wake_machine(m, EV_KICK);
 	/* what has begun is waited for: its arguments are this thread's */
 	while (!c.done && (err != ETIMEDOUT || c.taken))
 		err = c.taken ? pthread_cond_wait(&m->call_done, &m->call_lock)

@@ -1,7 +1,9 @@
 /*
- * Another engine under a running machine. An engine keeps nothing but caches of
- * its own: what it hands back on detach (struct cpu, events, icount) is all
- * that the next one needs.
+ * Another engine under a running machine, all processors at a boundary. An
+ * engine keeps nothing but caches of its own: what it hands back on detach
+ * (struct cpu, events, icount) is all that the next one needs. Whether the
+ * processors run at once or take turns may change with it; the loops see that
+ * when they go on (loop.c, parallel.c).
  *
  * Guest time stands still meanwhile, so that the guest does not see how long
  * it takes to build an engine.
@@ -10,22 +12,18 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "cpu/event.h"
 #include "machine/internal.h"
-#include "mem/mmu.h"
 
 static int attach(struct machine *m, const struct engine_ops *engine, struct error *e)
 {
-	m->vcpu->engine = engine;
-	if (engine->vcpu_attach(m->vcpu, e))
-		return -1;
 	__atomic_store_n(&m->engine, engine, __ATOMIC_RELEASE);
-	m->attached = true;
+	if (machine_cpus_attach(m, e))
+		return -1;
 	m->uncounted |= (engine->caps & ENGINE_COUNTS_IF_ASKED) != 0;
-	/* breakpoints of a debugger; then what waits at this boundary */
-	engine->debug_changed(m->vcpu);
-	mmu_mode_changed(m->vcpu);
-	cpu_recheck_events(m->vcpu);
+	/* what waits at this boundary; then breakpoints of a debugger */
+	machine_cpus_changed(m);
+	for (unsigned n = 0; n < m->cfg.cpus; n++)
+		engine->debug_changed(m->cpu[n].v);
 	return 0;
 }
 
@@ -41,8 +39,7 @@ static int replace(struct machine *m, const struct engine_ops *to, struct error 
 	const struct engine_ops *from = m->engine;
 	struct error again = { .text = "" };
 
-	from->vcpu_detach(m->vcpu);
-	m->attached = false;
+	machine_cpus_detach(m);
 	e->text[0] = 0;
 	if (!attach(m, to, e))
 		return 0;
@@ -83,7 +80,7 @@ const char *machine_engine_name(const struct machine *m)
 void machine_next_engine(struct machine *m)
 {
 	atomic_store(&m->next_engine, true);
-	wake_kick(m, EV_KICK);
+	wake_machine(m, EV_KICK);
 }
 
 /* Those that cannot run here are passed over; one that then fails to attach is named. */

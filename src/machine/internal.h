@@ -5,9 +5,11 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/world.h"
 #include "boot/boot.h"
 #include "dev/chipset/ioapic.h"
 #include "dev/chipset/lapic.h"
+#include "cpu/event.h"
 #include "machine/machine.h"
 
 struct call;
@@ -22,6 +24,24 @@ enum machine_request {
 	REQUEST_DEBUG_EXIT = 1 << 3,
 	REQUEST_TRIPLE_FAULT = 1 << 4,
 };
+/* What one processor is asked to do at its next boundary. */
+enum cpu_request { ASKED_INIT = 1 << 0, ASKED_SIPI = 1 << 1, ASKED_NMI = 1 << 2 };
+
+/* What the machine keeps of a processor. */
+struct machine_cpu {
+	struct machine *m;
+	struct vcpu *v;
+	/* under the machine's lock */
+	u32 asked;	/* enum cpu_request */
+	u8 sipi_vector; /* of ASKED_SIPI */
+	u64 tsc_offset; /* the APIC's timer knows of */
+	bool parked;	/* its thread waits until the machine goes on */
+	/* its own thread, any other */
+	_Atomic u32 sleeping; /* its thread waits, or is about to, on v->event */
+	pthread_t thread;     /* of all but processor 0, while machine_run() lasts (parallel.c) */
+	/* statistics */
+	u64 exits[VCPU_EXIT_COUNT], halts, halted_ns;
+};
 
 struct machine {
 	struct machine_config cfg;
@@ -29,7 +49,16 @@ struct machine {
 	const struct engine_ops *engine;
 	struct engine_verdict verdict; /* why this one */
 
-	struct vcpu *vcpu;
+	struct machine_cpu *cpu; /* cfg.cpus of them */
+	struct vcpu_group group;
+	struct world world;
+	pthread_mutex_t lock; /* parallel: whoever looks at or changes what follows, or runs device code, holds it */
+	/* turns (loop.c) */
+	unsigned turn; /* whose it is */
+	u64 turn_left; /* instructions */
+	/* parallel (parallel.c), under the lock */
+	bool pausing, quitting; /* the threads of all but processor 0 are to park, to end */
+	pthread_cond_t parked, go_on;
 	struct memory *mem;
 	struct portmap *ports;
 	struct door *door;
@@ -58,7 +87,6 @@ struct machine {
 	/* vCPU thread only */
 	u32 requests; /* enum machine_request */
 	int debug_exit_value;
-	u64 seen_tsc_offset;
 	bool ended, stepping, attached;
 	u64 until; /* end of the slice, CLOCK_NEVER outside machine_run_until() */
 	struct machine_result result;
@@ -69,7 +97,6 @@ struct machine {
 	atomic_bool stop, debug_interrupt;
 	atomic_bool paused, debugged; /* written on the vCPU thread; `debugged`: a debugger holds it */
 	atomic_bool next_engine;      /* machine_next_engine() */
-	_Atomic u32 sleeping; /* the vCPU thread waits, or is about to, on vcpu->event */
 
 	/* machine_call(): queue of what other threads want done */
 	pthread_mutex_t call_lock;
@@ -87,10 +114,9 @@ struct machine {
 	_Atomic u64 armed; /* guest time the host timer is set to, CLOCK_NEVER */
 
 	/* statistics */
-	u64 exits[VCPU_EXIT_COUNT], halts;
-	u64 run_ns, halted_ns; /* host time */
-	u64 run_start;	       /* of the present machine_run(), host time; 0: none */
-	bool uncounted;	       /* an engine ran that does not count instructions */
+	u64 run_ns;	/* host time */
+	u64 run_start;	/* of the present machine_run(), host time; 0: none */
+	bool uncounted; /* an engine ran that does not count instructions */
 };
 
 /* board.c: the wiring. 0 or -1 with *e; board_destroy() frees what was made. */
@@ -120,9 +146,42 @@ int machine_boot_to_firmware(struct machine *m, struct device *fw_cfg, struct er
 /* machine.c: the reset itself. -1 with *e: a file cannot be read again; nothing has changed. */
 int machine_start_anew(struct machine *m, struct error *e);
 
+/* processors.c */
+int machine_cpus_create(struct machine *m, struct error *e);
+void machine_cpus_destroy(struct machine *m);
+int machine_cpus_attach(struct machine *m, struct error *e); /* to m->engine */
+void machine_cpus_detach(struct machine *m);
+void machine_cpus_reset(struct machine *m);   /* power-up */
+void machine_cpus_changed(struct machine *m); /* memory or registers were: flush, look at events again */
+/* INIT, SIPI, NMI for processor `n`, at its next boundary. */
+void machine_ask_cpu(struct machine *m, unsigned n, u32 request);
+void machine_serve_cpu(struct machine_cpu *c); /* what was asked of it; at a boundary */
+static inline bool cpu_runnable(struct machine_cpu *c)
+{
+	return c->v->cpu.activity == ACT_RUNNING || cpu_wakeup_pending(c->v);
+}
+/* The processor that the calling thread runs. */
+struct machine_cpu *machine_current(struct machine *m);
+void machine_set_current(struct machine_cpu *c); /* parallel: of this thread */
+/* The machine's lock, for what an engine calls; it may be taken again by its holder. Nothing without parallel threads.
+ */
+void machine_lock(struct machine *m);
+void machine_unlock(struct machine *m);
+
 /* loop.c */
 void machine_loop(struct machine *m);
 void machine_request(struct machine *m, u32 request);
+void machine_serve_timers(struct machine *m);
+void machine_serve(struct machine *m);
+
+/* parallel.c: a thread a processor. Processor 0's is the caller of machine_run(). */
+int parallel_start(struct machine *m, struct error *e);
+void parallel_stop(struct machine *m);
+void parallel_loop(struct machine *m);
+/* Every processor but 0 is at a boundary, and stays there until parallel_resume(). On processor 0's thread, with the
+ * lock. */
+void parallel_pause(struct machine *m);
+void parallel_resume(struct machine *m);
 
 /* call.c */
 void machine_serve_calls(struct machine *m);
@@ -138,11 +197,13 @@ int wake_start(struct machine *m, struct error *e);
 void wake_stop(struct machine *m);
 /* The earliest deadline may have moved: set the host timer if it is late. */
 void wake_arm(struct machine *m);
-/* Any thread, signal handlers too: brings the vCPU thread to a boundary. */
-void wake_kick(struct machine *m, u32 events);
-/* Sleeps until an event is raised or, with a real clock, guest time `deadline`. */
-void wake_sleep(struct machine *m, u64 deadline);
-/* Sleeps until EV_KICK is raised; all events stay as they are. */
+/* Any thread, signal handlers too: brings the thread that serves the machine to a boundary. */
+void wake_machine(struct machine *m, u32 events);
+/* Any thread: tells processor `n`; its thread comes to a boundary, or takes note. */
+void wake_cpu(struct machine *m, unsigned n, u32 events);
+/* The thread of `c` sleeps until an event of it is raised or, with a real clock, guest time `deadline`. */
+void wake_sleep(struct machine_cpu *c, u64 deadline);
+/* Processor 0's thread sleeps until EV_KICK is raised; all events stay as they are. */
 void wake_wait_kick(struct machine *m);
 u64 host_ns(void); /* for statistics alone */
 

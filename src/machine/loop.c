@@ -7,6 +7,11 @@
  * With the virtual clock the engine's budget ends exactly at the next
  * deadline, and a halted processor jumps there; with the real clock the budget
  * is unlimited and EV_TIMER ends the run.
+ *
+ * Several processors run at once (parallel.c), or here in turns: one at a time,
+ * each for TURN instructions or until it halts. Guest time is then the sum of
+ * what all have retired, so that with the virtual clock everything depends on
+ * instruction counts alone.
  */
 #include "machine/internal.h"
 
@@ -36,7 +41,9 @@ void machine_reset(struct machine *m)
 void machine_request(struct machine *m, u32 request)
 {
 	m->requests |= request;
-	vcpu_raise(m->vcpu, EV_RESET);
+	vcpu_raise(machine_current(m)->v, EV_RESET);
+	if (m->group.parallel)
+		wake_machine(m, EV_RESET);
 }
 
 static enum debug_go ask_debugger(struct machine *m, enum debug_stop why)
@@ -69,8 +76,10 @@ static void debug_stop(struct machine *m, enum debug_stop why)
 		break;
 	}
 	/* It may have changed registers, memory or breakpoints. */
-	mmu_mode_changed(m->vcpu);
-	cpu_recheck_events(m->vcpu);
+	for (unsigned n = 0; n < m->cfg.cpus; n++) {
+		mmu_mode_changed(m->cpu[n].v);
+		cpu_recheck_events(m->cpu[n].v);
+	}
 }
 
 static void triple_fault(struct machine *m)
@@ -83,16 +92,6 @@ static void triple_fault(struct machine *m)
 		end(m, MACHINE_END_TRIPLE_FAULT, 0, "triple fault");
 	else
 		machine_reset(m);
-}
-
-/* INIT: the processor alone, APIC included; memory and devices stay. */
-static void init_cpu(struct machine *m)
-{
-	lapic_reset(lapic_of(m->lapics, 0), true);
-	cpu_reset(m->vcpu, true);
-	mmu_flush_all(m->vcpu);
-	mmu_mode_changed(m->vcpu);
-	cpu_recheck_events(m->vcpu);
 }
 
 static void serve_requests(struct machine *m)
@@ -110,20 +109,21 @@ static void serve_requests(struct machine *m)
 		machine_reset(m);
 	else if (requests & REQUEST_TRIPLE_FAULT)
 		triple_fault(m);
-	else if (requests & REQUEST_INIT)
-		init_cpu(m);
+	else if (requests & REQUEST_INIT) {
+		/* the board's INIT# is wired to all */
+		for (unsigned n = 0; n < m->cfg.cpus; n++) {
+			m->cpu[n].asked = ASKED_INIT;
+			machine_serve_cpu(&m->cpu[n]);
+		}
+	}
 }
 
-static void serve_timers(struct machine *m)
+void machine_serve_timers(struct machine *m)
 {
 	u64 next = clock_next_deadline(m->clock);
 
 	if (next != CLOCK_NEVER && next <= clock_now(m->clock))
 		clock_run(m->clock);
-	if (m->vcpu->cpu.tsc_offset != m->seen_tsc_offset) {
-		m->seen_tsc_offset = m->vcpu->cpu.tsc_offset;
-		lapic_tsc_changed(lapic_of(m->lapics, 0));
-	}
 	wake_arm(m);
 }
 
@@ -136,17 +136,50 @@ static u64 limit(const struct machine *m)
 /* At the end of a slice: deliver what the engine would deliver at this
  * boundary if it went on. Whether it has done so already depends on why it
  * left, which is the engine's affair. */
-static void settle(struct machine *m)
+static void settle(struct machine_cpu *c)
 {
 	const struct run_budget none = { .insns = 0 };
-	struct vcpu *v = m->vcpu;
+	struct vcpu *v = c->v;
 
 	vcpu_clear(v, EV_KICK | EV_TIMER | EV_RESET);
-	if (v->event && (v->cpu.activity == ACT_RUNNING || cpu_wakeup_pending(v)))
+	if (v->event && cpu_runnable(c))
 		v->engine->run(v, &none);
 }
 
-static void serve(struct machine *m)
+/* ---- in turns ---- */
+
+/* Long enough that changing over costs little, short enough for a processor that waits for another's answer. */
+#define TURN 10000u
+
+static bool next_turn(struct machine *m)
+{
+	struct machine_cpu *c = &m->cpu[m->turn];
+
+	if ((m->turn_left || m->cfg.cpus == 1) && cpu_runnable(c))
+		return true;
+	for (unsigned i = 1; i <= m->cfg.cpus; i++) {
+		unsigned n = (m->turn + i) % m->cfg.cpus;
+
+		if (!cpu_runnable(&m->cpu[n]))
+			continue;
+		settle(c);
+		fpu_park(c->v);
+		m->turn = n;
+		m->turn_left = TURN;
+		clock_set_source(m->clock, &m->cpu[n].v->icount);
+		return true;
+	}
+	return false;
+}
+
+static bool pause_wanted(struct machine *m)
+{
+	return atomic_load(&m->have_calls) || atomic_load(&m->stop) || atomic_load(&m->debug_interrupt) ||
+	       atomic_load(&m->paused) || atomic_load(&m->next_engine) || m->requests;
+}
+
+/* What wants every processor at a boundary. */
+static void serve_paused(struct machine *m)
 {
 	machine_serve_calls(m);
 	if (atomic_load(&m->paused))
@@ -155,28 +188,45 @@ static void serve(struct machine *m)
 		end(m, MACHINE_END_STOPPED, 0, "stopped");
 		return;
 	}
-	if (m->requests)
-		serve_requests(m);
-	if (m->ended)
-		return;
 	if (atomic_load(&m->next_engine))
 		machine_serve_next_engine(m);
-	if (atomic_exchange(&m->debug_interrupt, false) && m->has_debugger)
+	if (m->requests)
+		serve_requests(m);
+	if (!m->ended && atomic_exchange(&m->debug_interrupt, false) && m->has_debugger)
 		debug_stop(m, DEBUG_STOP_INTERRUPT);
+}
+
+void machine_serve(struct machine *m)
+{
+	if (pause_wanted(m)) {
+		if (m->group.parallel) {
+			parallel_pause(m);
+			serve_paused(m);
+			if (m->group.parallel) /* else another engine has them take turns: their threads stay parked */
+				parallel_resume(m);
+		} else {
+			serve_paused(m);
+		}
+	}
+	if (m->ended)
+		return;
+	machine_serve_cpu(machine_current(m));
 	if (door_pending(m->door))
-		door_deliver(m->door, m->vcpu->icount);
-	serve_timers(m);
-	if (!m->ended && m->vcpu->icount >= limit(m)) {
-		settle(m);
+		door_deliver(m->door, machine_icount(m));
+	machine_serve_timers(m);
+	if (limit(m) != CLOCK_NEVER && machine_icount(m) >= limit(m)) {
+		next_turn(m);
+		settle(machine_current(m));
 		end(m, MACHINE_END_LIMIT, 0, "instruction limit");
 	}
 }
 
 static void idle(struct machine *m)
 {
+	struct machine_cpu *c = &m->cpu[0];
 	u64 next = clock_next_deadline(m->clock);
 
-	m->halts++;
+	c->halts++;
 	if (m->cfg.clock == MACHINE_CLOCK_VIRTUAL && next != CLOCK_NEVER) {
 		clock_warp(m->clock, next);
 		return;
@@ -187,8 +237,8 @@ static void idle(struct machine *m)
 	}
 	u64 start = host_ns();
 
-	wake_sleep(m, next);
-	m->halted_ns += host_ns() - start;
+	wake_sleep(c, next);
+	c->halted_ns += host_ns() - start;
 }
 
 static u64 budget(struct machine *m)
@@ -198,7 +248,9 @@ static u64 budget(struct machine *m)
 	if (m->stepping)
 		return 1;
 	if (limit(m) != CLOCK_NEVER)
-		insns = limit(m) - m->vcpu->icount;
+		insns = limit(m) - machine_icount(m);
+	if (m->cfg.cpus > 1)
+		insns = MIN(insns, m->turn_left);
 	if (m->cfg.clock == MACHINE_CLOCK_VIRTUAL) {
 		u64 next = clock_next_deadline(m->clock);
 
@@ -214,35 +266,49 @@ static u64 budget(struct machine *m)
 
 static void run_engine(struct machine *m)
 {
+	struct machine_cpu *c = &m->cpu[m->turn];
 	struct run_budget b = { .insns = budget(m) };
-	enum vcpu_exit why = m->vcpu->engine->run(m->vcpu, &b);
+	u64 before = c->v->icount;
+	enum vcpu_exit why = c->v->engine->run(c->v, &b);
 
 	assert(why < VCPU_EXIT_COUNT);
-	m->exits[why]++;
+	c->exits[why]++;
+	m->turn_left -= MIN(m->turn_left, c->v->icount - before);
 	if (why == VCPU_EXIT_DEBUG && m->has_debugger)
 		debug_stop(m, DEBUG_STOP_BREAKPOINT);
 	else if (m->stepping && (why == VCPU_EXIT_BUDGET || why == VCPU_EXIT_HALT))
 		debug_stop(m, DEBUG_STOP_STEP);
 }
 
-void machine_loop(struct machine *m)
+static void turns_loop(struct machine *m)
 {
-	struct vcpu *v = m->vcpu;
-
-	if (m->has_debugger)
-		debug_stop(m, DEBUG_STOP_START);
-	while (!m->ended) {
+	while (!m->ended && !m->group.parallel) {
 		/* Before looking at what they announce. */
-		vcpu_clear(v, EV_KICK | EV_TIMER | EV_RESET);
-		serve(m);
-		if (m->ended)
+		vcpu_clear(m->cpu[m->turn].v, EV_KICK | EV_TIMER | EV_RESET);
+		if (m->turn) /* its word is the one that is slept on */
+			vcpu_clear(m->cpu[0].v, EV_KICK | EV_TIMER | EV_RESET);
+		machine_serve(m);
+		if (m->ended || m->group.parallel)
 			break;
-		if (v->cpu.activity == ACT_RUNNING || cpu_wakeup_pending(v))
+		if (next_turn(m))
 			run_engine(m);
 		else if (m->stepping)
 			debug_stop(m, DEBUG_STOP_STEP);
 		else if (!m->requests)
 			idle(m);
+	}
+	fpu_park(m->cpu[m->turn].v);
+}
+
+void machine_loop(struct machine *m)
+{
+	if (m->has_debugger)
+		debug_stop(m, DEBUG_STOP_START);
+	while (!m->ended) {
+		if (m->group.parallel)
+			parallel_loop(m);
+		else
+			turns_loop(m);
 	}
 	if (m->has_debugger)
 		m->debugger.wait(m->debugger.opaque, DEBUG_STOP_END);

@@ -37,8 +37,9 @@ static int check_config(struct machine *m, struct error *e)
 	if (c->memory > host)
 		return error_set(e, "memory of %llu MiB is more than this host has (%llu MiB)", c->memory / MiB,
 				 host / MiB);
-	if (c->cpus != 1)
-		return error_set(e, "%u processors: this build runs one", c->cpus);
+	_Static_assert(MACHINE_CPUS_MAX <= WORLD_MAX, "one place each");
+	if (c->cpus < 1 || c->cpus > MACHINE_CPUS_MAX)
+		return error_set(e, "%u processors; 1 to %u are possible", c->cpus, MACHINE_CPUS_MAX);
 	if (c->balloon && c->balloon_target >= c->memory)
 		return error_set(e, "a balloon of %llu MiB leaves nothing of %llu MiB of memory",
 				 c->balloon_target / MiB, c->memory / MiB);
@@ -86,7 +87,7 @@ static int load_files(struct machine *m, struct error *e)
 
 static void on_input(void *opaque)
 {
-	wake_kick(opaque, EV_KICK);
+	wake_machine(opaque, EV_KICK);
 }
 
 /* On the vCPU thread: the earliest deadline moved closer. */
@@ -95,35 +96,12 @@ static void on_deadline(void *opaque)
 	struct machine *m = opaque;
 
 	if (m->cfg.clock == MACHINE_CLOCK_VIRTUAL)
-		vcpu_raise(m->vcpu, EV_TIMER); /* the budget is too long */
+		vcpu_raise(machine_current(m)->v, EV_TIMER); /* the budget is too long */
 	else
 		wake_arm(m);
 }
 
 /* ---- construction ---- */
-
-static int create_vcpu(struct machine *m, struct error *e)
-{
-	struct vcpu *v = aligned_alloc(_Alignof(struct vcpu), sizeof(*v));
-
-	if (!v)
-		return error_set(e, "not enough host memory");
-	memset(v, 0, sizeof(*v));
-	m->vcpu = v;
-	v->model = &m->model;
-	v->hooks = &machine_hooks;
-	v->machine = m;
-	v->mem = m->mem;
-	v->ports = m->ports;
-	v->engine = m->engine;
-	/* devices run on this thread; other processes know no such order */
-	m->cfg.engine_options.alone = m->cfg.cpus == 1 && !m->cfg.vhost_users;
-	/* time is the count, also while no deadline gives the engine a budget */
-	m->cfg.engine_options.count |= m->cfg.clock == MACHINE_CLOCK_VIRTUAL;
-	v->engine_options = &m->cfg.engine_options;
-	v->mmu = mmu_create();
-	return v->mmu ? 0 : error_set(e, "not enough host memory");
-}
 
 static int create_parts(struct machine *m, struct error *e)
 {
@@ -136,9 +114,9 @@ static int create_parts(struct machine *m, struct error *e)
 	m->door = door_create(virt ? DOOR_VIRTUAL : DOOR_REAL, m->cfg.seed);
 	if (!m->ports || !m->door)
 		return error_set(e, "not enough host memory");
-	if (create_vcpu(m, e))
+	if (machine_cpus_create(m, e))
 		return -1;
-	m->clock = clock_create(virt ? CLOCK_KIND_VIRTUAL : CLOCK_KIND_REAL, m->door, &m->vcpu->icount, TSC_HZ);
+	m->clock = clock_create(virt ? CLOCK_KIND_VIRTUAL : CLOCK_KIND_REAL, m->door, &m->cpu[0].v->icount, TSC_HZ);
 	if (!m->clock)
 		return error_set(e, "not enough host memory");
 	door_set_kick(m->door, on_input, m);
@@ -162,10 +140,9 @@ struct machine *machine_create(const struct machine_config *cfg, struct error *e
 	if (check_config(m, e) || load_files(m, e) || machine_disks_open(m, e) || machine_tables_create(m, e) ||
 	    create_parts(m, e))
 		goto fail;
-	if (machine_start_anew(m, e) || m->engine->vcpu_attach(m->vcpu, e))
+	if (machine_start_anew(m, e) || machine_cpus_attach(m, e))
 		goto fail;
-	m->attached = true;
-	cpu_recheck_events(m->vcpu);
+	machine_cpus_changed(m);
 	clock_on_change(m->clock, on_deadline, m);
 	/* Guest time begins with the first instruction. */
 	clock_stop(m->clock);
@@ -194,15 +171,12 @@ void machine_destroy(struct machine *m)
 {
 	if (!m)
 		return;
-	if (m->attached)
-		m->engine->vcpu_detach(m->vcpu);
+	machine_cpus_detach(m);
 	if (m->clock)
 		machine_board_destroy(m);
 	machine_disks_close(m);
 	clock_destroy(m->clock);
-	if (m->vcpu && m->vcpu->mmu)
-		mmu_destroy(m->vcpu->mmu);
-	free(m->vcpu);
+	machine_cpus_destroy(m);
 	if (m->door)
 		door_destroy(m->door);
 	if (m->ports)
@@ -220,27 +194,22 @@ void machine_destroy(struct machine *m)
 /* Memory keeps its contents, as on hardware, but for what is loaded into it. */
 int machine_start_anew(struct machine *m, struct error *e)
 {
-	struct vcpu *v = m->vcpu;
-
 	if (boot_fetch(m->image, e))
 		return -1;
 	if (m->nvram)
 		nvram_sync(m->nvram);
 	for (struct device *d = m->board.first; d; d = d->next)
 		d->ops->reset(d);
-	cpu_reset(v, false);
-	m->seen_tsc_offset = v->cpu.tsc_offset;
+	machine_cpus_reset(m);
 	if (!boot_is_firmware(m->image)) {
 		machine_tables_place(m);
 		lapic_setup_virtual_wire(lapic_of(m->lapics, 0));
 	}
 	if (!boot_is_firmware(m->image))
-		xstate_fninit(&v->cpu); /* as firmware leaves it: reset itself unmasks every x87 exception */
-	boot_place(m->image, m->mem, &m->layout, v);
+		xstate_fninit(&m->cpu[0].v->cpu); /* as firmware leaves it: reset itself unmasks every x87 exception */
+	boot_place(m->image, m->mem, &m->layout, m->cpu[0].v);
 	boot_drop(m->image);
-	mmu_flush_all(v);
-	mmu_mode_changed(v);
-	cpu_recheck_events(v);
+	machine_cpus_changed(m);
 	return 0;
 }
 
@@ -274,6 +243,19 @@ static void machine_streams_stop(struct machine *m)
 		virtio_console_stop(m->console);
 }
 
+/* Of the real clock: the timer, and what parallel processors need, parked at first. */
+static int start_threads(struct machine *m, struct error *e)
+{
+	if (m->cfg.clock != MACHINE_CLOCK_REAL)
+		return 0;
+	if (wake_start(m, e))
+		return -1;
+	if (m->cfg.cpus == 1 || !parallel_start(m, e))
+		return 0;
+	wake_stop(m);
+	return -1;
+}
+
 void machine_run(struct machine *m, struct machine_result *out)
 {
 	struct error e = { .text = "" };
@@ -281,7 +263,7 @@ void machine_run(struct machine *m, struct machine_result *out)
 
 	m->ended = false;
 	m->result = (struct machine_result){ .end = MACHINE_END_FAILED };
-	if (m->cfg.clock == MACHINE_CLOCK_REAL && wake_start(m, &e)) {
+	if (start_threads(m, &e)) {
 		snprintf(m->result.text, sizeof(m->result.text), "%.255s", e.text);
 		*out = m->result;
 		return;
@@ -294,10 +276,11 @@ void machine_run(struct machine *m, struct machine_result *out)
 		clock_start(m->clock);
 	machine_loop(m);
 	clock_stop(m->clock);
-	fpu_park(m->vcpu);
 	machine_streams_stop(m);
 	set_running(m, false);
 	machine_serve_calls(m); /* those that came too late for the loop */
+	if (m->cfg.clock == MACHINE_CLOCK_REAL && m->cfg.cpus > 1)
+		parallel_stop(m);
 	wake_stop(m);
 	atomic_store(&m->stop, false);
 	m->run_ns += host_ns() - start;
@@ -317,7 +300,7 @@ void machine_run_until(struct machine *m, u64 icount, struct machine_result *out
 void machine_stop(struct machine *m)
 {
 	atomic_store(&m->stop, true);
-	wake_kick(m, EV_KICK);
+	wake_machine(m, EV_KICK);
 }
 
 bool machine_stopping(const struct machine *m)
@@ -334,7 +317,7 @@ void machine_attach_debugger(struct machine *m, const struct machine_debugger *d
 void machine_debug_interrupt(struct machine *m)
 {
 	atomic_store(&m->debug_interrupt, true);
-	wake_kick(m, EV_KICK);
+	wake_machine(m, EV_KICK);
 }
 
 /* ---- access ---- */
@@ -352,7 +335,7 @@ const char *machine_guest(const struct machine *m)
 struct vcpu *machine_vcpu(struct machine *m, unsigned n)
 {
 	assert(n < m->cfg.cpus);
-	return m->vcpu;
+	return m->cpu[n].v;
 }
 
 unsigned machine_cpus(const struct machine *m)

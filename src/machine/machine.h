@@ -2,9 +2,10 @@
  * A machine: memory, processors, board, clock and the thread that runs them.
  * Opaque outside src/machine; two machines fit in one process.
  *
- * Threads: the vCPU thread (machine_run's caller) owns all state. The I/O
- * thread moves bytes between host descriptors and the replay door, sleeps
- * until the next real-time deadline, and kicks the vCPU.
+ * Threads: with one processor, or several in turns, the vCPU thread
+ * (machine_run's caller) owns all state. Processors that run at once have a
+ * thread each, and a lock (parallel.c). "On the vCPU thread" means below: on
+ * machine_run's caller, with every processor at an instruction boundary.
  */
 #ifndef ECTYPE_MACHINE_MACHINE_H
 #define ECTYPE_MACHINE_MACHINE_H
@@ -25,6 +26,7 @@ struct virtio_console_port;
 struct vhost_user_config;
 
 #define MACHINE_SERIALS 4
+#define MACHINE_CPUS_MAX 64u
 
 enum machine_clock { MACHINE_CLOCK_REAL, MACHINE_CLOCK_VIRTUAL };
 
@@ -47,7 +49,7 @@ struct machine_net {
 struct machine_config {
 	const char *name;
 	u64 memory;	    /* bytes, multiple of 1 MiB */
-	unsigned cpus;	    /* 1 */
+	unsigned cpus;	    /* 1 to MACHINE_CPUS_MAX */
 	const char *engine; /* "auto" or a name */
 	enum machine_clock clock;
 	u64 seed;	       /* of the virtual clock's random numbers */
@@ -167,6 +169,10 @@ void machine_next_engine(struct machine *m);
 /* Access for gdb, ctl, state, replay: on the vCPU thread. */
 struct vcpu *machine_vcpu(struct machine *m, unsigned n);
 unsigned machine_cpus(const struct machine *m);
+/* Instructions retired since the machine started, by all processors. */
+u64 machine_icount(const struct machine *m);
+/* Whose turn it is, where processors take turns (loop.c); else 0. */
+unsigned machine_turn(const struct machine *m);
 struct memory *machine_memory(struct machine *m);
 struct clock *machine_clock(struct machine *m);
 struct board *machine_board(struct machine *m);

@@ -20,7 +20,7 @@ void machine_wait_resumed(struct machine *m)
 	while (atomic_load(&m->paused) && !atomic_load(&m->stop)) {
 		wake_wait_kick(m);
 		/* before looking at what it announces */
-		vcpu_clear(m->vcpu, EV_KICK);
+		vcpu_clear(m->cpu[0].v, EV_KICK);
 		machine_serve_calls(m);
 	}
 }

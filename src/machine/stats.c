@@ -7,15 +7,19 @@
 void machine_stats(struct machine *m, struct machine_stats *out)
 {
 	*out = (struct machine_stats){
-		.instructions = m->vcpu->icount,
+		.instructions = machine_icount(m),
 		.counted = !m->uncounted || m->cfg.clock == MACHINE_CLOCK_VIRTUAL || m->cfg.insn_limit ||
 			   m->cfg.engine_options.count,
-		.halts = m->halts,
 		.seconds = (double)(m->run_ns + (m->run_start ? host_ns() - m->run_start : 0)) / 1e9,
-		.halted_seconds = (double)m->halted_ns / 1e9,
 	};
-	for (unsigned i = 0; i < VCPU_EXIT_COUNT; i++)
-		out->exits[i] = m->exits[i];
+	for (unsigned n = 0; n < m->cfg.cpus; n++) {
+		const struct machine_cpu *c = &m->cpu[n];
+
+		for (unsigned i = 0; i < VCPU_EXIT_COUNT; i++)
+			out->exits[i] += c->exits[i];
+		out->halts += c->halts;
+		out->halted_seconds += (double)c->halted_ns / 1e9;
+	}
 }
 
 struct sink {

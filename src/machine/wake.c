@@ -1,8 +1,9 @@
 /*
- * Waking the vCPU thread.
+ * Waking the threads that run processors.
  *
  * Events are bits of vcpu->event; a running engine polls them, and a halted
- * processor's thread sleeps in a futex on that very word. `sleeping` saves the
+ * processor's thread sleeps in a futex on that very word; the one thread of
+ * processors in turns sleeps on processor 0's. `sleeping` saves the
  * wake-up call while it runs: the sleeper sets it and then looks at the word,
  * the waker raises a bit and then looks at it, both sequentially consistent,
  * so at least one sees the other.
@@ -32,17 +33,31 @@ u64 host_ns(void)
 	return (u64)t.tv_sec * NSEC_PER_SEC + (u64)t.tv_nsec;
 }
 
-void wake_kick(struct machine *m, u32 events)
+static void wake(struct machine_cpu *c, u32 events)
 {
-	vcpu_raise(m->vcpu, events);
-	if (atomic_load(&m->sleeping))
-		syscall(SYS_futex, &m->vcpu->event, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+	vcpu_raise(c->v, events);
+	if (atomic_load(&c->sleeping))
+		syscall(SYS_futex, &c->v->event, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+/* In turns it may be anybody's turn; processor 0 is the one whose word is slept on. */
+void wake_machine(struct machine *m, u32 events)
+{
+	for (unsigned i = m->group.parallel ? 0 : m->cfg.cpus - 1; i > 0; i--)
+		vcpu_raise(m->cpu[i].v, events);
+	wake(&m->cpu[0], events);
+}
+
+void wake_cpu(struct machine *m, unsigned n, u32 events)
+{
+	wake(&m->cpu[n], events);
 }
 
 #define WAKING (EV_KICK | EV_INTR | EV_NMI | EV_TIMER | EV_RESET)
 
-void wake_sleep(struct machine *m, u64 deadline)
+void wake_sleep(struct machine_cpu *c, u64 deadline)
 {
+	struct machine *m = c->m;
 	struct timespec timeout, *limit = NULL;
 
 	if (deadline != CLOCK_NEVER) {
@@ -54,22 +69,23 @@ void wake_sleep(struct machine *m, u64 deadline)
 		timeout.tv_nsec = (long)((deadline - now) % NSEC_PER_SEC);
 		limit = &timeout;
 	}
-	atomic_store(&m->sleeping, 1);
-	u32 seen = atomic_load(&m->vcpu->event);
+	atomic_store(&c->sleeping, 1);
+	u32 seen = atomic_load(&c->v->event);
 
 	if (!(seen & WAKING))
-		syscall(SYS_futex, &m->vcpu->event, FUTEX_WAIT_PRIVATE, seen, limit, NULL, 0);
-	atomic_store(&m->sleeping, 0);
+		syscall(SYS_futex, &c->v->event, FUTEX_WAIT_PRIVATE, seen, limit, NULL, 0);
+	atomic_store(&c->sleeping, 0);
 }
 
 void wake_wait_kick(struct machine *m)
 {
+	struct machine_cpu *c = &m->cpu[0];
 	u32 seen;
 
-	atomic_store(&m->sleeping, 1);
-	while (!((seen = atomic_load(&m->vcpu->event)) & EV_KICK))
-		syscall(SYS_futex, &m->vcpu->event, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
-	atomic_store(&m->sleeping, 0);
+	atomic_store(&c->sleeping, 1);
+	while (!((seen = atomic_load(&c->v->event)) & EV_KICK))
+		syscall(SYS_futex, &c->v->event, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+	atomic_store(&c->sleeping, 0);
 }
 
 void wake_arm(struct machine *m)
@@ -81,7 +97,7 @@ void wake_arm(struct machine *m)
 	u64 now = clock_now(m->clock);
 
 	if (next <= now) {
-		vcpu_raise(m->vcpu, EV_TIMER);
+		wake_machine(m, EV_TIMER);
 		return;
 	}
 	struct itimerspec t = {
@@ -103,7 +119,7 @@ static void *timer_main(void *opaque)
 			break;
 		/* Before the event: whoever sees it arms anew. */
 		atomic_store(&m->armed, CLOCK_NEVER);
-		wake_kick(m, EV_TIMER);
+		wake_machine(m, EV_TIMER);
 	}
 	return NULL;
 }

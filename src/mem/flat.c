@@ -66,7 +66,7 @@ static struct table_page *touch(struct flat *f, unsigned set, enum table_kind ki
 	u64 *slot = flat_page_address(s, kind, number);
 	struct table_page *p;
 
-	if (f->pages == FLAT_PAGES_MAX)
+	if (f->pages == f->pages_max)
 		reset(f);
 	if (host_syscall3(SYS_mprotect, slot, PAGE_SIZE, PROT_READ | PROT_WRITE)) {
 		reset(f);
@@ -91,7 +91,7 @@ static struct table_page *touch(struct flat *f, unsigned set, enum table_kind ki
 bool flat_table_fault(struct flat *f, const void *addr)
 {
 	const u64 off = (u64)((const u8 *)addr - f->tables);
-	const unsigned set = (unsigned)(off / FLAT_SPAN);
+	const unsigned set = off / FLAT_SPAN < FLAT_SETS ? flat_set_number(f, (unsigned)(off / FLAT_SPAN)) : FLAT_SETS;
 	const u64 in = off % FLAT_SPAN;
 	enum table_kind kind;
 	u32 number;

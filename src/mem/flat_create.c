@@ -12,12 +12,42 @@ static void *reserve(u64 size, int prot)
 	return p == MAP_FAILED ? NULL : p;
 }
 
+/*
+ * At offsets where RAM is not placed, if there is room, so that another machine finds its windows free however many
+ * processors there are here: what is left of a window holds four times the tables of one with all its sets.
+ */
+static void *reserve_tables(u64 size)
+{
+	for (unsigned window = PLACE_WINDOWS; window--;) {
+		u64 at = ((u64)window << PLACE_WINDOW_BITS) + PLACE_OFF_LAST, end = ((u64)window + 1)
+										    << PLACE_WINDOW_BITS;
+
+		for (; at + size <= end; at += size) {
+			void *p = mmap((void *)at, size, PROT_NONE,
+				       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+
+			if (p == (void *)at)
+				return p;
+			if (p != MAP_FAILED)
+				munmap(p, size);
+		}
+	}
+	return reserve(size, PROT_NONE);
+}
+
+/* Many processors have fewer address spaces each: 64 of them are to find room. */
+static void set_sizes(struct flat *f, unsigned processors)
+{
+	f->users = processors <= 4 ? FLAT_USERS : processors <= 16 ? FLAT_USERS / 2 : FLAT_USERS / 4;
+	f->pages_max = MIN(FLAT_PAGES_MAX, FLAT_PAGES_ALL / processors);
+}
+
 static void release(struct flat *f)
 {
 	if (f->tables_map)
-		munmap(f->tables_map, FLAT_TABLES_MAP_SIZE);
+		munmap(f->tables_map, flat_tables_map_size(f));
 	if (f->map_map)
-		munmap(f->map_map, FLAT_MAP_MAP_SIZE);
+		munmap(f->map_map, flat_map_map_size(f));
 	if (f->hint)
 		munmap(f->hint, f->hint_size);
 	free(f);
@@ -28,15 +58,15 @@ static bool map_tables(struct flat *f)
 	u16 *map;
 
 	f->hint_size = (f->ram_size >> PAGE_SHIFT) * sizeof(struct frame_hint);
-	f->tables_map = reserve(FLAT_TABLES_MAP_SIZE, PROT_NONE);
-	f->map_map = reserve(FLAT_MAP_MAP_SIZE, PROT_READ | PROT_WRITE);
+	f->tables_map = reserve_tables(flat_tables_map_size(f));
+	f->map_map = reserve(flat_map_map_size(f), PROT_READ | PROT_WRITE);
 	f->hint = reserve(f->hint_size, PROT_READ | PROT_WRITE);
 	if (!f->tables_map || !f->map_map || !f->hint)
 		return false;
 	f->tables = (u8 *)(((uintptr_t)f->tables_map + GiB - 1) & ~(GiB - 1));
 	map = f->map_map;
-	for (unsigned n = 0; n < FLAT_SETS; n++) {
-		struct flat_set *s = &f->set[n];
+	for (unsigned n = 0; n < flat_set_count(f); n++) {
+		struct flat_set *s = &f->set[flat_set_number(f, n)];
 
 		s->base = f->tables + n * FLAT_SPAN + FLAT_BELOW;
 		for (unsigned kind = 0; kind < TABLE_KINDS; kind++, map += BIT(TABLE_PAGES_BITS))
@@ -55,6 +85,7 @@ bool flat_possible(void)
 	if (!f)
 		return false;
 	f->ram_size = PAGE_SIZE;
+	set_sizes(f, 1);
 	found = memory_place_possible() && map_tables(f);
 	release(f);
 	return found;
@@ -74,6 +105,7 @@ int flat_create(struct vcpu *v, const struct flat_listener *l, struct error *e)
 	f->ram_size = m->ram_size;
 	f->hole_high = (u32)(m->place_off >> 32);
 	f->listener = *l;
+	set_sizes(f, v->group ? v->group->count : 1);
 	if (!map_tables(f)) {
 		release(f);
 		return error_set(e, FLAT_NO_ROOM "; use --engine interp");
@@ -98,12 +130,12 @@ void flat_destroy(struct vcpu *v)
 
 unsigned flat_set_count(const struct flat *f)
 {
-	return FLAT_SETS;
+	return f->users + FLAT_SETS - FLAT_USERS;
 }
 
 u8 *flat_set_base(const struct flat *f, unsigned n)
 {
-	return f->set[n].base;
+	return f->set[flat_set_number(f, n)].base;
 }
 
 const struct flat_stats *flat_stats(const struct flat *f)

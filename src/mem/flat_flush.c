@@ -153,7 +153,7 @@ static void choose_user(struct vcpu *v)
 
 	if (n == FLAT_USERS) {
 		n = 0;
-		for (unsigned i = 1; i < FLAT_USERS; i++)
+		for (unsigned i = 1; i < f->users; i++)
 			if (f->set[i].stamp < f->set[n].stamp)
 				n = i;
 		if (f->set[n].used) {

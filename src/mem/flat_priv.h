@@ -19,7 +19,8 @@ enum { SET_KERNEL = FLAT_USERS, SET_KERNEL_AC, SET_EMPTY, FLAT_SETS };
 
 #define TABLE_ENTRIES 512u     /* of one 4 KiB page of a table: 2 MiB of linear addresses */
 #define TABLE_PAGES_BITS 23    /* log2 of the pages of one table */
-#define FLAT_PAGES_MAX 8192u   /* table pages in use; each can cost two areas of vm.max_map_count (65530) */
+#define FLAT_PAGES_MAX 8192u   /* table pages in use; each can cost two areas of vm.max_map_count (65530) ... */
+#define FLAT_PAGES_ALL 24576u  /* ... so all processors together have no more than these */
 #define FLAT_GIBS (1u << 14)   /* GiBs that bits 43:12 tell apart */
 #define LIN_BITS (BIT(44) - 1) /* the part of a linear address that selects an entry, and the offset */
 
@@ -72,9 +73,11 @@ struct flat {
 	u8 *tables; /* the first set's lowest address */
 	u8 *ram;
 	u64 ram_size;
-	u32 hole_high; /* bits 43:32 of the hole's address */
-	unsigned user; /* the present address space's set */
-	u64 clock;     /* of stamps */
+	u32 hole_high;	/* bits 43:32 of the hole's address */
+	unsigned user;	/* the present address space's set */
+	unsigned users; /* user sets that there are */
+	u32 pages_max;
+	u64 clock; /* of stamps */
 	struct frame_hint *hint;
 	u32 pages;
 	struct table_page page[FLAT_PAGES_MAX + 1];
@@ -84,8 +87,19 @@ struct flat {
 	void *tables_map, *map_map;
 	u64 hint_size;
 };
-#define FLAT_TABLES_MAP_SIZE (FLAT_SETS * FLAT_SPAN + GiB)
-#define FLAT_MAP_MAP_SIZE ((u64)FLAT_SETS * TABLE_KINDS << (TABLE_PAGES_BITS + 1))
+static inline u64 flat_tables_map_size(const struct flat *f)
+{
+	return (f->users + FLAT_SETS - FLAT_USERS) * FLAT_SPAN + GiB;
+}
+static inline u64 flat_map_map_size(const struct flat *f)
+{
+	return (u64)(f->users + FLAT_SETS - FLAT_USERS) * TABLE_KINDS << (TABLE_PAGES_BITS + 1);
+}
+/* Number of the set that lies at place `n`: with fewer user sets their numbers have a gap. */
+static inline unsigned flat_set_number(const struct flat *f, unsigned n)
+{
+	return n < f->users ? n : n + FLAT_USERS - f->users;
+}
 
 static inline u32 flat_index(gva_t lin)
 {

@@ -147,25 +147,34 @@ void mmu_flush_page(struct vcpu *v, gva_t lin)
 		flat_flush_page(v, lin);
 }
 
-void mmu_protect_frame(struct vcpu *v, gpa_t gpa)
+static void protect(struct mmu_impl *m, const u8 *host)
 {
-	struct mmu_impl *m = mmu_impl(v);
-	struct page_target t;
-
-	if (!m || !memory_page(v->mem, gpa, &t) || !t.host)
-		return;
 	if (m->mmu.flat)
-		flat_protect(m->mmu.flat, t.host);
+		flat_protect(m->mmu.flat, host);
 	for (unsigned i = 0; i < MMU_INDEX_COUNT; i++) {
 		for (unsigned k = 0; k < TLB_WORDS; k++) {
 			for (u64 word = m->filled[i][k]; word; word &= word - 1) {
 				struct tlb_entry *e = &m->mmu.tlb[i][k * 64 + (unsigned)__builtin_ctzll(word)];
 
-				if (e->tag[MMU_WRITE] != TLB_NONE && e->tag[MMU_WRITE] + e->addend == (uintptr_t)t.host)
+				if (e->tag[MMU_WRITE] != TLB_NONE && e->tag[MMU_WRITE] + e->addend == (uintptr_t)host)
 					e->tag[MMU_WRITE] = TLB_NONE;
 			}
 		}
 	}
+}
+
+void mmu_protect_frame(struct vcpu *v, gpa_t gpa)
+{
+	const struct vcpu_group *g = v->group;
+	struct page_target t;
+
+	if (!v->mmu || !memory_page(v->mem, gpa, &t) || !t.host)
+		return;
+	if (!g)
+		protect(mmu_impl(v), t.host);
+	for (unsigned n = 0; g && n < g->count; n++)
+		if (g->vcpu[n]->mmu)
+			protect(mmu_impl(g->vcpu[n]), t.host);
 }
 
 /*

@@ -93,7 +93,8 @@ enum mmu_index mmu_kernel_mode(struct vcpu *v, bool ac, struct tlb_entry **table
 /* Debugger's view: translate without side effects. False if not mapped. */
 bool mmu_debug_translate(struct vcpu *v, gva_t lin, gpa_t *gpa);
 
-/* The write tags of every TLB entry that maps frame `gpa` are dropped: it became a code page. */
+/* The write tags of every TLB entry that maps frame `gpa` are dropped, on all processors of the group: it becomes a
+ * code page. Of those that run at once the others have been stopped (base/world.h). */
 void mmu_protect_frame(struct vcpu *v, gpa_t gpa);
 /* Drop every entry (map changed, breakpoints changed). */
 void mmu_invalidate(struct vcpu *v);

@@ -103,10 +103,26 @@ static void piece_write(struct region *r, u64 off, u64 val, unsigned size)
 
 static bool enter(struct region *r)
 {
-	if (r->kind != REGION_MMIO || r->mem->depth == DISPATCH_DEPTH_MAX)
-		return false;
-	r->mem->depth++;
-	return true;
+	struct memory *m = r->mem;
+
+	guard_lock(&m->guard);
+	if (r->kind == REGION_MMIO && m->depth < DISPATCH_DEPTH_MAX) {
+		m->depth++;
+		return true;
+	}
+	guard_unlock(&m->guard);
+	return false;
+}
+
+static void leave(struct memory *m)
+{
+	m->depth--;
+	guard_unlock(&m->guard);
+}
+
+void memory_set_guard(struct memory *m, const struct io_guard *g)
+{
+	m->guard = *g;
 }
 
 u64 region_mmio_read(struct region *r, u64 off, unsigned size)
@@ -122,7 +138,7 @@ u64 region_mmio_read(struct region *r, u64 off, unsigned size)
 		m->stats.mmio_reads++;
 	for (unsigned i = 0; i < size; i += step)
 		val |= piece_read(r, off + i, step) << (8 * i);
-	m->depth--;
+	leave(m);
 	return val;
 }
 
@@ -138,7 +154,7 @@ void region_mmio_write(struct region *r, u64 off, u64 val, unsigned size)
 		m->stats.mmio_writes++;
 	for (unsigned i = 0; i < size; i += step)
 		piece_write(r, off + i, val >> (8 * i), step);
-	m->depth--;
+	leave(m);
 }
 
 static u64 mixed_read(void *opaque, u64 off, unsigned size)

@@ -21,6 +21,23 @@ struct io_ops {
 	u8 min_size, max_size; /* 1, 2, 4 or 8 */
 };
 
+/* Held while handlers run; may be taken again by its holder. */
+struct io_guard {
+	void (*lock)(void *opaque);
+	void (*unlock)(void *opaque);
+	void *opaque;
+};
+static inline void guard_lock(const struct io_guard *g)
+{
+	if (unlikely(g->lock))
+		g->lock(g->opaque);
+}
+static inline void guard_unlock(const struct io_guard *g)
+{
+	if (unlikely(g->lock))
+		g->unlock(g->opaque);
+}
+
 enum region_kind {
 	REGION_RAM, /* host memory, readable and writable */
 	REGION_ROM, /* host memory, writes ignored */
@@ -101,6 +118,9 @@ void *memory_ptr(struct memory *m, gpa_t gpa, u64 len, bool write);
  * PAGE_CODE pages notify. Not while vector state is live.
  */
 int memory_discard(struct memory *m, gpa_t gpa, u64 len);
+
+/* Of the handlers of MMIO regions; without, they are called as they are. */
+void memory_set_guard(struct memory *m, const struct io_guard *g);
 
 /* Dispatch one MMIO access (size 1 2 4 8; must not cross a page). The caller has parked the vector state. */
 u64 region_mmio_read(struct region *r, u64 off, unsigned size);

@@ -13,7 +13,6 @@
 /* The host keeps programs, their heaps, libraries and stacks off these offsets in every window; mostly: what is
  * taken is skipped. */
 #define OFF_FIRST (1024 * GiB)
-#define OFF_LAST (13 * 1024 * GiB)
 #define OFF_STEP (64 * GiB)
 
 #define RAM_IN_BLOCK (4 * GiB + 2 * MiB)
@@ -64,9 +63,9 @@ static u64 find_room(u64 len)
 
 	if (limited())
 		return 0;
-	while (off + len <= OFF_LAST && !reserve(off, len))
+	while (off + len <= PLACE_OFF_LAST && !reserve(off, len))
 		off += OFF_STEP;
-	return off + len <= OFF_LAST ? off : 0;
+	return off + len <= PLACE_OFF_LAST ? off : 0;
 }
 
 bool memory_place_possible(void)
@@ -85,7 +84,7 @@ bool memory_place(struct memory *m)
 	u64 off;
 	u8 *ram;
 
-	if (m->ram_size > OFF_LAST)
+	if (m->ram_size > PLACE_OFF_LAST)
 		return false;
 	off = find_room(len);
 	if (!off)

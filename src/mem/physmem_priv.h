@@ -35,7 +35,7 @@ struct flat_range {
 	u8 kind;
 };
 
-#define LISTENER_MAX 8
+#define LISTENER_MAX 136 /* two a processor, and some */
 
 struct memory {
 	u8 *ram;
@@ -57,6 +57,7 @@ struct memory {
 	struct memory_listener listener[LISTENER_MAX];
 	u32 listeners;
 	struct memory_stats stats;
+	struct io_guard guard;
 	unsigned depth; /* of dispatches to devices that access memory themselves */
 };
 
@@ -94,7 +95,8 @@ extern const struct io_ops memory_mixed_ops;
  */
 #define PLACE_WINDOW_BITS 44
 #define PLACE_WINDOWS 8
-#define PLACE_GUARD (64 * KiB) /* the longest access */
+#define PLACE_OFF_LAST (13 * 1024 * GiB) /* offsets up to here */
+#define PLACE_GUARD (64 * KiB)		 /* the longest access */
 /* Map m->fd (m->ram_size bytes) so, and set m->ram. False, with nothing mapped, if the address space has no room. */
 bool memory_place(struct memory *m);
 /* Is there room for the smallest RAM? Reserves nothing for good. */

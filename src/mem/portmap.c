@@ -27,6 +27,7 @@ struct portmap {
 	struct port_range *range;
 	u32 count, cap;
 	struct port_stats stats;
+	struct io_guard guard;
 };
 
 struct portmap *portmap_create(void)
@@ -142,12 +143,23 @@ static void write_some(struct portmap *p, u32 port, u32 val, unsigned size)
 
 u32 port_read(struct portmap *p, u16 port, unsigned size)
 {
+	guard_lock(&p->guard);
 	p->stats.reads++;
-	return read_some(p, port, size);
+	u32 val = read_some(p, port, size);
+
+	guard_unlock(&p->guard);
+	return val;
 }
 
 void port_write(struct portmap *p, u16 port, u32 val, unsigned size)
 {
+	guard_lock(&p->guard);
 	p->stats.writes++;
 	write_some(p, port, val, size);
+	guard_unlock(&p->guard);
+}
+
+void portmap_set_guard(struct portmap *p, const struct io_guard *g)
+{
+	p->guard = *g;
 }

@@ -18,6 +18,9 @@ void portmap_remove(struct portmap *p, u16 base, void *opaque);
 u32 port_read(struct portmap *p, u16 port, unsigned size);
 void port_write(struct portmap *p, u16 port, u32 val, unsigned size);
 
+/* Of the handlers; without, they are called as they are. */
+void portmap_set_guard(struct portmap *p, const struct io_guard *g);
+
 struct port_stats {
 	u64 reads, writes;
 };

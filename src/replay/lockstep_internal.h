@@ -21,7 +21,7 @@ struct pair {
 
 static inline u64 side_icount(const struct side *s)
 {
-	return machine_vcpu(s->m, 0)->icount;
+	return machine_icount(s->m);
 }
 
 /* lockstep_compare.c */

@@ -24,6 +24,7 @@ struct listing {
 };
 
 struct scene {
+	unsigned n;	/* the processor that is to run */
 	struct cpu cpu; /* before, of both */
 	gva_t lin;
 	gpa_t gpa;
@@ -77,7 +78,7 @@ static void list_line(void *opaque, const char *text)
 static void describe(struct scene *s, struct pair *p)
 {
 	for (unsigned i = 0; i < 2; i++) {
-		struct vcpu *v = machine_vcpu(p->s[i].m, 0);
+		struct vcpu *v = machine_vcpu(p->s[i].m, s->n);
 
 		if (!s->listing[i].n && v->engine->describe)
 			v->engine->describe(v, s->lin, list_line, &s->listing[i]);
@@ -109,7 +110,7 @@ static void read_code(struct scene *s, struct vcpu *v)
 
 struct scene *scene_create(struct pair *p)
 {
-	struct vcpu *v = machine_vcpu(p->s[0].m, 0);
+	struct vcpu *v = machine_vcpu(p->s[0].m, machine_turn(p->s[0].m));
 	struct scene *s = aligned_alloc(_Alignof(struct scene), sizeof(*s));
 
 	if (!s)
@@ -122,6 +123,7 @@ struct scene *scene_create(struct pair *p)
 			return NULL;
 		}
 	}
+	s->n = v->index;
 	s->cpu = v->cpu;
 	s->icount = v->icount;
 	s->mode = (u8)cpu_code_mode(&v->cpu);
@@ -332,7 +334,8 @@ static void print_vectors(const struct printer *p, const struct cpu *before, con
 
 static void print_registers(const struct printer *p, const struct scene *s, const struct pair *pair)
 {
-	const struct cpu *const after[2] = { &machine_vcpu(pair->s[0].m, 0)->cpu, &machine_vcpu(pair->s[1].m, 0)->cpu };
+	const struct cpu *const after[2] = { &machine_vcpu(pair->s[0].m, s->n)->cpu,
+					     &machine_vcpu(pair->s[1].m, s->n)->cpu };
 
 	say(p, "  %-14s %-16s  %-16s  %-16s   (* differs, + changed)", "registers", "before", p->c->engine[0],
 	    p->c->engine[1]);

@@ -277,10 +277,10 @@ static void check_code_cache(void)
 	struct engine_options o = { .code_cache = CODE_CACHE_MIN };
 
 	run(&o);
-	assert_int_equal(dbt_of(rig.v)->size, CODE_CACHE_MIN);
+	assert_int_equal(dbt_of(rig.v)->sh->size, CODE_CACHE_MIN);
 	rig_destroy(&rig);
 	run(NULL);
-	assert_int_equal(dbt_of(rig.v)->size, CODE_CACHE_DEFAULT);
+	assert_int_equal(dbt_of(rig.v)->sh->size, CODE_CACHE_DEFAULT);
 	rig_destroy(&rig);
 }
 

@@ -50,8 +50,17 @@ static void fake_random(void *m, void *p, size_t n)
 }
 static void fake_triple(void *m, unsigned cpu) {}
 
-static const struct vcpu_hooks hooks = { fake_tsc, fake_pending, fake_ack,    fake_cr8,	  fake_set_cr8,
-					 fake_msr, fake_set_msr, fake_random, fake_triple };
+static const struct vcpu_hooks hooks = {
+	.tsc = fake_tsc,
+	.intr_pending = fake_pending,
+	.intr_ack = fake_ack,
+	.cr8_read = fake_cr8,
+	.cr8_write = fake_set_cr8,
+	.apic_msr_read = fake_msr,
+	.apic_msr_write = fake_set_msr,
+	.random = fake_random,
+	.triple_fault = fake_triple,
+};
 
 static void die(const char *what)
 {

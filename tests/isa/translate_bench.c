@@ -33,15 +33,15 @@ static u64 sum_of(const struct dbt *x)
 {
 	u64 h = 0xcbf29ce484222325ull;
 
-	for (u32 k = 0; k < x->blocks_n; k++) {
-		const struct tblock *b = &x->blocks[k];
+	for (u32 k = 0; k < x->sh->blocks_n; k++) {
+		const struct tblock *b = &x->sh->blocks[k];
 
-		h = hash_bytes(h, x->rw + b->host, b->host_end - b->host);
-		h = hash_bytes(h, &x->insns[b->first], b->n * sizeof(struct tinsn));
+		h = hash_bytes(h, x->sh->rw + b->host, b->host_end - b->host);
+		h = hash_bytes(h, &x->sh->insns[b->first], b->n * sizeof(struct tinsn));
 		h = hash_bytes(h, &b->bytes, sizeof(b->bytes));
 	}
-	h = hash_bytes(h, x->exits, x->exits_n * sizeof(*x->exits));
-	return hash_bytes(h, x->recipes, x->recipes_n * sizeof(*x->recipes));
+	h = hash_bytes(h, x->sh->exits, x->sh->exits_n * sizeof(*x->sh->exits));
+	return hash_bytes(h, x->sh->recipes, x->sh->recipes_n * sizeof(*x->sh->recipes));
 }
 
 int main(int argc, char **argv)

@@ -88,7 +88,7 @@ static void test_options(void **state)
 	assert_int_equal(PARSE(&o, "--kernel", "K", "--debug-exit=1"), EXIT_USAGE);
 	assert_int_equal(PARSE(&o, "--kernel", "K", "--firmware", "F"), EXIT_USAGE);
 	assert_int_equal(PARSE(&o, "--firmware", "F", "--initrd", "I"), EXIT_USAGE);
-	assert_int_equal(PARSE(&o, "--kernel", "K", "--cpus", "2"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--cpus", "65"), EXIT_USAGE);
 	assert_int_equal(PARSE(&o, "--kernel", "K", "--stats=xml:F"), EXIT_USAGE);
 	assert_int_equal(PARSE(&o, "--kernel", "K", "--serial", "file:"), EXIT_USAGE);
 	assert_int_equal(PARSE(&o, "-kernel"), EXIT_USAGE);

@@ -286,7 +286,8 @@ static void test_bad_config(void **state)
 	BAD(c.memory = 0);
 	BAD(c.memory = 4 * MiB + 4096);
 	BAD(c.memory = 1ull << 60);
-	BAD(c.cpus = 2);
+	BAD(c.cpus = 0);
+	BAD(c.cpus = 65);
 	BAD(c.engine = "warp");
 	BAD(c.cpu_model = "i4004");
 	BAD(c.firmware = "/nonexistent");

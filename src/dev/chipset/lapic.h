@@ -2,10 +2,9 @@
  * Local APICs (SDM vol. 3, chapter 11) and the bus between them: interprocessor
  * interrupts, the IOAPIC's messages and MSIs all go through lapic_deliver().
  *
- * One `struct lapic` a processor. All calls about a processor come on the
- * thread that runs it; a message may arrive from any thread (IRR and TMR are
- * the only state it touches, atomically), except INIT, SIPI and NMI, which the
- * board's callbacks must hand over.
+ * One `struct lapic` a processor. Calls come from one thread at a time, except
+ * lapic_pending(), which only the processor's own thread asks at any time. INIT,
+ * SIPI and NMI are handed over by the board's callbacks.
  */
 #ifndef ECTYPE_DEV_CHIPSET_LAPIC_H
 #define ECTYPE_DEV_CHIPSET_LAPIC_H
@@ -94,6 +93,9 @@ u32 lapic_id(const struct lapic *l);
 
 /* The processor's TSC was written: what depends on it is computed anew. */
 void lapic_tsc_changed(struct lapic *l);
+
+/* Guest time at which its timer fires, CLOCK_NEVER if it is not armed. */
+u64 lapic_timer_when(const struct lapic *l);
 
 /* Levels of the pins: 0 is the 8259's INTR output, 1 NMI. */
 void lapic_set_lint(struct lapic *l, unsigned pin, bool level);

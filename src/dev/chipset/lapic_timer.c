@@ -185,6 +185,11 @@ u64 lapic_timer_deadline(const struct lapic *l)
 	return mode_of(l) == LVT_TIMER_TSC_DEADLINE ? l->tsc_deadline : 0;
 }
 
+u64 lapic_timer_when(const struct lapic *l)
+{
+	return timer_deadline(l->timer);
+}
+
 void lapic_tsc_changed(struct lapic *l)
 {
 	if (mode_of(l) == LVT_TIMER_TSC_DEADLINE && l->tsc_deadline)

@@ -56,22 +56,47 @@ void dbt_reset_returns(struct vcpu *v)
 	dbt_of(v)->stats.return_resets++;
 }
 
-void dbt_reset_jumps(const struct dbt *x, u8 *base, enum dbt_width w)
+void dbt_reset_jumps(const struct dbt_shared *sh, u8 *base, enum dbt_width w)
 {
 	const u8 **jump = (const u8 **)(base + AUX_JUMP(w));
 
 	for (unsigned k = 0; k < 1u << JUMP_BITS; k++)
-		jump[k] = x->leave_saved[LEAVE_INDIRECT];
+		jump[k] = sh->leave_saved[LEAVE_INDIRECT];
 }
 
-static void set_valid(struct dbt *x, u8 *base, u32 index, u8 valid)
+/* Of one set, or of all of the processor's. */
+static void set_invalid(struct vcpu *v, u8 *base, u32 index)
 {
 	if (base) {
-		base[AUX_VALID + index] = valid;
+		base[AUX_VALID + index] = 0;
 		return;
 	}
-	for (unsigned n = 0; n < flat_set_count(x->v->mmu->flat); n++)
-		flat_set_base(x->v->mmu->flat, n)[AUX_VALID + index] = valid;
+	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++)
+		flat_set_base(v->mmu->flat, n)[AUX_VALID + index] = 0;
+}
+
+static void reset_all_returns(struct dbt_shared *sh)
+{
+	for (unsigned n = 0; n < sh->peers.n; n++)
+		dbt_reset_returns(sh->peers.v[n]);
+}
+
+void dbt_reset_own_jumps(struct vcpu *v)
+{
+	const struct flat *f = v->mmu->flat;
+
+	for (unsigned n = 0; n < flat_set_count(f); n++)
+		for (unsigned w = 0; w < WIDTHS; w++)
+			dbt_reset_jumps(dbt_of(v)->sh, flat_set_base(f, n), w);
+	dbt_reset_returns(v);
+}
+
+void dbt_reset_all_jumps(struct dbt_shared *sh)
+{
+	for (unsigned n = 0; n < sh->peers.n; n++) {
+		dbt_reset_own_jumps(sh->peers.v[n]);
+		dbt_drop_stores(sh->peers.v[n]);
+	}
 }
 
 /* Returns that expect code of the set at `base` (NULL: of any). */
@@ -85,6 +110,12 @@ static void forget_returns(struct vcpu *v, const u8 *base)
 		x->user_sp = x->bottom[1];
 }
 
+static void invalidate_all(const struct dbt_shared *sh, const struct flat *f)
+{
+	for (unsigned n = 0; n < flat_set_count(f); n++)
+		zero_words(flat_set_base(f, n) + AUX_VALID, (sh->pages_n + 63) & ~63u);
+}
+
 void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all)
 {
 	struct vcpu *v = vcpu;
@@ -94,26 +125,25 @@ void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all)
 		bool known = false;
 
 		lin &= PAGE_MASK;
-		for (struct tpage *p = x->by_lin[lin_hash(lin)]; p; p = p->lin_next) {
+		for (struct tpage *p = x->sh->by_lin[lin_hash(lin)]; p; p = p->lin_next) {
 			if (p->lin == lin) {
-				set_valid(x, base, p->index, 0);
+				set_invalid(v, base, p->index);
 				known = true;
 			}
 		}
 		if (!known)
 			return;
 	} else if (base) {
-		zero_words(base + AUX_VALID, (x->pages_n + 63) & ~63u);
+		zero_words(base + AUX_VALID, (x->sh->pages_n + 63) & ~63u);
 	} else {
-		for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++)
-			zero_words(flat_set_base(v->mmu->flat, n) + AUX_VALID, (x->pages_n + 63) & ~63u);
+		invalidate_all(x->sh, v->mmu->flat);
 	}
 	forget_returns(v, base);
 }
 
-void dbt_entry_saved(const struct dbt *x, const struct tblock *b, bool unseen)
+void dbt_entry_saved(const struct dbt_shared *sh, const struct tblock *b, bool unseen)
 {
-	struct emit e = { .p = x->rw + b->entry_saved, .end = x->rw + b->entry };
+	struct emit e = { .p = sh->rw + b->entry_saved, .end = sh->rw + b->entry };
 
 	if (b->saved)
 		return;
@@ -128,14 +158,14 @@ void dbt_entry_saved(const struct dbt *x, const struct tblock *b, bool unseen)
 }
 
 /* At the door: mov ecx, index ; jmp leave. */
-void dbt_shut_door(struct dbt *x, const struct tblock *b)
+void dbt_shut_door(struct dbt_shared *sh, const struct tblock *b)
 {
-	u8 *p = x->rw + b->door;
-	const u8 *to = b->saved ? x->leave_saved[LEAVE_ENTRY] : x->leave[LEAVE_ENTRY];
-	u32 id = (u32)(b - x->blocks);
-	s32 rel = (s32)(to - (x->rx + b->door + 10));
+	u8 *p = sh->rw + b->door;
+	const u8 *to = b->saved ? sh->leave_saved[LEAVE_ENTRY] : sh->leave[LEAVE_ENTRY];
+	u32 id = (u32)(b - sh->blocks);
+	s32 rel = (s32)(to - (sh->rx + b->door + 10));
 
-	dbt_entry_saved(x, b, false);
+	dbt_entry_saved(sh, b, false);
 	p[0] = 0xb9;
 	__builtin_memcpy(p + 1, &id, 4);
 	p[5] = 0xe9;
@@ -143,10 +173,10 @@ void dbt_shut_door(struct dbt *x, const struct tblock *b)
 }
 
 /* Before something else lies where its links are. */
-void dbt_forget_exits(struct dbt *x, const struct tblock *b)
+void dbt_forget_exits(struct dbt_shared *sh, const struct tblock *b)
 {
 	for (u32 k = 0; k < b->exits_max; k++)
-		x->exits[b->exits + k].patch = 0;
+		sh->exits[b->exits + k].patch = 0;
 }
 
 static void kill_block(struct dbt *x, struct tblock *b)
@@ -155,10 +185,10 @@ static void kill_block(struct dbt *x, struct tblock *b)
 		dbt_observe_kill(x->v, b);
 	b->dead = true;
 	if (b->calls)
-		dbt_reset_returns(x->v);
+		reset_all_returns(x->sh);
 	b->page->live--;
-	dbt_forget_exits(x, b);
-	dbt_shut_door(x, b);
+	dbt_forget_exits(x->sh, b);
+	dbt_shut_door(x->sh, b);
 	x->stats.kills++;
 }
 
@@ -198,7 +228,7 @@ void dbt_frame_changed(struct vcpu *v, const struct tpage *p)
 	u64 *frame_lines = dbt_lines(x, p->host), lines = 0;
 	u32 live = 0;
 
-	for (const struct tpage *q = x->by_frame[frame_hash(p->host)]; q; q = q->frame_next) {
+	for (const struct tpage *q = x->sh->by_frame[frame_hash(p->host)]; q; q = q->frame_next) {
 		if (q->host != p->host)
 			continue;
 		lines |= q->lines;
@@ -241,7 +271,7 @@ u32 dbt_frame_written(struct vcpu *v, const u8 *host, unsigned off, unsigned len
 	u64 *frame_lines = dbt_lines(x, host), lines = 0;
 	u32 live = 0;
 
-	for (struct tpage *p = x->by_frame[frame_hash(host)]; p; p = p->frame_next) {
+	for (struct tpage *p = x->sh->by_frame[frame_hash(host)]; p; p = p->frame_next) {
 		if (p->host != host)
 			continue;
 		page_written(v, p, off, len);
@@ -253,16 +283,16 @@ u32 dbt_frame_written(struct vcpu *v, const u8 *host, unsigned off, unsigned len
 	return live;
 }
 
-void dbt_page_written(void *vcpu, gpa_t gpa, unsigned len)
+void dbt_page_written(struct dbt_shared *sh, gpa_t gpa, unsigned len)
 {
-	struct vcpu *v = vcpu;
+	struct vcpu *v = sh->peers.n ? sh->peers.v[0] : NULL;
 	unsigned off = gpa & ~PAGE_MASK;
 	struct page_target t;
 
-	if (!len)
+	if (!len || !v)
 		return;
 	if (off + len > PAGE_SIZE) { /* the rest lies in the next frame */
-		dbt_page_written(v, (gpa & PAGE_MASK) + PAGE_SIZE, (unsigned)(off + len - PAGE_SIZE));
+		dbt_page_written(sh, (gpa & PAGE_MASK) + PAGE_SIZE, (unsigned)(off + len - PAGE_SIZE));
 		len = (unsigned)PAGE_SIZE - off;
 	}
 	if (!memory_page(v->mem, gpa, &t) || !t.host || !t.flags || !(*t.flags & PAGE_CODE_DBT))
@@ -277,36 +307,30 @@ void dbt_flush(struct vcpu *v)
 
 	if (unlikely(x->trace & TRACE_SMC))
 		dbt_observe_kill(v, NULL);
-	for (u32 k = 0; k < x->pages_n; k++) {
-		u64 *lines = dbt_lines(x, x->pages[k].host);
+	for (u32 k = 0; k < x->sh->pages_n; k++) {
+		u64 *lines = dbt_lines(x, x->sh->pages[k].host);
 
 		if (lines)
 			*lines = 0;
-		set_code_flag(v, x->pages[k].gpa, false);
+		set_code_flag(v, x->sh->pages[k].gpa, false);
 	}
-	dbt_drop_stores(v);
-	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++) {
-		u8 *base = flat_set_base(v->mmu->flat, n);
-
-		zero_words(base + AUX_VALID, (x->pages_n + 63) & ~63u);
-		for (unsigned w = 0; w < WIDTHS; w++)
-			dbt_reset_jumps(x, base, w);
-	}
+	for (unsigned p = 0; p < x->sh->peers.n; p++)
+		invalidate_all(x->sh, x->sh->peers.v[p]->mmu->flat);
+	dbt_reset_all_jumps(x->sh);
 	for (unsigned k = 0; k < 1u << LIN_HASH_BITS; k++)
-		x->by_lin[k] = x->by_frame[k] = NULL;
-	x->pages_n = 0;
-	x->free_pages = NULL;
-	dbt_empty_regions(x);
-	zero_words(x->cut, CUTS * 8);
-	zero_words((u8 *)x->twins, sizeof(*x->twins) << TWIN_BITS);
-	x->stale = false;
-	x->stats.flushes++;
-	dbt_reset_returns(v);
+		x->sh->by_lin[k] = x->sh->by_frame[k] = NULL;
+	x->sh->pages_n = 0;
+	x->sh->free_pages = NULL;
+	dbt_empty_regions(x->sh);
+	zero_words(x->sh->cut, CUTS * 8);
+	zero_words((u8 *)x->sh->twins, sizeof(*x->sh->twins) << TWIN_BITS);
+	x->sh->stale = false;
+	x->sh->flushes++;
 }
 
 static struct tpage *find_page(struct dbt *x, gva_t lin, const u8 *host)
 {
-	struct tpage *p = x->by_lin[lin_hash(lin)];
+	struct tpage *p = x->sh->by_lin[lin_hash(lin)];
 
 	while (p && (p->lin != lin || p->host != host || p->key != x->key))
 		p = p->lin_next;
@@ -316,52 +340,54 @@ static struct tpage *find_page(struct dbt *x, gva_t lin, const u8 *host)
 static struct tpage *make_page(struct vcpu *v, gva_t lin, u8 *host, gpa_t gpa)
 {
 	struct dbt *x = dbt_of(v);
-	struct tpage *p = x->free_pages;
+	struct tpage *p = x->sh->free_pages;
 
 	if (p)
-		x->free_pages = p->next_free;
+		x->sh->free_pages = p->next_free;
 	else
-		p = &x->pages[x->pages_n++];
+		p = &x->sh->pages[x->sh->pages_n++];
 	p->lin = lin;
 	p->host = host;
 	p->gpa = gpa & PAGE_MASK;
 	p->key = x->key;
-	p->index = (u32)(p - x->pages);
+	p->index = (u32)(p - x->sh->pages);
 	p->lines = 0;
 	p->live = 0;
 	p->longest = 0;
 	p->touched = p->needed = false;
 	for (unsigned k = 0; k < TPAGE_BUCKETS; k++)
 		p->bucket[k] = NULL;
-	p->lin_next = x->by_lin[lin_hash(lin)];
-	x->by_lin[lin_hash(lin)] = p;
-	p->frame_next = x->by_frame[frame_hash(host)];
-	x->by_frame[frame_hash(host)] = p;
+	p->lin_next = x->sh->by_lin[lin_hash(lin)];
+	x->sh->by_lin[lin_hash(lin)] = p;
+	p->frame_next = x->sh->by_frame[frame_hash(host)];
+	x->sh->by_frame[frame_hash(host)] = p;
 	return p;
 }
 
-void dbt_free_page(struct dbt *x, struct tpage *p)
+void dbt_free_page(struct dbt_shared *sh, struct tpage *p)
 {
-	struct tpage **at = &x->by_lin[lin_hash(p->lin)];
+	struct tpage **at = &sh->by_lin[lin_hash(p->lin)];
 
 	while (*at != p)
 		at = &(*at)->lin_next;
 	*at = p->lin_next;
-	for (at = &x->by_frame[frame_hash(p->host)]; *at != p; at = &(*at)->frame_next)
+	for (at = &sh->by_frame[frame_hash(p->host)]; *at != p; at = &(*at)->frame_next)
 		;
 	*at = p->frame_next;
-	set_valid(x, NULL, p->index, 0);
+	for (unsigned n = 0; n < sh->peers.n; n++)
+		set_invalid(sh->peers.v[n], NULL, p->index);
 	p->live = 0;
 	p->lines = 0;
-	p->next_free = x->free_pages;
-	x->free_pages = p;
+	p->next_free = sh->free_pages;
+	sh->free_pages = p;
 }
 
 /* In the region that is being filled. */
-static bool room(const struct dbt *x)
+static bool room(const struct dbt_shared *sh)
 {
-	return x->region_end - x->used > 32768 && x->blocks_n < x->blocks_max - 1 && x->insns_n < x->insns_max - 128 &&
-	       x->exits_n < x->exits_max - 256 && x->sys_n < x->sys_max - 64 && x->recipes_n < x->recipes_max - 256;
+	return sh->region_end - sh->used > 32768 && sh->blocks_n < sh->blocks_max - 1 &&
+	       sh->insns_n < sh->insns_max - 128 && sh->exits_n < sh->exits_max - 256 && sh->sys_n < sh->sys_max - 64 &&
+	       sh->recipes_n < sh->recipes_max - 256;
 }
 
 /* Room for a block of the present mode. Blocks found before may be gone. */
@@ -369,22 +395,22 @@ static void make_room(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
 
-	if (unlikely(x->stale) || unlikely(!x->free_pages && x->pages_n >= PAGES_MAX - 1))
+	if (unlikely(x->sh->stale) || unlikely(!x->sh->free_pages && x->sh->pages_n >= PAGES_MAX - 1))
 		dbt_flush(v);
-	if (x->current != x->fills[x->user])
+	if (x->sh->current != x->sh->fills[x->user])
 		dbt_choose_region(x);
-	if (unlikely(!room(x)))
+	if (unlikely(!room(x->sh)))
 		dbt_next_region(v);
 }
 
-static void open_door(struct dbt *x, const struct tblock *b)
+static void open_door(struct dbt_shared *sh, const struct tblock *b)
 {
 	s32 rel = (s32)(b->body - (b->door + 5));
 
 	if (b->door == b->body)
 		return;
-	x->rw[b->door] = 0xe9;
-	__builtin_memcpy(x->rw + b->door + 1, &rel, 4);
+	sh->rw[b->door] = 0xe9;
+	__builtin_memcpy(sh->rw + b->door + 1, &rel, 4);
 }
 
 static void put_in_bucket(struct tpage *p, struct tblock *b, struct tblock *old)
@@ -411,7 +437,7 @@ static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin, struc
 	dbt_note_twin(x, b);
 	if (b != old)
 		put_in_bucket(p, b, old);
-	open_door(x, b);
+	open_door(x->sh, b);
 	b->dead = false;
 	p->live++;
 	p->longest = MAX(p->longest, b->bytes);
@@ -441,7 +467,7 @@ struct tpage *dbt_page_at(struct vcpu *v, gva_t page)
 		return NULL;
 	}
 	p = find_page(x, page, t.host);
-	return p || (!x->free_pages && x->pages_n == PAGES_MAX) ? p : make_page(v, page, t.host, t.gpa);
+	return p || (!x->sh->free_pages && x->sh->pages_n == PAGES_MAX) ? p : make_page(v, page, t.host, t.gpa);
 }
 
 void dbt_crossing_left(struct vcpu *v, struct tblock *b)
@@ -478,34 +504,34 @@ struct tblock *dbt_find(struct vcpu *v, u64 lin)
 	return b && likely(!b->dead) ? b : make_block(v, p, lin, b);
 }
 
-const struct tblock *dbt_block_at(const struct dbt *x, u32 host)
+const struct tblock *dbt_block_at(const struct dbt_shared *sh, u32 host)
 {
-	u32 r = (host - x->start) / x->per.used, lo, hi;
+	u32 r = (host - sh->start) / sh->per.used, lo, hi;
 
-	if (host < x->start || r >= x->regions)
+	if (host < sh->start || r >= sh->regions)
 		return NULL;
-	lo = r * x->per.blocks;
-	hi = x->region[r].blocks;
+	lo = r * sh->per.blocks;
+	hi = sh->region[r].blocks;
 	while (lo < hi) {
 		u32 mid = (lo + hi) / 2;
 
-		if (x->blocks[mid].host_end <= host)
+		if (sh->blocks[mid].host_end <= host)
 			lo = mid + 1;
 		else
 			hi = mid;
 	}
-	return lo == x->region[r].blocks || host < x->blocks[lo].host ? NULL : &x->blocks[lo];
+	return lo == sh->region[r].blocks || host < sh->blocks[lo].host ? NULL : &sh->blocks[lo];
 }
 
-const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host)
+const struct tinsn *dbt_insn_at(const struct dbt_shared *sh, u32 host)
 {
-	const struct tblock *b = dbt_block_at(x, host);
+	const struct tblock *b = dbt_block_at(sh, host);
 	const struct tinsn *i;
 
 	if (!b || !b->n)
 		return NULL;
-	i = &x->insns[b->first];
-	while (i + 1 < &x->insns[b->first] + b->n && b->host + i[1].host <= host)
+	i = &sh->insns[b->first];
+	while (i + 1 < &sh->insns[b->first] + b->n && b->host + i[1].host <= host)
 		i++;
 	return i;
 }

@@ -42,20 +42,20 @@ static u32 *twin_slot(struct dbt *x, const struct tpage *p, u64 lin)
 {
 	u64 at = (uintptr_t)p->host + (lin & ~PAGE_MASK);
 
-	return &x->twins[(at ^ at >> TWIN_BITS ^ p->key) & ((1u << TWIN_BITS) - 1)];
+	return &x->sh->twins[(at ^ at >> TWIN_BITS ^ p->key) & ((1u << TWIN_BITS) - 1)];
 }
 
 void dbt_note_twin(struct dbt *x, const struct tblock *b)
 {
 	if (b->fixes_n)
-		*twin_slot(x, b->page, b->lin) = (u32)(b - x->blocks) + 1;
+		*twin_slot(x, b->page, b->lin) = (u32)(b - x->sh->blocks) + 1;
 }
 
 /* Slots are hints, but what a block that is not dead says of itself is true. */
 const struct tblock *dbt_twin(struct dbt *x, const struct tpage *p, u64 lin)
 {
 	u32 n = *twin_slot(x, p, lin);
-	const struct tblock *b = n ? &x->blocks[n - 1] : NULL;
+	const struct tblock *b = n ? &x->sh->blocks[n - 1] : NULL;
 
 	if (!b || b->dead || !b->fixes_n || b->page->host != p->host || b->page->key != p->key ||
 	    (b->lin ^ lin) & ~PAGE_MASK)
@@ -85,9 +85,9 @@ static void add64(u8 *at, u64 n)
 
 static void fix_code(struct dbt *x, const struct tblock *b, const struct tblock *from)
 {
-	const u8 *fix = x->fixes + b->fixes, *end = fix + b->fixes_n;
-	u8 *at = x->rw + b->host;
-	const u32 id = (u32)(b - x->blocks), add[FIX_KINDS] = {
+	const u8 *fix = x->sh->fixes + b->fixes, *end = fix + b->fixes_n;
+	u8 *at = x->sh->rw + b->host;
+	const u32 id = (u32)(b - x->sh->blocks), add[FIX_KINDS] = {
 		[FIX_TRAMPOLINE] = from->host - b->host,
 		[FIX_CODE] = b->host - from->host,
 		[FIX_INSN] = b->first - from->first,
@@ -117,20 +117,20 @@ static void fix_code(struct dbt *x, const struct tblock *b, const struct tblock 
 static void copy_exits(struct dbt *x, const struct tblock *b, const struct tblock *from)
 {
 	for (u32 k = 0; k < b->exits_max; k++) {
-		struct texit *e = &x->exits[b->exits + k];
+		struct texit *e = &x->sh->exits[b->exits + k];
 		s32 rel;
 
-		*e = x->exits[from->exits + k];
+		*e = x->sh->exits[from->exits + k];
 		if (!e->patch)
 			continue;
 		e->lin += b->lin - from->lin;
 		e->patch += b->host - from->host;
 		rel = (s32)e->stub - 4;
-		__builtin_memcpy(x->rw + e->patch, &rel, 4);
+		__builtin_memcpy(x->sh->rw + e->patch, &rel, 4);
 		if (!e->far)
 			continue;
 		rel = 0;
-		__builtin_memcpy(x->rw + e->patch + e->far, &rel, 4);
+		__builtin_memcpy(x->sh->rw + e->patch + e->far, &rel, 4);
 	}
 }
 
@@ -142,22 +142,22 @@ static void copy(void *to, const void *from, u64 n)
 
 static void copy_records(struct dbt *x, const struct tblock *b, const struct tblock *from)
 {
-	copy(x->rw + b->host, x->rw + from->host, from->host_end - from->host);
-	copy(&x->insns[b->first], &x->insns[from->first], b->n * sizeof(*x->insns));
-	copy(&x->recipes[b->recipes], &x->recipes[from->recipes], b->recipes_max * sizeof(*x->recipes));
-	copy(x->fixes + b->fixes, x->fixes + from->fixes, b->fixes_n);
+	copy(x->sh->rw + b->host, x->sh->rw + from->host, from->host_end - from->host);
+	copy(&x->sh->insns[b->first], &x->sh->insns[from->first], b->n * sizeof(*x->sh->insns));
+	copy(&x->sh->recipes[b->recipes], &x->sh->recipes[from->recipes], b->recipes_max * sizeof(*x->sh->recipes));
+	copy(x->sh->fixes + b->fixes, x->sh->fixes + from->fixes, b->fixes_n);
 	for (u32 k = 0; k < b->sys_max; k++) {
-		x->sys[b->sys + k] = x->sys[from->sys + k];
-		x->sys[b->sys + k].insn += b->first - from->first;
+		x->sh->sys[b->sys + k] = x->sh->sys[from->sys + k];
+		x->sh->sys[b->sys + k].insn += b->first - from->first;
 	}
 }
 
 struct tblock *dbt_clone(struct dbt *x, const struct tblock *from, struct tpage *p, u64 lin)
 {
-	struct tblock *b = &x->blocks[x->blocks_n];
-	u32 moved = x->used - from->host;
+	struct tblock *b = &x->sh->blocks[x->sh->blocks_n];
+	u32 moved = x->sh->used - from->host;
 
-	if (x->fixes_max - x->fixes_n < from->fixes_n)
+	if (x->sh->fixes_max - x->sh->fixes_n < from->fixes_n)
 		return NULL;
 	*b = *from;
 	b->lin = lin;
@@ -171,19 +171,19 @@ struct tblock *dbt_clone(struct dbt *x, const struct tblock *from, struct tpage 
 	b->entry_saved += moved;
 	b->entry_page += moved;
 	b->entry_indirect += moved;
-	b->first = x->insns_n;
-	b->exits = x->exits_n;
-	b->sys = x->sys_n;
-	b->recipes = x->recipes_n;
-	b->fixes = x->fixes_n;
+	b->first = x->sh->insns_n;
+	b->exits = x->sh->exits_n;
+	b->sys = x->sh->sys_n;
+	b->recipes = x->sh->recipes_n;
+	b->fixes = x->sh->fixes_n;
 	copy_records(x, b, from);
 	copy_exits(x, b, from);
 	fix_code(x, b, from);
-	x->exits_n += b->exits_max;
-	x->sys_n += b->sys_max;
-	x->recipes_n += b->recipes_max;
-	x->fixes_n += b->fixes_n;
-	dbt_take_records(x, b);
+	x->sh->exits_n += b->exits_max;
+	x->sh->sys_n += b->sys_max;
+	x->sh->recipes_n += b->recipes_max;
+	x->sh->fixes_n += b->fixes_n;
+	dbt_take_records(x->sh, b);
 	x->stats.clones++;
 	return b;
 }

@@ -37,63 +37,166 @@ static void *pool(size_t size)
 	return p == MAP_FAILED ? NULL : p;
 }
 
-static int map_cache(struct dbt *x, struct error *e)
+static int map_cache(struct dbt_shared *sh, struct error *e)
 {
 	int fd = memfd_create("ectype-code", MFD_CLOEXEC);
 
-	if (fd < 0 || ftruncate(fd, x->size))
+	if (fd < 0 || ftruncate(fd, sh->size))
 		goto fail;
-	x->rw = mmap(NULL, x->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	x->rx = mmap(NULL, x->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	if (x->rw == MAP_FAILED || x->rx == MAP_FAILED)
+	sh->rw = mmap(NULL, sh->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	sh->rx = mmap(NULL, sh->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	if (sh->rw == MAP_FAILED || sh->rx == MAP_FAILED)
 		goto fail;
 	close(fd);
 	return 0;
 fail:
-	error_errno(e, errno, "engine dbt: cannot map %u MiB for code", x->size >> 20);
+	error_errno(e, errno, "engine dbt: cannot map %u MiB for code", sh->size >> 20);
 	if (fd >= 0)
 		close(fd);
 	return -1;
 }
 
-static int map_pools(struct dbt_host *h, struct error *e)
+/* The pools, with their sizes: `act` on each. */
+static bool each_pool(struct dbt_shared *sh, bool (*act)(void **pool, size_t size))
 {
-	struct dbt *x = &h->dbt;
+	const struct cursors *per = &sh->per;
+	size_t n = sh->regions;
 
-	x->blocks = pool(x->regions * x->per.blocks * sizeof(*x->blocks));
-	x->insns = pool(x->regions * x->per.insns * sizeof(*x->insns));
-	x->insn_block = pool(x->regions * x->per.insns / INSNS_A_MARK * sizeof(*x->insn_block));
-	x->exits = pool(x->regions * x->per.exits * sizeof(*x->exits));
-	x->recipes = pool(x->regions * x->per.recipes * sizeof(*x->recipes));
-	x->sys = pool(x->regions * x->per.sys * sizeof(*x->sys));
-	x->fixes = pool(x->regions * x->per.fixes);
-	x->twins = pool(sizeof(*x->twins) << TWIN_BITS);
-	x->pages = pool(PAGES_MAX * sizeof(*x->pages));
-	x->decoded = pool(dbt_decoded_size);
-	x->ram = memory_ram(x->v->mem);
-	x->frames = memory_ram_size(x->v->mem) >> PAGE_SHIFT;
-	x->lines = pool(x->frames * sizeof(*x->lines));
-	x->no_store = ~0ull;
+	return act((void **)&sh->blocks, n * per->blocks * sizeof(*sh->blocks)) &
+	       act((void **)&sh->insns, n * per->insns * sizeof(*sh->insns)) &
+	       act((void **)&sh->insn_block, n * per->insns / INSNS_A_MARK * sizeof(*sh->insn_block)) &
+	       act((void **)&sh->exits, n * per->exits * sizeof(*sh->exits)) &
+	       act((void **)&sh->recipes, n * per->recipes * sizeof(*sh->recipes)) &
+	       act((void **)&sh->sys, n * per->sys * sizeof(*sh->sys)) & act((void **)&sh->fixes, n * per->fixes) &
+	       act((void **)&sh->twins, sizeof(*sh->twins) << TWIN_BITS) &
+	       act((void **)&sh->pages, PAGES_MAX * sizeof(*sh->pages)) & act((void **)&sh->decoded, dbt_decoded_size) &
+	       act((void **)&sh->lines, sh->frames * sizeof(*sh->lines));
+}
+
+static bool make_pool(void **at, size_t size)
+{
+	*at = pool(size);
+	return *at;
+}
+
+static bool free_pool(void **at, size_t size)
+{
+	if (*at)
+		munmap(*at, size);
+	return true;
+}
+
+/* ---- what the processors share ---- */
+
+static void map_changed(void *shared)
+{
+	struct dbt_shared *sh = shared;
+
+	sh->stale = true;
+	interp_map_changed(&sh->peers);
+}
+
+static void page_written(void *shared, gpa_t gpa, unsigned len)
+{
+	struct dbt_shared *sh = shared;
+
+	cache_page_written(&sh->peers, gpa, len);
+	dbt_page_written(sh, gpa, len);
+}
+
+static void set_sizes(struct dbt_shared *sh, const struct engine_options *o)
+{
+	u64 size = o && o->code_cache ? o->code_cache : CODE_CACHE_DEFAULT;
+
+	sh->size = (u32)((size + ~PAGE_MASK) & PAGE_MASK);
+	sh->regions = sh->size >= 32 * MiB ? REGIONS_MAX : REGIONS_MAX / 2;
+	size = sh->size / sh->regions;
+	sh->per = (struct cursors){ .used = (u32)((size - TRAMPOLINES_SIZE) & ~63ull),
+				    .blocks = (u32)size / BYTES_A_BLOCK,
+				    .insns = (u32)(size / BYTES_AN_INSN) & ~(INSNS_A_MARK - 1u),
+				    .exits = (u32)size / BYTES_AN_EXIT,
+				    .recipes = (u32)size / BYTES_A_RECIPE,
+				    .sys = (u32)size / BYTES_A_SYS,
+				    .fixes = (u32)size / BYTES_A_FIX };
+}
+
+static void free_shared(struct dbt_shared *sh)
+{
+	if (sh->rw && sh->rw != MAP_FAILED)
+		munmap(sh->rw, sh->size);
+	if (sh->rx && sh->rx != MAP_FAILED)
+		munmap(sh->rx, sh->size);
+	each_pool(sh, free_pool);
+	perf_map_close(sh->perf);
+	free(sh);
+}
+
+static struct dbt_shared *make_shared(struct vcpu *v, struct error *e)
+{
+	struct dbt_shared *sh = calloc(1, sizeof(*sh));
+
+	if (!sh) {
+		error_set(e, "engine dbt: out of memory");
+		return NULL;
+	}
+	set_sizes(sh, v->engine_options);
+	sh->ram = memory_ram(v->mem);
+	sh->frames = memory_ram_size(v->mem) >> PAGE_SHIFT;
+	sh->no_store = ~0ull;
+	if (map_cache(sh, e)) {
+		free_shared(sh);
+		return NULL;
+	}
+	if (!each_pool(sh, make_pool)) {
+		error_set(e, "engine dbt: out of memory");
+		free_shared(sh);
+		return NULL;
+	}
+	dbt_make_trampolines(sh);
+	dbt_empty_regions(sh);
+	if (v->engine_options && v->engine_options->perf_map && dbt_start_perf_map(sh, e)) {
+		free_shared(sh);
+		return NULL;
+	}
+	memory_add_listener(v->mem, &(struct memory_listener){ map_changed, page_written, sh });
+	return sh;
+}
+
+/* The first processor of the group makes it. */
+static struct dbt_shared *take_shared(struct vcpu *v, struct error *e)
+{
+	struct vcpu_group *g = v->group;
+	struct dbt_shared *sh = g && g->engine_shared ? g->engine_shared : make_shared(v, e);
+
+	if (sh && g) {
+		g->engine_shared = sh;
+		g->engine_users++;
+	}
+	return sh;
+}
+
+static void drop_shared(struct vcpu *v, struct dbt_shared *sh)
+{
+	struct vcpu_group *g = v->group;
+
+	if (g && --g->engine_users)
+		return;
+	if (g)
+		g->engine_shared = NULL;
+	memory_remove_listener(v->mem, sh);
+	free_shared(sh);
+}
+
+/* ---- one processor ---- */
+
+static int map_returns(struct dbt_host *h, struct error *e)
+{
 	h->ret_map = pool(2 * RET_SPAN);
-	if (!x->blocks || !x->insns || !x->insn_block || !x->exits || !x->recipes || !x->sys || !x->fixes ||
-	    !x->twins || !x->pages || !x->lines || !x->decoded || !h->ret_map)
+	if (!h->ret_map)
 		return error_set(e, "engine dbt: out of memory");
 	mprotect(h->ret_map, PAGE_SIZE, PROT_NONE);
 	mprotect(h->ret_map + RET_SPAN, PAGE_SIZE, PROT_NONE);
 	return 0;
-}
-
-static void map_changed(void *dbt)
-{
-	struct dbt *x = dbt;
-
-	x->stale = true;
-	mmu_invalidate(x->v);
-}
-
-static void page_written(void *dbt, gpa_t gpa, unsigned len)
-{
-	dbt_page_written(((struct dbt *)dbt)->v, gpa, len);
 }
 
 static void set_up_hot(struct dbt_host *h)
@@ -104,7 +207,7 @@ static void set_up_hot(struct dbt_host *h)
 	for (unsigned n = 0; n < 2; n++) {
 		u64 *bottom = (u64 *)(h->ret_map + n * RET_SPAN + PAGE_SIZE + RET_STACK);
 
-		*bottom = (u64)(uintptr_t)x->ret_miss[WIDTH_64];
+		*bottom = (u64)(uintptr_t)x->sh->ret_miss[WIDTH_64];
 		x->bottom[n] = (u64)(uintptr_t)bottom;
 	}
 	hot->ret_base = hot->ret_sp = x->bottom[0];
@@ -120,8 +223,8 @@ static void set_up_hot(struct dbt_host *h)
 	hot->bit_mask[1] = 63;
 	hot->jump_mask = ((1u << JUMP_BITS) - 1) << 2;
 	dbt_sysfast_init(x->v);
-	h->signal = (struct dbt_signal){ .rx = x->rx,
-					 .size = x->size,
+	h->signal = (struct dbt_signal){ .rx = x->sh->rx,
+					 .size = x->sh->size,
 					 .reason_value = LEAVE_HOST,
 					 .reason = &hot->reason,
 					 .info = &hot->info,
@@ -132,91 +235,53 @@ static void set_up_hot(struct dbt_host *h)
 					 .ret_sp = &hot->ret_sp,
 					 .host_sp = &hot->host_sp,
 					 .ret_base = &hot->ret_base,
-					 .resume = x->leave_host,
+					 .resume = x->sh->leave_host,
 					 .guard = { h->ret_map, h->ret_map + RET_SPAN },
 					 .flat = x->v->mmu->flat };
 }
 
 static void free_engine(struct dbt_host *h)
 {
-	struct dbt *x = &h->dbt;
-
-	if (x->rw && x->rw != MAP_FAILED)
-		munmap(x->rw, x->size);
-	if (x->rx && x->rx != MAP_FAILED)
-		munmap(x->rx, x->size);
-	if (x->blocks)
-		munmap(x->blocks, x->regions * x->per.blocks * sizeof(*x->blocks));
-	if (x->insns)
-		munmap(x->insns, x->regions * x->per.insns * sizeof(*x->insns));
-	if (x->insn_block)
-		munmap(x->insn_block, x->regions * x->per.insns / INSNS_A_MARK * sizeof(*x->insn_block));
-	if (x->exits)
-		munmap(x->exits, x->regions * x->per.exits * sizeof(*x->exits));
-	if (x->recipes)
-		munmap(x->recipes, x->regions * x->per.recipes * sizeof(*x->recipes));
-	if (x->sys)
-		munmap(x->sys, x->regions * x->per.sys * sizeof(*x->sys));
-	if (x->fixes)
-		munmap(x->fixes, x->regions * x->per.fixes);
-	if (x->twins)
-		munmap(x->twins, sizeof(*x->twins) << TWIN_BITS);
-	if (x->pages)
-		munmap(x->pages, PAGES_MAX * sizeof(*x->pages));
-	if (x->decoded)
-		munmap(x->decoded, dbt_decoded_size);
-	if (x->lines)
-		munmap(x->lines, x->frames * sizeof(*x->lines));
 	if (h->ret_map)
 		munmap(h->ret_map, 2 * RET_SPAN);
-	dbt_observe_fini(x);
-	free(h);
+	dbt_observe_fini(&h->dbt);
+	munmap(h, sizeof(*h));
 }
 
-static void set_sizes(struct dbt *x, const struct engine_options *o)
+static int set_up(struct vcpu *v, struct dbt_host *h, struct error *e)
 {
-	u64 size = o && o->code_cache ? o->code_cache : CODE_CACHE_DEFAULT;
+	struct dbt *x = &h->dbt;
 
-	x->size = (u32)((size + ~PAGE_MASK) & PAGE_MASK);
-	x->regions = x->size >= 32 * MiB ? REGIONS_MAX : REGIONS_MAX / 2;
-	size = x->size / x->regions;
-	x->per = (struct cursors){ .used = (u32)((size - TRAMPOLINES_SIZE) & ~63ull),
-				   .blocks = (u32)size / BYTES_A_BLOCK,
-				   .insns = (u32)(size / BYTES_AN_INSN) & ~(INSNS_A_MARK - 1u),
-				   .exits = (u32)size / BYTES_AN_EXIT,
-				   .recipes = (u32)size / BYTES_A_RECIPE,
-				   .sys = (u32)size / BYTES_A_SYS,
-				   .fixes = (u32)size / BYTES_A_FIX };
+	if (map_returns(h, e) || dbt_observe_init(x, v->engine_options, e) ||
+	    flat_create(v, &(struct flat_listener){ dbt_exec_changed, v }, e))
+		return -1;
+	if (!interp_init(v, &x->interp, INTERP_ARENA, &x->sh->peers, e))
+		return 0;
+	flat_destroy(v);
+	return -1;
 }
 
 static int dbt_attach(struct vcpu *v, struct error *e)
 {
-	struct dbt_host *h = aligned_alloc(64, (sizeof(*h) + 63) & ~63ull);
+	struct dbt_host *h = pool(sizeof(*h));
 	struct dbt *x = &h->dbt;
 
 	if (!h)
 		return error_set(e, "engine dbt: out of memory");
-	memset(h, 0, sizeof(*h));
 	x->v = v;
-	set_sizes(x, v->engine_options);
-	if (map_cache(x, e) || map_pools(h, e)) {
+	x->sh = take_shared(v, e);
+	if (!x->sh) {
 		free_engine(h);
 		return -1;
 	}
-	dbt_make_trampolines(x);
-	if (dbt_observe_init(x, v->engine_options, e) || interp_init(v, &x->interp, INTERP_ARENA, e)) {
-		free_engine(h);
-		return -1;
-	}
-	if (flat_create(v, &(struct flat_listener){ dbt_exec_changed, v }, e)) {
-		interp_fini(v, &x->interp);
+	if (set_up(v, h, e)) {
+		drop_shared(v, x->sh);
 		free_engine(h);
 		return -1;
 	}
 	set_up_hot(h);
-	dbt_flush(v);
-	x->stats.flushes = 0;
-	memory_add_listener(v->mem, &(struct memory_listener){ map_changed, page_written, x });
+	dbt_reset_own_jumps(v);
+	dbt_drop_stores(v);
 	mmu_mode_changed(v);
 	return 0;
 }
@@ -224,13 +289,15 @@ static int dbt_attach(struct vcpu *v, struct error *e)
 static void dbt_detach(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
+	struct dbt_shared *sh = x->sh;
 
 	fpu_park(v);
-	dbt_flush(v);
-	memory_remove_listener(v->mem, x);
-	flat_destroy(v);
+	if (sh->peers.n == 1)
+		dbt_flush(v);
 	interp_fini(v, &x->interp);
+	flat_destroy(v);
 	free_engine((struct dbt_host *)x);
+	drop_shared(v, sh);
 }
 
 static enum vcpu_exit dbt_enter(struct vcpu *v, const struct run_budget *b)

@@ -105,7 +105,7 @@ static inline u32 dbt_jump_slot(u64 lin)
 struct code_store {
 	u64 minus_page, minus_gen;
 	u64 entry;	  /* as in a write table */
-	const u64 *lines; /* of the frame: dbt.lines */
+	const u64 *lines; /* of the frame: dbt_shared.lines */
 	u64 unused[4];
 };
 #define CODE_STORES 64u
@@ -243,9 +243,7 @@ struct cursors {
 #define REGIONS_MAX 8u
 struct dbt_stats {
 	u64 evictions;
-	u64 regions; /* begun */
-	u64 clones, translations, insns, guest_bytes, host_bytes, translate_cycles, trace_cycles, links, kills, flushes,
-	    steps;
+	u64 clones, translations, insns, guest_bytes, host_bytes, translate_cycles, trace_cycles, links, kills, steps;
 	u64 code_stores;	      /* that came to C */
 	u64 other_modes, other_insns; /* runs and instructions of the reference engine in modes not translated */
 	u64 lost_jumps, lost_returns; /* indirect branches and returns that had to look for their block */
@@ -259,33 +257,22 @@ struct dbt_control {
 	bool intr_held, x87_unmasked;
 };
 
-/* vcpu->engine_data. */
-struct dbt {
-	struct interp interp; /* first: the embedded reference engine */
-	struct vcpu *v;
+/*
+ * What the processors of a machine share: the code cache, its records, and what
+ * is known of frames. Who changes it has the lock and is inside the world, or has
+ * stopped the world; see "Several processors" in docs/dbt.md.
+ */
+struct dbt_shared {
 	u8 *rw, *rx;	       /* two views of the code cache */
 	u32 size, used, start; /* start: behind the trampolines */
 	void (*enter_code)(struct vcpu *v);
-	void (*enter)(struct vcpu *v);	    /* the same, or dbt_enter_observed */
 	const u8 *leave[LEAVE_COUNT];	    /* in the executable view */
 	const u8 *leave_saved[LEAVE_COUNT]; /* the same with the flags not in the host */
 	const u8 *leave_host;		    /* where the signal handler resumes */
 	const u8 *code_store;
 	const u8 *ret_miss[WIDTHS], *ret_wrong[WIDTHS], *jump_indirect[WIDTHS];
-	const u8 *rep[REP_OPS][4];  /* by log2 of the size, see rep.c */
-	u32 key;		    /* of the blocks that run */
-	u32 key_of[WIDTHS];	    /* of the jump caches' entries, KEY_USER apart */
-	u32 mode;		    /* dbt_mode() the key was made for */
-	struct dbt_control control; /* what the key and the hot data were made for */
-	bool user;		    /* CPL 3: translated code runs at CPL 0 and 3 only */
-	u8 *user_base;		    /* set in which user code ran last */
-	u64 user_sp;		    /* its return stack, while the kernel runs */
-	u64 bottom[2];		    /* of the return stacks of kernel and user */
-	bool counted, stale, single;
-	bool count_all;			      /* of the options */
-	u32 trace;			      /* of the options */
-	const struct engine_options *options; /* NULL: defaults */
-	u64 end;			      /* icount at which the budget ends, if counted */
+	const u8 *rep[REP_OPS][4]; /* by log2 of the size, see rep.c */
+	bool stale;		   /* the memory map changed: drop all */
 	/* Of the region that is being filled; `region_end`: where it ends in the cache. */
 	u32 blocks_n, insns_n, exits_n, sys_n, pages_n, region_end;
 	u32 blocks_max, insns_max, exits_max, sys_max, recipes_n, recipes_max;
@@ -294,8 +281,9 @@ struct dbt {
 	struct cursors per;   /* a region's shares */
 	struct cursors region[REGIONS_MAX];
 	enum region_use { HOLDS_NOTHING, HOLDS_KERNEL, HOLDS_USER } holds[REGIONS_MAX];
-	u64 begun[REGIONS_MAX]; /* when: stats.regions */
-	u32 fills[2];		/* the regions that are being filled with code of kernel, user */
+	u64 begun[REGIONS_MAX], begun_n; /* when; of all */
+	u32 fills[2];			 /* the regions that are being filled with code of kernel, user */
+	u64 flushes;			 /* and evictions: blocks found before may be gone */
 	struct tpage *touched, *free_pages;
 	struct tblock *blocks;
 	struct tinsn *insns;
@@ -313,6 +301,29 @@ struct dbt {
 	u64 frames;
 	u64 cut[CUTS]; /* by dbt_cut_slot() */
 	struct tpage *by_lin[1u << LIN_HASH_BITS], *by_frame[1u << LIN_HASH_BITS];
+	struct perf_map *perf;
+	struct interp_peers peers; /* the processors */
+};
+
+/* vcpu->engine_data: what is a processor's own. */
+struct dbt {
+	struct interp interp; /* first: the embedded reference engine */
+	struct dbt_shared *sh;
+	struct vcpu *v;
+	void (*enter)(struct vcpu *v); /* sh->enter_code, or dbt_enter_observed */
+	u32 key;		       /* of the blocks that run */
+	u32 key_of[WIDTHS];	       /* of the jump caches' entries, KEY_USER apart */
+	u32 mode;		       /* dbt_mode() the key was made for */
+	struct dbt_control control;    /* what the key and the hot data were made for */
+	bool user;		       /* CPL 3: translated code runs at CPL 0 and 3 only */
+	u8 *user_base;		       /* set in which user code ran last */
+	u64 user_sp;		       /* its return stack, while the kernel runs */
+	u64 bottom[2];		       /* of the return stacks of kernel and user */
+	bool counted, single;
+	bool count_all;			      /* of the options */
+	u32 trace;			      /* of the options */
+	const struct engine_options *options; /* NULL: defaults */
+	u64 end;			      /* icount at which the budget ends, if counted */
 	struct dbt_stats stats;
 	struct dbt_observe observe;
 };
@@ -325,16 +336,16 @@ static inline struct dbt *dbt_of(struct vcpu *v)
  * store need not be done by the reference engine. */
 static inline u64 *dbt_cut_slot(struct dbt *x, u64 lin)
 {
-	return &x->cut[lin % CUTS];
+	return &x->sh->cut[lin % CUTS];
 }
-static inline struct tblock *dbt_insn_block(const struct dbt *x, const struct tinsn *i)
+static inline struct tblock *dbt_insn_block(const struct dbt_shared *sh, const struct tinsn *i)
 {
-	u32 at = (u32)(i - x->insns), b = x->insn_block[at / INSNS_A_MARK];
-	u32 end = x->region[at / x->per.insns].blocks;
+	u32 at = (u32)(i - sh->insns), b = sh->insn_block[at / INSNS_A_MARK];
+	u32 end = sh->region[at / sh->per.insns].blocks;
 
-	while (b + 1 < end && x->blocks[b + 1].first <= at)
+	while (b + 1 < end && sh->blocks[b + 1].first <= at)
 		b++;
-	return &x->blocks[b];
+	return &sh->blocks[b];
 }
 static inline struct dbt_hot *dhot(struct vcpu *v)
 {
@@ -344,34 +355,36 @@ static inline struct dbt_hot *dhot(struct vcpu *v)
 /* cache.c */
 struct tblock *dbt_find(struct vcpu *v, u64 lin); /* NULL: fault in v->fault, or *not_code set */
 void dbt_flush(struct vcpu *v);
-void dbt_page_written(void *vcpu, gpa_t gpa, unsigned len);
+void dbt_page_written(struct dbt_shared *sh, gpa_t gpa, unsigned len);
 /* Kills what bytes [off, off + len) of the frame at `host` hold; returns the blocks left alive in it. */
 u32 dbt_frame_written(struct vcpu *v, const u8 *host, unsigned off, unsigned len);
 void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all);
 void dbt_reset_returns(struct vcpu *v);
-void dbt_reset_jumps(const struct dbt *x, u8 *base, enum dbt_width w); /* of the set at `base` */
-const struct tblock *dbt_block_at(const struct dbt *x, u32 host);      /* by offset in the cache; NULL: none */
-const struct tinsn *dbt_insn_at(const struct dbt *x, u32 host);	       /* by offset in the cache; NULL: none */
+void dbt_reset_jumps(const struct dbt_shared *sh, u8 *base, enum dbt_width w); /* of the set at `base` */
+void dbt_reset_own_jumps(struct vcpu *v);				       /* and returns, of the processor */
+void dbt_reset_all_jumps(struct dbt_shared *sh);			       /* and returns and code stores, of all */
+const struct tblock *dbt_block_at(const struct dbt_shared *sh, u32 host);      /* by offset in the cache; NULL: none */
+const struct tinsn *dbt_insn_at(const struct dbt_shared *sh, u32 host);	       /* by offset in the cache; NULL: none */
 
 /* The page at linear address `page` as code, found or made; NULL: none, a fault or no RAM. */
 struct tpage *dbt_page_at(struct vcpu *v, gva_t page);
 /* The instruction of `b`, which crosses a page, was left to the reference engine: why? */
 void dbt_crossing_left(struct vcpu *v, struct tblock *b);
 
-void dbt_free_page(struct dbt *x, struct tpage *p); /* no block refers to it */
+void dbt_free_page(struct dbt_shared *sh, struct tpage *p); /* no block refers to it */
 
 /* evict.c: regions of the cache and the pools */
-void dbt_empty_regions(struct dbt *x);
+void dbt_empty_regions(struct dbt_shared *sh);
 void dbt_choose_region(struct dbt *x); /* the one for code of the present ring */
-void dbt_next_region(struct vcpu *v);  /* to be filled; blocks found before may be gone (stats.flushes) */
+void dbt_next_region(struct vcpu *v);  /* to be filled; blocks found before may be gone (dbt_shared.flushes) */
 /* What lies behind `b`, the latest block, are free. */
-void dbt_take_records(struct dbt *x, const struct tblock *b);
-void dbt_note_cursors(struct dbt *x);
-struct cursors dbt_in_use(const struct dbt *x); /* counts, of all regions together */
+void dbt_take_records(struct dbt_shared *sh, const struct tblock *b);
+void dbt_note_cursors(struct dbt_shared *sh);
+struct cursors dbt_in_use(const struct dbt_shared *sh); /* counts, of all regions together */
 /* cache.c, for that */
 struct tblock **dbt_bucket(struct tpage *p, u64 lin);
-void dbt_shut_door(struct dbt *x, const struct tblock *b); /* its entries lead out of translated code */
-void dbt_forget_exits(struct dbt *x, const struct tblock *b);
+void dbt_shut_door(struct dbt_shared *sh, const struct tblock *b); /* its entries lead out of translated code */
+void dbt_forget_exits(struct dbt_shared *sh, const struct tblock *b);
 void dbt_find_lines(struct tpage *p);
 void dbt_frame_changed(struct vcpu *v, const struct tpage *p); /* lines of pages with its frame did */
 
@@ -389,7 +402,7 @@ enum code_store_result {
  */
 bool dbt_known_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry);
 enum code_store_result dbt_new_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry);
-void dbt_drop_stores(struct vcpu *v);	       /* empties every struct code_store */
+void dbt_drop_stores(struct vcpu *v);	       /* empties every struct code_store of the processor */
 u64 *dbt_lines(struct dbt *x, const u8 *host); /* of the frame at `host`; NULL: not in RAM */
 
 extern const size_t dbt_decoded_size;
@@ -403,11 +416,11 @@ const struct tblock *dbt_twin(struct dbt *x, const struct tpage *p, u64 lin);		 
 struct tblock *dbt_clone(struct dbt *x, const struct tblock *from, struct tpage *p, u64 lin); /* NULL: no room */
 /* cache.c: what b->entry_saved does: it puts the flags back, unless the body overwrites them before anything sees
  * them. */
-void dbt_entry_saved(const struct dbt *x, const struct tblock *b, bool unseen);
+void dbt_entry_saved(const struct dbt_shared *sh, const struct tblock *b, bool unseen);
 /* list.c: see engine_ops.describe. */
 void dbt_describe(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const char *text), void *opaque);
 /* entry.c */
-void dbt_make_trampolines(struct dbt *x);
+void dbt_make_trampolines(struct dbt_shared *sh);
 
 /* sysfast.c */
 void dbt_sysfast_init(struct vcpu *v); /* its constants among the hot data */

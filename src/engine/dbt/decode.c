@@ -174,7 +174,7 @@ enum decode_status dbt_decode(struct dbt *x, const u8 *code, unsigned avail, enu
 		memcpy(&h, code, 16);
 	else
 		memcpy(&h, code, avail);
-	s = &x->decoded[slot_of(h.w[0])];
+	s = &x->sh->decoded[slot_of(h.w[0])];
 	memcpy(&k, (const u8 *)&s->g.d + BYTES_AT, 16);
 	if (unlikely(!s->mask[0] || ((h.w[0] ^ k.w[0]) & s->mask[0]) || ((h.w[1] ^ k.w[1]) & s->mask[1]) ||
 		     s->g.d.mode != mode || s->g.d.len > avail)) {

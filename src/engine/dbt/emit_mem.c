@@ -101,7 +101,7 @@ void put_info(struct emit *e, enum leave_reason reason, u32 info)
 void emit_leave(struct tr *t, const struct stub *s, unsigned reason)
 {
 	put_info(&t->e, reason, s->info);
-	jump(&t->e, 0xe9, s->saved ? t->x->leave_saved[reason] : t->x->leave[reason]);
+	jump(&t->e, 0xe9, s->saved ? t->x->sh->leave_saved[reason] : t->x->sh->leave[reason]);
 }
 
 void leave_unless_zero(struct tr *t, enum leave_reason reason, u32 info)
@@ -111,7 +111,7 @@ void leave_unless_zero(struct tr *t, enum leave_reason reason, u32 info)
 	put(e, 0xe3); /* jrcxz over what follows */
 	put(e, 10 + t->pending_n * 5);
 	put_info(e, reason, info);
-	jump(e, 0xe9, t->flags == FLAGS_HOST ? t->x->leave[reason] : t->x->leave_saved[reason]);
+	jump(e, 0xe9, t->flags == FLAGS_HOST ? t->x->sh->leave[reason] : t->x->sh->leave_saved[reason]);
 	islands(t, 0, false);
 }
 
@@ -135,7 +135,7 @@ static void try_code_store(struct tr *t, const struct stub *s)
 	struct emit *e = &t->e;
 
 	lea(e, H_RCX, H_R14, s->size - 1);
-	jump(e, 0xe8, t->x->code_store);
+	jump(e, 0xe8, t->x->sh->code_store);
 	put_bytes(e, (const u8[]){ 0x67, 0xe3, 5 }, 3);
 	jump(e, 0xe9, s->resume + e->to_rx);
 }
@@ -185,14 +185,14 @@ static void emit_stub(struct tr *t, struct stub *s)
 		/* fall through */
 	case STUB_LEAVE:
 		if (s->resume)
-			mov_gs_fix(e, HOT(resume), FIX_CODE, (u32)(s->resume - t->x->rw));
+			mov_gs_fix(e, HOT(resume), FIX_CODE, (u32)(s->resume - t->x->sh->rw));
 		/* fall through */
 	case STUB_LINK:
 		if (s->kind == STUB_LINK)
-			t->x->exits[s->info].stub = (u16)(e->p - t->x->rw - t->x->exits[s->info].patch);
+			t->x->sh->exits[s->info].stub = (u16)(e->p - t->x->sh->rw - t->x->sh->exits[s->info].patch);
 		if (s->kind == STUB_LINK && !s->saved) { /* to another page: with the flags saved */
 			emit_save_flags(t);
-			t->x->exits[s->info].far = (u16)(e->p + 1 - t->x->rw - t->x->exits[s->info].patch);
+			t->x->sh->exits[s->info].far = (u16)(e->p + 1 - t->x->sh->rw - t->x->sh->exits[s->info].patch);
 			put_bytes(e, (const u8[]){ 0xe9, 0, 0, 0, 0 }, 5);
 			s->saved = true;
 		}
@@ -378,7 +378,7 @@ static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, e
 	t->stub[stub].reg = (u8)lin;
 	t->stub[stub].size = (u8)size;
 	if (write)
-		t->x->insns[t->insn].stores = (u8)(size | (kind == ACCESS_PAGE ? STORES_RUN : 0));
+		t->x->sh->insns[t->insn].stores = (u8)(size | (kind == ACCESS_PAGE ? STORES_RUN : 0));
 	t->stub[stub].resume = fill ? e->p : NULL;
 }
 

@@ -51,7 +51,7 @@ static void make_enter(struct emit *e)
 	put_gs_operand(e, 4, HOT(pc));
 }
 
-static void make_leave(struct emit *e, struct dbt *x)
+static void make_leave(struct emit *e, struct dbt_shared *sh)
 {
 	const u8 *common, *saved = e->p + e->to_rx;
 	u8 *over;
@@ -72,17 +72,17 @@ static void make_leave(struct emit *e, struct dbt *x)
 	store_gs(e, H_R14, HOT(t0));
 	store_gs(e, H_RSP, HOT(ret_sp));
 	load_gs(e, H_RSP, HOT(host_sp));
-	x->leave_host = e->p + e->to_rx;
+	sh->leave_host = e->p + e->to_rx;
 	for (unsigned k = ARRAY_SIZE(callee_saved); k-- > 0;)
 		push_pop(e, 0x58, callee_saved[k]);
 	put(e, 0xc3);
 	/* Reached with ECX = info. */
 	for (unsigned r = 0; r < LEAVE_COUNT; r++) {
-		x->leave[r] = e->p + e->to_rx;
+		sh->leave[r] = e->p + e->to_rx;
 		op_gs(e, false, 0x89, H_RCX, HOT(info));
 		mov_gs_imm32(e, HOT(reason), r);
 		jump(e, 0xe9, common);
-		x->leave_saved[r] = e->p + e->to_rx;
+		sh->leave_saved[r] = e->p + e->to_rx;
 		op_gs(e, false, 0x89, H_RCX, HOT(info));
 		mov_gs_imm32(e, HOT(reason), r);
 		jump(e, 0xe9, saved);
@@ -90,21 +90,21 @@ static void make_leave(struct emit *e, struct dbt *x)
 }
 
 /* R14 = target, ECX = tinsn of the branch: through the set's jump cache. */
-static void make_indirect(struct emit *e, struct dbt *x, enum dbt_width w)
+static void make_indirect(struct emit *e, struct dbt_shared *sh, enum dbt_width w)
 {
 	const u8 *common;
 
-	x->ret_wrong[w] = e->p + e->to_rx; /* a return that is not the caller's: forget them all */
+	sh->ret_wrong[w] = e->p + e->to_rx; /* a return that is not the caller's: forget them all */
 	load_gs(e, H_RSP, HOT(ret_base));
 	put(e, 0xeb);
 	put(e, 5);
-	x->ret_miss[w] = e->p + e->to_rx; /* the return stack was empty: stay at its bottom */
+	sh->ret_miss[w] = e->p + e->to_rx; /* the return stack was empty: stay at its bottom */
 	lea(e, H_RSP, H_RSP, -8);
 	common = e->p + e->to_rx;
 	put_jump_slot(e);
 	put_bytes(e, (const u8[]){ 0x41, 0xff }, 2); /* jmp [r15 + rcx*8 + AUX_JUMP] */
 	put_base_index_disp(e, 4, H_R15, H_RCX, 3, (s32)AUX_JUMP(w));
-	x->jump_indirect[w] = e->p + e->to_rx;
+	sh->jump_indirect[w] = e->p + e->to_rx;
 	op_gs(e, false, 0x89, H_RCX, HOT(branch));
 	jump(e, 0xe9, common);
 }
@@ -128,12 +128,12 @@ static void pext64(struct emit *e, unsigned dst, u32 disp)
  * the store touches; else 0. The rest and the flags are kept: four sums of what
  * must be zero (the page, the generation, two lines) are looked at together.
  */
-static void make_code_store(struct emit *e, struct dbt *x)
+static void make_code_store(struct emit *e, struct dbt_shared *sh)
 {
 	static const u8 used[] = { H_RAX, H_RDX, H_RBX };
 	u8 *miss;
 
-	x->code_store = e->p + e->to_rx;
+	sh->code_store = e->p + e->to_rx;
 	for (unsigned k = 0; k < ARRAY_SIZE(used); k++)
 		store_gs(e, used[k], HOT(spill) + 8 * k);
 	pext_gs(e, H_RDX, H_R14, HOT(slot_mask));
@@ -166,18 +166,18 @@ static void make_code_store(struct emit *e, struct dbt *x)
 	put(e, 0xc3);
 }
 
-void dbt_make_trampolines(struct dbt *x)
+void dbt_make_trampolines(struct dbt_shared *sh)
 {
-	struct emit e = { .p = x->rw, .end = x->rw + TRAMPOLINES_SIZE, .to_rx = x->rx - x->rw };
+	struct emit e = { .p = sh->rw, .end = sh->rw + TRAMPOLINES_SIZE, .to_rx = sh->rx - sh->rw };
 
-	x->enter_code = (void (*)(struct vcpu *))(uintptr_t)x->rx;
+	sh->enter_code = (void (*)(struct vcpu *))(uintptr_t)sh->rx;
 	make_enter(&e);
-	make_leave(&e, x);
+	make_leave(&e, sh);
 	for (unsigned w = 0; w < WIDTHS; w++)
-		make_indirect(&e, x, w);
-	make_code_store(&e, x);
-	dbt_make_rep(x, &e);
+		make_indirect(&e, sh, w);
+	make_code_store(&e, sh);
+	dbt_make_rep(sh, &e);
 	if (e.overflow)
 		__builtin_trap();
-	x->start = x->used = TRAMPOLINES_SIZE;
+	sh->start = sh->used = TRAMPOLINES_SIZE;
 }

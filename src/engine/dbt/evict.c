@@ -19,54 +19,54 @@
 #include "base/host_syscall.h"
 #include "engine/dbt/dbt.h"
 
-static u32 region_base(const struct dbt *x, u32 r)
+static u32 region_base(const struct dbt_shared *sh, u32 r)
 {
-	return x->start + r * x->per.used;
+	return sh->start + r * sh->per.used;
 }
 
-static void load_cursors(struct dbt *x, u32 r)
+static void load_cursors(struct dbt_shared *sh, u32 r)
 {
-	const struct cursors *c = &x->region[r], *per = &x->per;
+	const struct cursors *c = &sh->region[r], *per = &sh->per;
 
-	x->current = r;
-	x->used = c->used;
-	x->blocks_n = c->blocks;
-	x->insns_n = c->insns;
-	x->exits_n = c->exits;
-	x->sys_n = c->sys;
-	x->recipes_n = c->recipes;
-	x->fixes_n = c->fixes;
-	x->region_end = region_base(x, r) + per->used;
-	x->blocks_max = (r + 1) * per->blocks;
-	x->insns_max = (r + 1) * per->insns;
-	x->exits_max = (r + 1) * per->exits;
-	x->sys_max = (r + 1) * per->sys;
-	x->recipes_max = (r + 1) * per->recipes;
-	x->fixes_max = (r + 1) * per->fixes;
+	sh->current = r;
+	sh->used = c->used;
+	sh->blocks_n = c->blocks;
+	sh->insns_n = c->insns;
+	sh->exits_n = c->exits;
+	sh->sys_n = c->sys;
+	sh->recipes_n = c->recipes;
+	sh->fixes_n = c->fixes;
+	sh->region_end = region_base(sh, r) + per->used;
+	sh->blocks_max = (r + 1) * per->blocks;
+	sh->insns_max = (r + 1) * per->insns;
+	sh->exits_max = (r + 1) * per->exits;
+	sh->sys_max = (r + 1) * per->sys;
+	sh->recipes_max = (r + 1) * per->recipes;
+	sh->fixes_max = (r + 1) * per->fixes;
 }
 
-void dbt_note_cursors(struct dbt *x)
+void dbt_note_cursors(struct dbt_shared *sh)
 {
-	x->region[x->current] = (struct cursors){ .used = x->used,
-						  .blocks = x->blocks_n,
-						  .insns = x->insns_n,
-						  .exits = x->exits_n,
-						  .sys = x->sys_n,
-						  .recipes = x->recipes_n,
-						  .fixes = x->fixes_n };
+	sh->region[sh->current] = (struct cursors){ .used = sh->used,
+						    .blocks = sh->blocks_n,
+						    .insns = sh->insns_n,
+						    .exits = sh->exits_n,
+						    .sys = sh->sys_n,
+						    .recipes = sh->recipes_n,
+						    .fixes = sh->fixes_n };
 }
 
-static void empty(struct dbt *x, u32 r)
+static void empty(struct dbt_shared *sh, u32 r)
 {
-	const struct cursors *per = &x->per;
+	const struct cursors *per = &sh->per;
 
-	x->region[r] = (struct cursors){ .used = region_base(x, r),
-					 .blocks = r * per->blocks,
-					 .insns = r * per->insns,
-					 .exits = r * per->exits,
-					 .sys = r * per->sys,
-					 .recipes = r * per->recipes,
-					 .fixes = r * per->fixes };
+	sh->region[r] = (struct cursors){ .used = region_base(sh, r),
+					  .blocks = r * per->blocks,
+					  .insns = r * per->insns,
+					  .exits = r * per->exits,
+					  .sys = r * per->sys,
+					  .recipes = r * per->recipes,
+					  .fixes = r * per->fixes };
 }
 
 #define POPULATE ((u64)(64 * KiB))
@@ -83,31 +83,31 @@ static void populate(void *pool, u64 size, u64 from, u64 to)
 		host_syscall3(SYS_madvise, (u8 *)pool + at, MIN(POPULATE, size - at), MADV_POPULATE_WRITE);
 }
 
-void dbt_take_records(struct dbt *x, const struct tblock *b)
+void dbt_take_records(struct dbt_shared *sh, const struct tblock *b)
 {
 	u32 insns = b->first + b->insns_max;
 
-	populate(x->rw, x->size, x->used, b->host_max);
-	populate(x->insns, x->regions * x->per.insns * sizeof(*x->insns), x->insns_n * sizeof(*x->insns),
-		 insns * sizeof(*x->insns));
-	populate(x->blocks, x->regions * x->per.blocks * sizeof(*x->blocks), x->blocks_n * sizeof(*x->blocks),
-		 (x->blocks_n + 1) * sizeof(*x->blocks));
-	x->used = b->host_max;
-	x->insns_n = insns;
-	for (u32 k = (b->first + INSNS_A_MARK - 1) / INSNS_A_MARK; k * INSNS_A_MARK < x->insns_n; k++)
-		x->insn_block[k] = x->blocks_n;
-	x->blocks_n++;
-	dbt_note_cursors(x);
+	populate(sh->rw, sh->size, sh->used, b->host_max);
+	populate(sh->insns, sh->regions * sh->per.insns * sizeof(*sh->insns), sh->insns_n * sizeof(*sh->insns),
+		 insns * sizeof(*sh->insns));
+	populate(sh->blocks, sh->regions * sh->per.blocks * sizeof(*sh->blocks), sh->blocks_n * sizeof(*sh->blocks),
+		 (sh->blocks_n + 1) * sizeof(*sh->blocks));
+	sh->used = b->host_max;
+	sh->insns_n = insns;
+	for (u32 k = (b->first + INSNS_A_MARK - 1) / INSNS_A_MARK; k * INSNS_A_MARK < sh->insns_n; k++)
+		sh->insn_block[k] = sh->blocks_n;
+	sh->blocks_n++;
+	dbt_note_cursors(sh);
 }
 
-struct cursors dbt_in_use(const struct dbt *x)
+struct cursors dbt_in_use(const struct dbt_shared *sh)
 {
 	struct cursors sum = { 0 };
 
-	for (u32 r = 0; r < x->regions; r++) {
-		const struct cursors *at = &x->region[r], *per = &x->per;
+	for (u32 r = 0; r < sh->regions; r++) {
+		const struct cursors *at = &sh->region[r], *per = &sh->per;
 
-		sum.used += at->used - region_base(x, r);
+		sum.used += at->used - region_base(sh, r);
 		sum.blocks += at->blocks - r * per->blocks;
 		sum.insns += at->insns - r * per->insns;
 		sum.exits += at->exits - r * per->exits;
@@ -117,33 +117,33 @@ struct cursors dbt_in_use(const struct dbt *x)
 	return sum;
 }
 
-void dbt_empty_regions(struct dbt *x)
+void dbt_empty_regions(struct dbt_shared *sh)
 {
-	for (u32 r = 0; r < x->regions; r++) {
-		empty(x, r);
-		x->holds[r] = HOLDS_NOTHING;
+	for (u32 r = 0; r < sh->regions; r++) {
+		empty(sh, r);
+		sh->holds[r] = HOLDS_NOTHING;
 	}
-	x->fills[false] = 1;
-	x->fills[true] = 0;
-	x->holds[1] = HOLDS_KERNEL;
-	x->holds[0] = HOLDS_USER;
-	load_cursors(x, 0);
+	sh->fills[false] = 1;
+	sh->fills[true] = 0;
+	sh->holds[1] = HOLDS_KERNEL;
+	sh->holds[0] = HOLDS_USER;
+	load_cursors(sh, 0);
 }
 
 void dbt_choose_region(struct dbt *x)
 {
-	load_cursors(x, x->fills[x->user]);
+	load_cursors(x->sh, x->sh->fills[x->user]);
 }
 
 /* ---- emptying one ---- */
 
-static bool in_region(const struct dbt *x, u32 r, u32 host)
+static bool in_region(const struct dbt_shared *sh, u32 r, u32 host)
 {
-	return host - region_base(x, r) < x->per.used;
+	return host - region_base(sh, r) < sh->per.used;
 }
 
 /* Out of the page's bucket; false: it was not there, since another took its place. */
-static bool forget(struct dbt *x, struct tblock *b)
+static bool forget(struct dbt_shared *sh, struct tblock *b)
 {
 	struct tblock **at = dbt_bucket(b->page, b->lin);
 
@@ -157,43 +157,43 @@ static bool forget(struct dbt *x, struct tblock *b)
 	b->dead = true;
 	if (!b->page->touched) {
 		b->page->touched = true;
-		b->page->next_touched = x->touched;
-		x->touched = b->page;
+		b->page->next_touched = sh->touched;
+		sh->touched = b->page;
 	}
 	return true;
 }
 
 /* `b` goes, but its entries are those of a dead block elsewhere: that one is to be translated again. */
-static void return_entries(struct dbt *x, const struct tblock *b)
+static void return_entries(struct dbt_shared *sh, const struct tblock *b)
 {
-	struct tblock *owner = (struct tblock *)dbt_block_at(x, b->door), **at = dbt_bucket(b->page, b->lin);
+	struct tblock *owner = (struct tblock *)dbt_block_at(sh, b->door), **at = dbt_bucket(b->page, b->lin);
 
-	dbt_shut_door(x, owner);
+	dbt_shut_door(sh, owner);
 	owner->next = *at;
 	*at = owner;
 }
 
-static void forget_blocks(struct dbt *x, u32 r)
+static void forget_blocks(struct dbt_shared *sh, u32 r)
 {
-	for (u32 k = 0; k < x->pages_n; k++)
-		x->pages[k].needed = false;
-	for (u32 q = 0; q < x->regions; q++) {
-		for (u32 k = q * x->per.blocks; k < x->region[q].blocks; k++) {
-			struct tblock *b = &x->blocks[k];
-			bool entered_here = in_region(x, r, b->door);
+	for (u32 k = 0; k < sh->pages_n; k++)
+		sh->pages[k].needed = false;
+	for (u32 q = 0; q < sh->regions; q++) {
+		for (u32 k = q * sh->per.blocks; k < sh->region[q].blocks; k++) {
+			struct tblock *b = &sh->blocks[k];
+			bool entered_here = in_region(sh, r, b->door);
 
 			if (q != r && !entered_here) {
 				if (b->page2 && !b->dead)
 					b->page2->needed = true;
-			} else if (forget(x, b) && !entered_here) {
-				return_entries(x, b);
+			} else if (forget(sh, b) && !entered_here) {
+				return_entries(sh, b);
 			}
 		}
 	}
 }
 
 /* A link into region `r` leads out of translated code again. */
-static void unlink_exit(struct dbt *x, const struct texit *e, u32 r)
+static void unlink_exit(struct dbt_shared *sh, const struct texit *e, u32 r)
 {
 	u32 at[2] = { e->patch, e->far ? e->patch + e->far : 0 };
 
@@ -202,20 +202,20 @@ static void unlink_exit(struct dbt *x, const struct texit *e, u32 r)
 
 		if (!at[k])
 			continue;
-		__builtin_memcpy(&rel, x->rw + at[k], 4);
-		if (!in_region(x, r, at[k] + 4 + (u32)rel))
+		__builtin_memcpy(&rel, sh->rw + at[k], 4);
+		if (!in_region(sh, r, at[k] + 4 + (u32)rel))
 			continue;
 		rel = k ? 0 : (s32)e->stub - 4;
-		__builtin_memcpy(x->rw + at[k], &rel, 4);
+		__builtin_memcpy(sh->rw + at[k], &rel, 4);
 	}
 }
 
-static void unlink_exits(struct dbt *x, u32 r)
+static void unlink_exits(struct dbt_shared *sh, u32 r)
 {
-	for (u32 q = 0; q < x->regions; q++)
-		for (u32 k = q * x->per.exits; q != r && k < x->region[q].exits; k++)
-			if (x->exits[k].patch)
-				unlink_exit(x, &x->exits[k], r);
+	for (u32 q = 0; q < sh->regions; q++)
+		for (u32 k = q * sh->per.exits; q != r && k < sh->region[q].exits; k++)
+			if (sh->exits[k].patch)
+				unlink_exit(sh, &sh->exits[k], r);
 }
 
 static bool holds_blocks(const struct tpage *p)
@@ -232,44 +232,41 @@ static void look_at_pages(struct vcpu *v)
 	struct dbt *x = dbt_of(v);
 	struct tpage *next;
 
-	for (struct tpage *p = x->touched; p; p = p->next_touched)
+	for (struct tpage *p = x->sh->touched; p; p = p->next_touched)
 		dbt_find_lines(p);
-	for (struct tpage *p = x->touched; p; p = p->next_touched)
+	for (struct tpage *p = x->sh->touched; p; p = p->next_touched)
 		dbt_frame_changed(v, p);
-	for (struct tpage *p = x->touched; p; p = next) {
+	for (struct tpage *p = x->sh->touched; p; p = next) {
 		next = p->next_touched;
 		p->touched = false;
 		if (!p->needed && !holds_blocks(p))
-			dbt_free_page(x, p);
+			dbt_free_page(x->sh, p);
 	}
-	x->touched = NULL;
+	x->sh->touched = NULL;
 }
 
 static void evict(struct vcpu *v, u32 r)
 {
 	struct dbt *x = dbt_of(v);
 
-	forget_blocks(x, r);
-	unlink_exits(x, r);
+	forget_blocks(x->sh, r);
+	unlink_exits(x->sh, r);
 	look_at_pages(v);
-	dbt_drop_stores(v);
-	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++)
-		for (unsigned w = 0; w < WIDTHS; w++)
-			dbt_reset_jumps(x, flat_set_base(v->mmu->flat, n), w);
-	dbt_reset_returns(v);
-	empty(x, r);
+	dbt_reset_all_jumps(x->sh);
+	empty(x->sh, r);
 	x->stats.evictions++;
-	x->stats.flushes++;
+	x->sh->flushes++;
 }
 
-/* The region of those that hold `what` that was begun first, of those being filled none; x->regions: there is none. */
-static u32 oldest(const struct dbt *x, enum region_use what)
+/* The region of those that hold `what` that was begun first, of those being filled none; x->sh->regions: there is none.
+ */
+static u32 oldest(const struct dbt_shared *sh, enum region_use what)
 {
-	u32 found = x->regions;
+	u32 found = sh->regions;
 
-	for (u32 r = 0; r < x->regions; r++)
-		if (x->holds[r] == what && r != x->fills[0] && r != x->fills[1] &&
-		    (found == x->regions || x->begun[r] < x->begun[found]))
+	for (u32 r = 0; r < sh->regions; r++)
+		if (sh->holds[r] == what && r != sh->fills[0] && r != sh->fills[1] &&
+		    (found == sh->regions || sh->begun[r] < sh->begun[found]))
 			found = r;
 	return found;
 }
@@ -277,15 +274,15 @@ static u32 oldest(const struct dbt *x, enum region_use what)
 static u32 next_region(struct vcpu *v)
 {
 	const struct dbt *x = dbt_of(v);
-	u32 kernel = 0, r = oldest(x, HOLDS_NOTHING);
+	u32 kernel = 0, r = oldest(x->sh, HOLDS_NOTHING);
 
-	if (r < x->regions)
+	if (r < x->sh->regions)
 		return r;
-	for (u32 k = 0; k < x->regions; k++)
-		kernel += x->holds[k] == HOLDS_KERNEL;
-	r = oldest(x, kernel + !x->user > x->regions / 2 ? HOLDS_KERNEL : HOLDS_USER);
-	if (r == x->regions) /* each has but the one that is being filled, of one kind */
-		r = x->fills[x->user];
+	for (u32 k = 0; k < x->sh->regions; k++)
+		kernel += x->sh->holds[k] == HOLDS_KERNEL;
+	r = oldest(x->sh, kernel + !x->user > x->sh->regions / 2 ? HOLDS_KERNEL : HOLDS_USER);
+	if (r == x->sh->regions) /* each has but the one that is being filled, of one kind */
+		r = x->sh->fills[x->user];
 	evict(v, r);
 	return r;
 }
@@ -295,8 +292,8 @@ void dbt_next_region(struct vcpu *v)
 	struct dbt *x = dbt_of(v);
 	u32 r = next_region(v);
 
-	x->holds[r] = x->user ? HOLDS_USER : HOLDS_KERNEL;
-	x->begun[r] = x->stats.regions++;
-	x->fills[x->user] = r;
-	load_cursors(x, r);
+	x->sh->holds[r] = x->user ? HOLDS_USER : HOLDS_KERNEL;
+	x->sh->begun[r] = x->sh->begun_n++;
+	x->sh->fills[x->user] = r;
+	load_cursors(x->sh, r);
 }

@@ -126,19 +126,19 @@ void flags_clobber(struct tr *t)
 void note_flags(struct tr *t)
 {
 	struct dbt *x = t->x;
-	struct tinsn *i = &x->insns[t->insn];
+	struct tinsn *i = &x->sh->insns[t->insn];
 
 	if (t->flags != FLAGS_LOST) {
 		i->flags = t->flags == FLAGS_SAVED ? TINSN_SAVED : TINSN_HOST;
 		return;
 	}
 	if (t->recipe_at < 0) {
-		if (x->recipes_n == x->recipes_max || x->recipes_n - t->b->recipes >= 250) {
+		if (x->sh->recipes_n == x->sh->recipes_max || x->sh->recipes_n - t->b->recipes >= 250) {
 			t->failed = true;
 			return;
 		}
-		t->recipe_at = (s32)(x->recipes_n - t->b->recipes);
-		x->recipes[x->recipes_n++] = t->recipe;
+		t->recipe_at = (s32)(x->sh->recipes_n - t->b->recipes);
+		x->sh->recipes[x->sh->recipes_n++] = t->recipe;
 	}
 	i->flags = (u8)(TINSN_RECIPE + t->recipe_at);
 }

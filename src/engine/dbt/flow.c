@@ -19,7 +19,7 @@ void emit_step(struct tr *t)
 	t->aware = false;
 	*note_of(t) = (struct note){ .how = HOW_STEP };
 	put_info(&t->e, LEAVE_STEP, t->insn);
-	jump(&t->e, 0xe9, t->x->leave[LEAVE_STEP]);
+	jump(&t->e, 0xe9, t->x->sh->leave[LEAVE_STEP]);
 	islands(t, 0, false);
 }
 
@@ -62,7 +62,7 @@ void begin_segment(struct tr *t)
 	rorx(e, H_RCX, H_RCX, 32); /* negative: the budget covers it */
 	stub = new_stub(t, STUB_LEAVE, LEAVE_SAFE, t->insn);
 	short_branch(t, true, stub);
-	t->x->insns[t->insn].host = (u16)(e->p - t->start);
+	t->x->sh->insns[t->insn].host = (u16)(e->p - t->start);
 }
 
 /* t->insn: one past the segment's last instruction. */
@@ -73,19 +73,19 @@ void end_segment(struct tr *t)
 	if (t->charge && !t->e.overflow)
 		__builtin_memcpy(t->charge, &n, 4);
 	for (u32 k = t->segment; k < t->insn; k++)
-		t->x->insns[k].left = (u8)(t->insn - k);
+		t->x->sh->insns[k].left = (u8)(t->insn - k);
 }
 
 static u32 new_exit(struct tr *t, u64 lin)
 {
 	struct dbt *x = t->x;
 
-	if (x->exits_n == x->exits_max) {
+	if (x->sh->exits_n == x->sh->exits_max) {
 		t->failed = true;
 		return 0;
 	}
-	x->exits[x->exits_n] = (struct texit){ .lin = lin };
-	return x->exits_n++;
+	x->sh->exits[x->sh->exits_n] = (struct texit){ .lin = lin };
+	return x->sh->exits_n++;
 }
 
 /* rel32 of a jump, Jcc or call just opened, to be linked to `lin`; flags are in the host or saved. */
@@ -95,7 +95,7 @@ static void put_link(struct tr *t, u64 lin)
 	unsigned stub = new_stub(t, STUB_LINK, LEAVE_LINK, id);
 
 	if (!t->failed)
-		t->x->exits[id].patch = (u32)(t->e.p - t->x->rw);
+		t->x->sh->exits[id].patch = (u32)(t->e.p - t->x->sh->rw);
 	t->stub[stub].refs[0] = t->e.p;
 	put32(&t->e, 0);
 }
@@ -136,12 +136,12 @@ void emit_entries(struct tr *t)
 	u8 *skip = NULL, *other = e->p; /* not out of line: that changes when the block is translated again */
 
 	put(e, 0xb9);
-	put32(e, (u32)(b - t->x->blocks)); /* at ENTRY_BLOCK_ID */
-	jump(e, 0xe9, t->x->leave_saved[LEAVE_ENTRY]);
+	put32(e, (u32)(b - t->x->sh->blocks)); /* at ENTRY_BLOCK_ID */
+	jump(e, 0xe9, t->x->sh->leave_saved[LEAVE_ENTRY]);
 	t->flags = FLAGS_SAVED;
-	b->entry_indirect = (u32)(e->p - t->x->rw);
-	emit_expect(t, b->lin, t->x->leave_saved[LEAVE_INDIRECT]);
-	b->entry_page = (u32)(e->p - t->x->rw);
+	b->entry_indirect = (u32)(e->p - t->x->sh->rw);
+	emit_expect(t, b->lin, t->x->sh->leave_saved[LEAVE_INDIRECT]);
+	b->entry_page = (u32)(e->p - t->x->sh->rw);
 	put_bytes(e, (const u8[]){ 0x41, 0x80 }, 2); /* cmp byte [r15 + AUX_VALID + index], 0 ; je */
 	put(e, 0x80 | 7 << 3 | (H_R15 & 7));
 	note_fix(e, FIX_PAGE);
@@ -153,18 +153,18 @@ void emit_entries(struct tr *t)
 		put(e, 0xeb);
 		skip = e->p;
 		put(e, 0);
-		b->entry = (u32)(e->p - t->x->rw);
+		b->entry = (u32)(e->p - t->x->sh->rw);
 		emit_save_flags(t);
 		if (!e->overflow)
 			*skip = (u8)(e->p - (skip + 1));
-		b->entry_saved = (u32)(e->p - t->x->rw);
+		b->entry_saved = (u32)(e->p - t->x->sh->rw);
 	} else {
-		b->entry_saved = (u32)(e->p - t->x->rw);
+		b->entry_saved = (u32)(e->p - t->x->sh->rw);
 		emit_restore_flags(t);
-		b->entry = (u32)(e->p - t->x->rw);
+		b->entry = (u32)(e->p - t->x->sh->rw);
 		t->flags = FLAGS_HOST;
 	}
-	b->body = b->door = (u32)(e->p - t->x->rw);
+	b->body = b->door = (u32)(e->p - t->x->sh->rw);
 }
 
 static u64 target(const struct tr *t)
@@ -244,7 +244,7 @@ static bool emit_call(struct tr *t)
 	put(&t->e, 0xe8);
 	put_link(t, to);
 	t->b->calls = true;
-	emit_expect(t, ret, t->x->ret_wrong[t->narrow]);
+	emit_expect(t, ret, t->x->sh->ret_wrong[t->narrow]);
 	return true;
 }
 
@@ -302,7 +302,7 @@ static bool emit_indirect(struct tr *t, bool call)
 		islands(t, 0, false);
 		return true;
 	}
-	t->x->insns[t->insn].kind = KIND_CALL;
+	t->x->sh->insns[t->insn].kind = KIND_CALL;
 	store_gs(e, H_R14, HOT(value));
 	if (t->narrow) /* no target of 32 bits must be undone */
 		emit_push_const32(t, 4, (u32)ret);
@@ -314,7 +314,7 @@ static bool emit_indirect(struct tr *t, bool call)
 	load_gs(e, H_R14, HOT(value));
 	put_cached_jump(t, 2);
 	t->b->calls = true;
-	emit_expect(t, ret, t->x->ret_wrong[t->narrow]);
+	emit_expect(t, ret, t->x->sh->ret_wrong[t->narrow]);
 	return true;
 }
 
@@ -338,7 +338,7 @@ static bool emit_ret(struct tr *t)
 		lea(e, home[4], home[4], pop);
 	}
 	end_at_branch(t);
-	t->x->insns[t->insn].kind = t->d->opcode == 0xc2 ? KIND_RET_IMM : KIND_RET;
+	t->x->sh->insns[t->insn].kind = t->d->opcode == 0xc2 ? KIND_RET_IMM : KIND_RET;
 	flags_to_memory(t);
 	mov_gs_fix(e, HOT(branch), FIX_INSN, t->insn);
 	put(e, 0xc3);

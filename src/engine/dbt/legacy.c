@@ -208,7 +208,7 @@ void emit_step_if(struct tr *t, u32 insn, bool saved)
 
 	put_bytes(e, (const u8[]){ 0x67, 0xe3, 10 }, 3); /* jecxz over mov, jmp */
 	put_info(e, LEAVE_STEP, insn);
-	jump(e, 0xe9, saved ? t->x->leave_saved[LEAVE_STEP] : t->x->leave[LEAVE_STEP]);
+	jump(e, 0xe9, saved ? t->x->sh->leave_saved[LEAVE_STEP] : t->x->sh->leave[LEAVE_STEP]);
 }
 
 /*

@@ -141,16 +141,16 @@ static bool trampoline_name(const struct dbt *x, const u8 *at, char *out, size_t
 	};
 
 	for (unsigned k = 0; k < LEAVE_COUNT; k++) {
-		if (at == x->leave[k] || at == x->leave_saved[k]) {
-			snprintf(out, size, at == x->leave[k] ? "leave_%s" : "leave_%s_saved", dbt_leave_name(k));
+		if (at == x->sh->leave[k] || at == x->sh->leave_saved[k]) {
+			snprintf(out, size, at == x->sh->leave[k] ? "leave_%s" : "leave_%s_saved", dbt_leave_name(k));
 			return true;
 		}
 	}
 	for (unsigned w = 0; w < WIDTHS; w++) {
-		const char *name = at == x->ret_miss[w]	       ? "return_miss"
-				   : at == x->ret_wrong[w]     ? "return_wrong"
-				   : at == x->jump_indirect[w] ? "jump_indirect"
-							       : NULL;
+		const char *name = at == x->sh->ret_miss[w]	   ? "return_miss"
+				   : at == x->sh->ret_wrong[w]	   ? "return_wrong"
+				   : at == x->sh->jump_indirect[w] ? "jump_indirect"
+								   : NULL;
 
 		if (name) {
 			snprintf(out, size, "%s%s", name, w == WIDTH_32 ? "_32" : "");
@@ -159,7 +159,7 @@ static bool trampoline_name(const struct dbt *x, const u8 *at, char *out, size_t
 	}
 	for (unsigned op = 0; op < REP_OPS; op++) {
 		for (unsigned log = 0; log < 4; log++) {
-			if (at == x->rep[op][log]) {
+			if (at == x->sh->rep[op][log]) {
 				snprintf(out, size, "%s_%u", rep[op], 1u << log);
 				return true;
 			}
@@ -177,18 +177,18 @@ static void target_name(const struct listing *l, u64 to, char *out, size_t size)
 	char guest[128];
 	u32 off;
 
-	if (at < x->rx || at >= x->rx + x->size) {
+	if (at < x->sh->rx || at >= x->sh->rx + x->sh->size) {
 		snprintf(out, size, "0x%lx", to);
 		return;
 	}
-	off = (u32)(at - x->rx);
+	off = (u32)(at - x->sh->rx);
 	if (trampoline_name(x, at, out, size))
 		return;
 	if (off >= l->b->host && off < l->b->host_end) {
 		snprintf(out, size, "+%03x", off - l->b->host);
 		return;
 	}
-	b = dbt_block_at(x, off);
+	b = dbt_block_at(x->sh, off);
 	if (!b) {
 		snprintf(out, size, "trampoline+0x%x", off);
 		return;
@@ -286,7 +286,7 @@ static bool formatter(ZydisFormatter *f, struct hooks *h)
 /* Host code at offsets [from, to) of the block. */
 static void list_host(const struct listing *l, u32 from, u32 to)
 {
-	const u8 *start = l->x->rx + l->b->host;
+	const u8 *start = l->x->sh->rx + l->b->host;
 	struct hooks h = { .l = l };
 	ZydisFormatter f;
 
@@ -314,16 +314,16 @@ static void list_host(const struct listing *l, u32 from, u32 to)
 
 void dbt_list_trampolines(const struct dbt *x)
 {
-	const struct tblock all = { .host_end = x->start };
+	const struct tblock all = { .host_end = x->sh->start };
 	u32 end = 0;
 	const struct listing l = {
 		.x = x, .b = &all, .line = x->options->trace_line, .opaque = x->options->trace_opaque
 	};
 
 	/* up to the padding before the routines of rep.c, which are assembler there */
-	while (end < x->start && (x->rx[end] != 0xcc || x->rx[end + 1] != 0xcc))
+	while (end < x->sh->start && (x->sh->rx[end] != 0xcc || x->sh->rx[end + 1] != 0xcc))
 		end++;
-	print(&l, "trampolines: %u bytes at %lx", end, (u64)(uintptr_t)x->rx);
+	print(&l, "trampolines: %u bytes at %lx", end, (u64)(uintptr_t)x->sh->rx);
 	print(&l, "  enter");
 	list_host(&l, 0, end);
 }
@@ -332,12 +332,12 @@ static u32 body_end(const struct listing *l, u32 k)
 {
 	const struct tblock *b = l->b;
 
-	return k + 1 < b->n ? l->x->insns[b->first + k + 1].host : b->stubs;
+	return k + 1 < b->n ? l->x->sh->insns[b->first + k + 1].host : b->stubs;
 }
 
 static void list_insn(const struct listing *l, u32 k)
 {
-	const struct tinsn *i = &l->x->insns[l->b->first + k];
+	const struct tinsn *i = &l->x->sh->insns[l->b->first + k];
 	u64 lin = l->b->lin + i->guest;
 	unsigned room = (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK));
 	char text[192];
@@ -368,9 +368,9 @@ static void list_entries(const struct listing *l)
 	print(l, b->saved ? "  entered with the flags in the host: save them"
 			  : "  entered with the flags saved: put them back");
 	list_host(l, MIN(b->entry, b->entry_saved) - b->host, b->body - b->host);
-	if (!b->n || l->x->insns[b->first].host == b->body - b->host)
+	if (!b->n || l->x->sh->insns[b->first].host == b->body - b->host)
 		return;
-	list_host(l, b->body - b->host, l->x->insns[b->first].host);
+	list_host(l, b->body - b->host, l->x->sh->insns[b->first].host);
 }
 
 void dbt_list(const struct listing *l)
@@ -380,7 +380,7 @@ void dbt_list(const struct listing *l)
 
 	dbt_guest_name(l->x, b->lin, name, sizeof(name));
 	print(l, "block %lx (%s): %u instructions, %u bytes; host %u bytes at %lx%s", b->lin, name, b->n, b->bytes,
-	      b->host_end - b->host, (u64)(uintptr_t)(l->x->rx + b->host), b->dead ? "; dead" : "");
+	      b->host_end - b->host, (u64)(uintptr_t)(l->x->sh->rx + b->host), b->dead ? "; dead" : "");
 	if (l->what & TRACE_HOST)
 		list_entries(l);
 	for (u32 k = 0; k < b->n; k++)
@@ -400,7 +400,7 @@ static const struct tblock *holds(const struct dbt *x, const struct tpage *p, gv
 			if (lin < b->lin || lin >= b->lin + b->bytes)
 				continue;
 			for (u32 n = 0; n < b->n; n++)
-				if (b->lin + x->insns[b->first + n].guest == lin)
+				if (b->lin + x->sh->insns[b->first + n].guest == lin)
 					return b;
 		}
 	}
@@ -414,8 +414,8 @@ void dbt_describe(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const ch
 	const struct tblock *any = NULL, *b;
 
 	fpu_park(v);
-	for (u32 k = 0; k < x->pages_n && !l.b; k++) {
-		const struct tpage *p = &x->pages[k];
+	for (u32 k = 0; k < x->sh->pages_n && !l.b; k++) {
+		const struct tpage *p = &x->sh->pages[k];
 
 		if (p->lin != (lin & PAGE_MASK) || ((p->key ^ x->key) & ~(u32)KEY_USER))
 			continue;

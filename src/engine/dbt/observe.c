@@ -31,7 +31,7 @@ static void begin_sample(struct vcpu *v)
 	o->random ^= o->random << 5;
 	o->until = 1 + o->random % (2 * SAMPLE_MEAN - 1);
 	o->reason = h->reason;
-	o->sys = h->reason == LEAVE_SYS ? x->sys[h->info].sys : ISA_SYS_none;
+	o->sys = h->reason == LEAVE_SYS ? x->sh->sys[h->info].sys : ISA_SYS_none;
 	o->elsewhere = x->stats.translate_cycles + x->stats.trace_cycles;
 	o->start = __builtin_ia32_rdtsc();
 }
@@ -44,7 +44,7 @@ static bool rare(struct vcpu *v)
 	const struct dbt_measure *m = x->observe.reasons;
 
 	if (h->reason == LEAVE_SYS)
-		return m[LEAVE_COUNT + x->sys[h->info].sys].samples < SAMPLES_ALWAYS;
+		return m[LEAVE_COUNT + x->sh->sys[h->info].sys].samples < SAMPLES_ALWAYS;
 	return m[h->reason].samples < SAMPLES_ALWAYS;
 }
 
@@ -76,7 +76,7 @@ void dbt_enter_observed(struct vcpu *v)
 	dbt_observe_pause(x);
 	if (x->trace & TRACE_EXEC)
 		ordinary(v, dbt_trace_enter);
-	x->enter_code(v);
+	x->sh->enter_code(v);
 	if (x->trace & TRACE_EXITS)
 		ordinary(v, dbt_trace_leave);
 	if (x->observe.costs && (--x->observe.until == 0 || rare(v)))

@@ -10,6 +10,7 @@
 #include "isa/isa_sys.h"
 
 struct dbt;
+struct dbt_shared;
 struct tblock;
 struct tr;
 struct perf_map;
@@ -27,7 +28,6 @@ struct dbt_observe {
 	u32 reason, sys;
 	u64 overhead;		     /* of the measurement */
 	struct dbt_measure *reasons; /* [LEAVE_COUNT], then [ISA_SYS_COUNT] */
-	struct perf_map *perf;
 };
 
 /* observe.c: general registers only. */
@@ -45,6 +45,7 @@ void dbt_trace_kill(struct vcpu *v, const struct tblock *b);
 void dbt_trace_block(struct tr *t);
 
 /* stats.c */
+int dbt_start_perf_map(struct dbt_shared *sh, struct error *e);
 int dbt_observe_init(struct dbt *x, const struct engine_options *o, struct error *e);
 void dbt_observe_fini(struct dbt *x);
 unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigned max);

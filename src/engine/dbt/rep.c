@@ -121,7 +121,7 @@ __attribute__((used, noinline)) static void rep_routines(void)
 }
 extern const u32 dbt_rep_size;
 
-void dbt_make_rep(struct dbt *x, struct emit *e)
+void dbt_make_rep(struct dbt_shared *sh, struct emit *e)
 {
 	u8 *at;
 
@@ -131,5 +131,5 @@ void dbt_make_rep(struct dbt *x, struct emit *e)
 	put_bytes(e, dbt_rep_code, dbt_rep_size);
 	for (unsigned op = 0; op < REP_OPS; op++)
 		for (unsigned log = 0; log < 4; log++)
-			x->rep[op][log] = at + e->to_rx + dbt_rep_table[op][log];
+			sh->rep[op][log] = at + e->to_rx + dbt_rep_table[op][log];
 }

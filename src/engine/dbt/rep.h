@@ -5,7 +5,7 @@
 #include "engine/dbt/dbt.h"
 #include "engine/dbt/emit.h"
 
-/* Copy them to e->p and fill x->rep. */
-void dbt_make_rep(struct dbt *x, struct emit *e);
+/* Copy them to e->p and fill sh->rep. */
+void dbt_make_rep(struct dbt_shared *sh, struct emit *e);
 
 #endif

@@ -78,12 +78,12 @@ static void settle(struct vcpu *v)
 	x->key = key | (x->user ? (u32)KEY_USER : 0);
 	dbt_reset_returns(v);
 	for (unsigned n = 0; n < 2; n++)
-		*(u64 *)(uintptr_t)x->bottom[n] = (u64)(uintptr_t)x->ret_miss[w];
+		*(u64 *)(uintptr_t)x->bottom[n] = (u64)(uintptr_t)x->sh->ret_miss[w];
 	if (key == x->key_of[w])
 		return;
 	x->key_of[w] = key;
 	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++)
-		dbt_reset_jumps(x, flat_set_base(v->mmu->flat, n), w);
+		dbt_reset_jumps(x->sh, flat_set_base(v->mmu->flat, n), w);
 }
 
 /*
@@ -162,7 +162,7 @@ static enum next enter_block(struct vcpu *v, const struct tblock *b)
 {
 	if (!charge(v, 0))
 		return NEXT_LOOP;
-	dhot(v)->pc = (u64)(uintptr_t)(dbt_of(v)->rx + b->body);
+	dhot(v)->pc = (u64)(uintptr_t)(dbt_of(v)->sh->rx + b->body);
 	return NEXT_ENTER;
 }
 
@@ -213,14 +213,14 @@ static enum next go_elsewhere(struct vcpu *v)
 static enum next go_on(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
-	const struct tblock *b = dbt_insn_block(x, i);
+	const struct tblock *b = dbt_insn_block(x->sh, i);
 	const struct tinsn *n = i + 1;
 
 	if (unlikely(!undisturbed(v)) || unlikely(dbt_mode(&v->cpu) != x->mode) || unlikely(!right_ring(v)))
 		return NEXT_LOOP;
 	if (x->mode & KEY_32)
 		dbt_note_segments(v);
-	if (n == &x->insns[b->first] + b->n || n->kind == KIND_LOOP || v->cpu.rip != b->lin + n->guest || b->dead ||
+	if (n == &x->sh->insns[b->first] + b->n || n->kind == KIND_LOOP || v->cpu.rip != b->lin + n->guest || b->dead ||
 	    b->page->key != x->key)
 		return NEXT_JUMP;
 	if (!v->mmu->flat_base[AUX_VALID + b->page->index])
@@ -230,7 +230,7 @@ static enum next go_on(struct vcpu *v, const struct tinsn *i)
 	flags_to_dbt(v);
 	if (b->fpu)
 		fpu_load(v);
-	dhot(v)->pc = (u64)(uintptr_t)(x->rx + b->host + n->host);
+	dhot(v)->pc = (u64)(uintptr_t)(x->sh->rx + b->host + n->host);
 	return NEXT_ENTER;
 }
 
@@ -238,7 +238,7 @@ static enum next go_on(struct vcpu *v, const struct tinsn *i)
 static void exact_at(struct vcpu *v, const struct tinsn *i)
 {
 	count(v, i->left);
-	v->cpu.rip = dbt_insn_block(dbt_of(v), i)->lin + i->guest;
+	v->cpu.rip = dbt_insn_block(dbt_of(v)->sh, i)->lin + i->guest;
 }
 
 /* Translated code will go on in the middle of a block. */
@@ -251,19 +251,19 @@ static void drop_windows(struct vcpu *v)
 static enum next do_step(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
-	u32 flushes = (u32)x->stats.flushes;
+	u32 flushes = (u32)x->sh->flushes;
 	struct tblock *b;
 
 	x->stats.steps++;
 	drop_windows(v);
 	exact_at(v, i);
-	b = dbt_insn_block(x, i);
+	b = dbt_insn_block(x->sh, i);
 	if (unlikely(b->crosses))
 		dbt_crossing_left(v, b);
 	interp_single(v);
 	if (!settled(v))
 		return NEXT_LOOP;
-	if ((u32)x->stats.flushes != flushes)
+	if ((u32)x->sh->flushes != flushes)
 		return NEXT_LOOP;
 	return go_on(v, i);
 }
@@ -271,7 +271,7 @@ static enum next do_step(struct vcpu *v, const struct tinsn *i)
 static enum next do_sys(struct vcpu *v, const struct tsys *s)
 {
 	struct dbt *x = dbt_of(v);
-	const struct tinsn *i = &x->insns[s->insn];
+	const struct tinsn *i = &x->sh->insns[s->insn];
 	u64 rip;
 
 	x->stats.sys_calls[s->sys]++;
@@ -292,8 +292,8 @@ static enum next do_sys(struct vcpu *v, const struct tsys *s)
 static enum next do_link(struct vcpu *v, u32 id)
 {
 	struct dbt *x = dbt_of(v);
-	const struct texit *exit = &x->exits[id];
-	u64 flushes = x->stats.flushes;
+	const struct texit *exit = &x->sh->exits[id];
+	u64 flushes = x->sh->flushes;
 	u32 patch = exit->patch;
 	const struct tpage *from;
 	struct tblock *b;
@@ -303,9 +303,9 @@ static enum next do_link(struct vcpu *v, u32 id)
 	v->cpu.rip = exit->lin;
 	if (unlikely(!patch)) /* its block died while it ran */
 		return NEXT_LOOK;
-	from = dbt_block_at(x, patch)->page;
+	from = dbt_block_at(x->sh, patch)->page;
 	b = dbt_find(v, exit->lin);
-	if (!b || x->stats.flushes != flushes)
+	if (!b || x->sh->flushes != flushes)
 		return NEXT_LOOK;
 	if (b->page != from) {
 		patch = patch + exit->far;
@@ -313,7 +313,7 @@ static enum next do_link(struct vcpu *v, u32 id)
 	} else {
 		rel = (s32)((exit->far ? b->entry : b->entry_saved) - (patch + 4));
 	}
-	__builtin_memcpy(x->rw + patch, &rel, 4);
+	__builtin_memcpy(x->sh->rw + patch, &rel, 4);
 	x->stats.links++;
 	return enter_block(v, b);
 }
@@ -321,12 +321,12 @@ static enum next do_link(struct vcpu *v, u32 id)
 /* The target is not canonical: that is a fault of the branch. Undo it. */
 static enum next undo_branch(struct vcpu *v, const struct tinsn *i)
 {
-	const u8 *code = i->len + dbt_insn_block(dbt_of(v), i)->page->host +
-			 ((dbt_insn_block(dbt_of(v), i)->lin + i->guest) & ~PAGE_MASK);
+	const u8 *code = i->len + dbt_insn_block(dbt_of(v)->sh, i)->page->host +
+			 ((dbt_insn_block(dbt_of(v)->sh, i)->lin + i->guest) & ~PAGE_MASK);
 	u64 sp = v->cpu.gpr[REG_RSP];
 
 	count(v, 1);
-	v->cpu.rip = dbt_insn_block(dbt_of(v), i)->lin + i->guest;
+	v->cpu.rip = dbt_insn_block(dbt_of(v)->sh, i)->lin + i->guest;
 	if (i->kind == KIND_RET) {
 		v->cpu.gpr[REG_RSP] = sp - 8;
 	} else if (i->kind == KIND_RET_IMM) {
@@ -348,8 +348,8 @@ static enum next do_indirect(struct vcpu *v)
 	struct tblock *b;
 
 	if (unlikely(!lin_canonical(&v->cpu, lin)))
-		return undo_branch(v, &x->insns[dhot(v)->branch]);
-	if (x->insns[dhot(v)->branch].kind >= KIND_RET)
+		return undo_branch(v, &x->sh->insns[dhot(v)->branch]);
+	if (x->sh->insns[dhot(v)->branch].kind >= KIND_RET)
 		x->stats.lost_returns++;
 	else
 		x->stats.lost_jumps++;
@@ -358,7 +358,7 @@ static enum next do_indirect(struct vcpu *v)
 	b = dbt_find(v, lin);
 	if (!b)
 		return NEXT_LOOK;
-	jump_cache(v)[dbt_jump_slot(lin)] = x->rx + b->entry_indirect;
+	jump_cache(v)[dbt_jump_slot(lin)] = x->sh->rx + b->entry_indirect;
 	return enter_block(v, b);
 }
 
@@ -386,7 +386,7 @@ static unsigned stored_bytes(const struct vcpu *v, const struct tinsn *i, gva_t 
 static bool into_itself(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
-	u64 lin = dbt_insn_block(x, i)->lin + i->guest + i->len;
+	u64 lin = dbt_insn_block(x->sh, i)->lin + i->guest + i->len;
 
 	*dbt_cut_slot(x, lin) = lin;
 	return false;
@@ -396,7 +396,7 @@ static bool into_itself(struct vcpu *v, const struct tinsn *i)
 static bool write_entry(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt_hot *h = dhot(v);
-	const struct tblock *b = dbt_insn_block(dbt_of(v), i);
+	const struct tblock *b = dbt_insn_block(dbt_of(v)->sh, i);
 	unsigned size = stored_bytes(v, i, h->t0);
 	enum flat_result found;
 
@@ -428,7 +428,7 @@ static enum next do_miss(struct vcpu *v, const struct tinsn *i, bool write)
 	drop_windows(v);
 	if (write ? !write_entry(v, i) : !read_entry(v))
 		return do_step(v, i);
-	h->pc = (u64)(uintptr_t)(x->rx + h->resume);
+	h->pc = (u64)(uintptr_t)(x->sh->rx + h->resume);
 	return NEXT_ENTER;
 }
 
@@ -477,7 +477,7 @@ static void find_flags(struct vcpu *v, const struct tinsn *i)
 
 	if (i->flags < TINSN_RECIPE)
 		return;
-	f = recipe_flags(v, &x->recipes[dbt_insn_block(x, i)->recipes + i->flags - TINSN_RECIPE]);
+	f = recipe_flags(v, &x->sh->recipes[dbt_insn_block(x->sh, i)->recipes + i->flags - TINSN_RECIPE]);
 	dhot(v)->flags = (u16)(((f & 0xff) << 8) | ((f >> 11) & 1));
 }
 
@@ -490,9 +490,9 @@ static const struct tinsn *left_insn(const struct dbt *x, const struct dbt_hot *
 	case LEAVE_STEP:
 	case LEAVE_SAFE:
 	case LEAVE_FPU:
-		return &x->insns[h->info];
+		return &x->sh->insns[h->info];
 	case LEAVE_SYS:
-		return &x->insns[x->sys[h->info].insn];
+		return &x->sh->insns[x->sh->sys[h->info].insn];
 	default:
 		return NULL;
 	}
@@ -514,22 +514,22 @@ static enum next leave(struct vcpu *v)
 		return do_indirect(v);
 	case LEAVE_ENTRY:
 		count(v, 0);
-		v->cpu.rip = x->blocks[h->info].lin;
+		v->cpu.rip = x->sh->blocks[h->info].lin;
 		return NEXT_LOOK;
 	case LEAVE_MISS_R:
-		return do_miss(v, &x->insns[h->info], false);
+		return do_miss(v, &x->sh->insns[h->info], false);
 	case LEAVE_MISS_W:
-		return do_miss(v, &x->insns[h->info], true);
+		return do_miss(v, &x->sh->insns[h->info], true);
 	case LEAVE_STEP:
-		return do_step(v, &x->insns[h->info]);
+		return do_step(v, &x->sh->insns[h->info]);
 	case LEAVE_SYS:
-		return do_sys(v, &x->sys[h->info]);
+		return do_sys(v, &x->sh->sys[h->info]);
 	case LEAVE_FPU:
 		fpu_load(v);
-		h->pc = (u64)(uintptr_t)(x->rx + h->resume);
+		h->pc = (u64)(uintptr_t)(x->sh->rx + h->resume);
 		return NEXT_ENTER;
 	case LEAVE_HOST: {
-		const struct tinsn *i = dbt_insn_at(x, h->info);
+		const struct tinsn *i = dbt_insn_at(x->sh, h->info);
 
 		if (i) {
 			if (i->flags == TINSN_HOST)
@@ -541,7 +541,7 @@ static enum next leave(struct vcpu *v)
 		__builtin_trap(); /* a fault of the trampolines: a bug of ours */
 	}
 	default:
-		exact_at(v, &x->insns[h->info]);
+		exact_at(v, &x->sh->insns[h->info]);
 		return NEXT_LOOP;
 	}
 }

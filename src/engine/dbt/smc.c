@@ -23,23 +23,23 @@ static struct code_store *slot_of(struct vcpu *v, gva_t lin)
 
 void dbt_drop_stores(struct vcpu *v)
 {
-	struct dbt *x = dbt_of(v);
+	const struct flat *f = v->mmu->flat;
 
-	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++) {
-		struct code_store *s = (struct code_store *)(flat_set_base(v->mmu->flat, n) + AUX_STORES);
+	for (unsigned n = 0; n < flat_set_count(f); n++) {
+		struct code_store *s = (struct code_store *)(flat_set_base(f, n) + AUX_STORES);
 
 		for (unsigned k = 0; k < CODE_STORES; k++) {
 			s[k].minus_page = s[k].minus_gen = s[k].entry = 0;
-			s[k].lines = &x->no_store;
+			s[k].lines = &dbt_of(v)->sh->no_store;
 		}
 	}
 }
 
 u64 *dbt_lines(struct dbt *x, const u8 *host)
 {
-	u64 frame = (u64)(host - x->ram) >> PAGE_SHIFT;
+	u64 frame = (u64)(host - x->sh->ram) >> PAGE_SHIFT;
 
-	return frame < x->frames ? &x->lines[frame] : NULL;
+	return frame < x->sh->frames ? &x->sh->lines[frame] : NULL;
 }
 
 bool dbt_known_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry)
@@ -47,7 +47,7 @@ bool dbt_known_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry)
 	const struct code_store *s = slot_of(v, lin);
 	const u8 *host;
 
-	if (lin + s->minus_page >= PAGE_SIZE || v->mmu->gen + s->minus_gen || s->lines == &dbt_of(v)->no_store)
+	if (lin + s->minus_page >= PAGE_SIZE || v->mmu->gen + s->minus_gen || s->lines == &dbt_of(v)->sh->no_store)
 		return false;
 	dbt_of(v)->stats.code_stores++;
 	host = (const u8 *)((lin & PAGE_MASK) + s->entry + 1);

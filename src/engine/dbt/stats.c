@@ -39,21 +39,21 @@ static u64 overhead(void)
 	return least;
 }
 
-static int start_perf_map(struct dbt *x, struct error *e)
+int dbt_start_perf_map(struct dbt_shared *sh, struct error *e)
 {
 	char path[64];
 
 	snprintf(path, sizeof(path), "/tmp/perf-%d.map", (int)getpid());
-	x->observe.perf = perf_map_create(path, e);
-	if (!x->observe.perf)
+	sh->perf = perf_map_create(path, e);
+	if (!sh->perf)
 		return -1;
-	perf_map_add(x->observe.perf, x->rx, x->start, "ectype:trampolines");
+	perf_map_add(sh->perf, sh->rx, sh->start, "ectype:trampolines");
 	return 0;
 }
 
 int dbt_observe_init(struct dbt *x, const struct engine_options *o, struct error *e)
 {
-	x->enter = x->enter_code;
+	x->enter = x->sh->enter_code;
 	if (!o)
 		return 0;
 	x->options = o;
@@ -68,22 +68,36 @@ int dbt_observe_init(struct dbt *x, const struct engine_options *o, struct error
 		return error_set(e, "engine dbt: out of memory");
 	if (o->costs || o->trace & (TRACE_EXEC | TRACE_EXITS))
 		x->enter = dbt_enter_observed;
-	if (x->trace & TRACE_HOST && !o->trace_first)
+	if (x->trace & TRACE_HOST && !o->trace_first && !x->sh->peers.n)
 		dbt_list_trampolines(x);
-	return o->perf_map ? start_perf_map(x, e) : 0;
+	return 0;
 }
 
 void dbt_observe_fini(struct dbt *x)
 {
 	free(x->observe.reasons);
-	perf_map_close(x->observe.perf);
+}
+
+/* Both are counters and nothing else. */
+static void add_counters(void *sum, const void *add, size_t size)
+{
+	u64 *to = sum;
+	const u64 *from = add;
+
+	for (size_t k = 0; k < size / sizeof(*to); k++)
+		to[k] += from[k];
 }
 
 unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigned max)
 {
-	const struct dbt *x = dbt_of(v);
-	const struct dbt_stats *s = &x->stats;
-	const struct flat_stats *f = flat_stats(v->mmu->flat);
+	const struct dbt_shared *sh = dbt_of(v)->sh;
+	struct dbt_stats sum = { 0 }, *s = &sum;
+	struct flat_stats tables = { 0 }, *f = &tables;
+
+	for (unsigned k = 0; k < sh->peers.n; k++) {
+		add_counters(s, &dbt_of(sh->peers.v[k])->stats, sizeof(*s));
+		add_counters(f, flat_stats(sh->peers.v[k]->mmu->flat), sizeof(*f));
+	}
 	const struct engine_counter all[] = {
 		{ "translations", s->translations },
 		{ "cloned_blocks", s->clones },
@@ -92,9 +106,9 @@ unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigned max)
 		{ "translated_host_bytes", s->host_bytes },
 		{ "host_bytes_per_100_guest", s->guest_bytes ? s->host_bytes * 100 / s->guest_bytes : 0 },
 		{ "cycles_per_translation", s->translations ? s->translate_cycles / s->translations : 0 },
-		{ "code_cache_bytes", dbt_in_use(x).used },
+		{ "code_cache_bytes", dbt_in_use(sh).used },
 		{ "code_cache_evictions", s->evictions },
-		{ "code_cache_flushes", s->flushes - s->evictions },
+		{ "code_cache_flushes", sh->flushes - s->evictions },
 		{ "killed_blocks", s->kills },
 		{ "stores_to_code_pages", s->code_stores },
 		{ "chained_jumps", s->links },
@@ -120,22 +134,25 @@ unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigned max)
 
 unsigned dbt_costs(struct vcpu *v, enum engine_cost_table table, struct engine_cost *out, unsigned max)
 {
-	const struct dbt *x = dbt_of(v);
+	const struct dbt_shared *sh = dbt_of(v)->sh;
 	bool exits = table == COSTS_EXITS;
 	unsigned n = 0, rows = exits ? (unsigned)LEAVE_COUNT : (unsigned)ISA_SYS_COUNT;
 
 	for (unsigned k = 0; k < rows; k++) {
-		u64 count = exits ? x->stats.leaves[k] : x->stats.sys_calls[k];
-		const struct dbt_measure *m =
-		    x->observe.reasons ? &x->observe.reasons[exits ? k : LEAVE_COUNT + k] : NULL;
+		struct engine_cost sum = { .name = exits ? dbt_leave_name(k) : isa_sys_name(k) };
 
-		if (!count)
+		for (unsigned p = 0; p < sh->peers.n; p++) {
+			const struct dbt *x = dbt_of(sh->peers.v[p]);
+			const struct dbt_measure *m = x->observe.reasons;
+
+			sum.count += exits ? x->stats.leaves[k] : x->stats.sys_calls[k];
+			sum.samples += m ? m[exits ? k : LEAVE_COUNT + k].samples : 0;
+			sum.cycles += m ? m[exits ? k : LEAVE_COUNT + k].cycles : 0;
+		}
+		if (!sum.count)
 			continue;
 		if (n < max)
-			out[n] = (struct engine_cost){ .name = exits ? dbt_leave_name(k) : isa_sys_name(k),
-						       .count = count,
-						       .samples = m ? m->samples : 0,
-						       .cycles = m ? m->cycles : 0 };
+			out[n] = sum;
 		n++;
 	}
 	return n;

@@ -219,7 +219,7 @@ static void repeated(struct tr *t, enum string_op op)
 	short_branch(t, false, done);
 	rep = touch_operands(t, op);
 	islands(t, 100, true); /* none in what `skip` skips */
-	jump(e, 0xe8, t->x->rep[rep][31 - __builtin_clz(t->d->opsize)]);
+	jump(e, 0xe8, t->x->sh->rep[rep][31 - __builtin_clz(t->d->opsize)]);
 	if (t->narrow) { /* behind the last page comes the first */
 		op_rr(e, false, 0x89, H_RSI, H_RSI);
 		op_rr(e, false, 0x89, H_RDI, H_RDI);

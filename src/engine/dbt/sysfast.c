@@ -330,6 +330,9 @@ bool sensitive_aware(unsigned sys)
 
 bool emit_sensitive(struct tr *t, unsigned sys)
 {
+	/* Nothing to do for one that waits for nobody. */
+	if (sys == ISA_SYS_pause && (!t->v->group || t->v->group->count == 1))
+		return true;
 	if (t->narrow && sys != ISA_SYS_cli && sys != ISA_SYS_sti)
 		return false;
 	note_of(t)->how = HOW_SYS;

@@ -46,7 +46,7 @@ static void add(char *out, size_t size, const char *fmt, ...)
 
 static bool starts_segment(const struct listing *l, const struct tinsn *i)
 {
-	return i == &l->x->insns[l->b->first] || i[-1].left != i->left + 1;
+	return i == &l->x->sh->insns[l->b->first] || i[-1].left != i->left + 1;
 }
 
 void dbt_note_format(const struct listing *l, const struct tinsn *i, const struct note *n, char *out, size_t size)
@@ -101,10 +101,10 @@ void dbt_trace_block(struct tr *t)
 	u64 began = __builtin_ia32_rdtsc();
 	char name[128], text[160];
 
-	if (x->observe.perf) {
+	if (x->sh->perf) {
 		dbt_guest_name(x, t->b->lin, name, sizeof(name));
 		snprintf(text, sizeof(text), "guest:%s", name);
-		perf_map_add(x->observe.perf, x->rx + t->b->host, t->b->host_end - t->b->host, text);
+		perf_map_add(x->sh->perf, x->sh->rx + t->b->host, t->b->host_end - t->b->host, text);
 	}
 	if (l.what && wanted(x, t->b->lin, t->b->bytes))
 		dbt_list(&l);
@@ -116,8 +116,8 @@ void dbt_trace_block(struct tr *t)
 void dbt_trace_enter(struct vcpu *v)
 {
 	const struct dbt *x = dbt_of(v);
-	u32 off = (u32)(dhot(v)->pc - (u64)(uintptr_t)x->rx);
-	const struct tblock *b = dbt_block_at(x, off);
+	u32 off = (u32)(dhot(v)->pc - (u64)(uintptr_t)x->sh->rx);
+	const struct tblock *b = dbt_block_at(x->sh, off);
 	char name[128];
 
 	if (!b || !wanted(x, b->lin, b->bytes))
@@ -128,8 +128,8 @@ void dbt_trace_enter(struct vcpu *v)
 
 static void leave_at(const struct dbt *x, u32 insn, const char *why)
 {
-	const struct tinsn *i = &x->insns[insn];
-	const struct tblock *b = dbt_insn_block(x, i);
+	const struct tinsn *i = &x->sh->insns[insn];
+	const struct tblock *b = dbt_insn_block(x->sh, i);
 	u64 lin = b->lin + i->guest;
 	char name[128], text[160];
 
@@ -160,22 +160,23 @@ void dbt_trace_leave(struct vcpu *v)
 	snprintf(why, sizeof(why), "%s", dbt_leave_name(h->reason));
 	switch ((enum leave_reason)h->reason) {
 	case LEAVE_LINK:
-		leave_to(x, x->exits[h->info].lin, why);
+		leave_to(x, x->sh->exits[h->info].lin, why);
 		return;
 	case LEAVE_INDIRECT:
 		leave_to(x, h->t0, why);
 		return;
 	case LEAVE_ENTRY:
-		leave_to(x, x->blocks[h->info].lin, why);
+		leave_to(x, x->sh->blocks[h->info].lin, why);
 		return;
 	case LEAVE_HOST:
-		i = dbt_insn_at(x, h->info);
+		i = dbt_insn_at(x->sh, h->info);
 		if (i)
-			leave_at(x, (u32)(i - x->insns), why);
+			leave_at(x, (u32)(i - x->sh->insns), why);
 		return;
 	case LEAVE_SYS:
-		snprintf(why, sizeof(why), "%s sys_%s", dbt_leave_name(h->reason), isa_sys_name(x->sys[h->info].sys));
-		leave_at(x, x->sys[h->info].insn, why);
+		snprintf(why, sizeof(why), "%s sys_%s", dbt_leave_name(h->reason),
+			 isa_sys_name(x->sh->sys[h->info].sys));
+		leave_at(x, x->sh->sys[h->info].insn, why);
 		return;
 	case LEAVE_MISS_R:
 	case LEAVE_MISS_W:
@@ -192,10 +193,10 @@ void dbt_trace_kill(struct vcpu *v, const struct tblock *b)
 	const struct dbt *x = dbt_of(v);
 	char name[128];
 
-	if (!b && !dbt_in_use(x).blocks)
+	if (!b && !dbt_in_use(x->sh).blocks)
 		return;
 	if (!b) {
-		print(x, "flush of %u blocks, %u bytes of code", dbt_in_use(x).blocks, dbt_in_use(x).used);
+		print(x, "flush of %u blocks, %u bytes of code", dbt_in_use(x->sh).blocks, dbt_in_use(x->sh).used);
 		return;
 	}
 	if (!wanted(x, b->lin, b->bytes))

@@ -230,12 +230,13 @@ u32 new_sys(struct tr *t, unsigned sys)
 {
 	struct dbt *x = t->x;
 
-	if (x->sys_n == x->sys_max) {
+	if (x->sh->sys_n == x->sh->sys_max) {
 		t->failed = true;
 		return 0;
 	}
-	x->sys[x->sys_n] = (struct tsys){ .insn = t->insn, .sys = (u8)sys, .control = is_control(sys), .d = *t->d };
-	return x->sys_n++;
+	x->sh->sys[x->sh->sys_n] =
+	    (struct tsys){ .insn = t->insn, .sys = (u8)sys, .control = is_control(sys), .d = *t->d };
+	return x->sh->sys_n++;
 }
 
 static void emit_sys(struct tr *t, unsigned sys)
@@ -243,7 +244,7 @@ static void emit_sys(struct tr *t, unsigned sys)
 	flags_prepare(t, false);
 	put_info(&t->e, LEAVE_SYS, new_sys(t, sys));
 	note_of(t)->how = HOW_SYS;
-	jump(&t->e, 0xe9, t->x->leave[LEAVE_SYS]);
+	jump(&t->e, 0xe9, t->x->sh->leave[LEAVE_SYS]);
 	islands(t, 0, false);
 }
 
@@ -427,7 +428,7 @@ void emit_insn(struct tr *t, bool *ends, bool *cut)
 
 void new_insn(struct tr *t, unsigned len)
 {
-	t->x->insns[t->insn] =
+	t->x->sh->insns[t->insn] =
 	    (struct tinsn){ .host = (u16)(t->e.p - t->start), .guest = (u16)(t->lin - t->b->lin), .len = len & 15 };
 	*note_of(t) = (struct note){ .how = HOW_HOST };
 }
@@ -540,21 +541,21 @@ struct limits {
 };
 static struct limits limit_pools(struct dbt *x, const struct tblock *b)
 {
-	struct limits old = { x->exits_max, x->sys_max, x->recipes_max };
+	struct limits old = { x->sh->exits_max, x->sh->sys_max, x->sh->recipes_max };
 
-	x->exits_n = b->exits;
-	x->sys_n = b->sys;
-	x->recipes_n = b->recipes;
-	x->exits_max = b->exits + b->exits_max;
-	x->sys_max = b->sys + b->sys_max;
-	x->recipes_max = b->recipes + b->recipes_max;
+	x->sh->exits_n = b->exits;
+	x->sh->sys_n = b->sys;
+	x->sh->recipes_n = b->recipes;
+	x->sh->exits_max = b->exits + b->exits_max;
+	x->sh->sys_max = b->sys + b->sys_max;
+	x->sh->recipes_max = b->recipes + b->recipes_max;
 	return old;
 }
 static void unlimit_pools(struct dbt *x, const struct limits *old)
 {
-	x->exits_max = old->exits;
-	x->sys_max = old->sys;
-	x->recipes_max = old->recipes;
+	x->sh->exits_max = old->exits;
+	x->sh->sys_max = old->sys;
+	x->sh->recipes_max = old->recipes;
 }
 
 /* From b->body on, with the records set apart for `b`. */
@@ -574,16 +575,17 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 	t->word = t->narrow ? 4 : 8;
 	t->insn = b->first;
 	t->insn_end = b->first + b->insns_max;
-	t->start = x->rw + b->host;
-	t->e = (struct emit){ .p = x->rw + b->body, .end = x->rw + b->host_max, .to_rx = x->rx - x->rw };
+	t->start = x->sh->rw + b->host;
+	t->e =
+	    (struct emit){ .p = x->sh->rw + b->body, .end = x->sh->rw + b->host_max, .to_rx = x->sh->rx - x->sh->rw };
 	t->recipe_at = -1;
 	t->code = b->page->host + off;
 	t->avail = (unsigned)PAGE_SIZE - off;
 	/* what watches translations is to see each; the code at the entries is not translated again */
-	if (entries && !t->narrow && !(x->trace & TRACE_BLOCKS) && !x->observe.perf)
+	if (entries && !t->narrow && !(x->trace & TRACE_BLOCKS) && !x->sh->perf)
 		t->e.fixes = &t->fixes;
-	fixes_begin(&t->fixes, x->fixes + x->fixes_n, x->fixes + x->fixes_max, t->start, x->rx);
-	b->fixes = x->fixes_n;
+	fixes_begin(&t->fixes, x->sh->fixes + x->sh->fixes_n, x->sh->fixes + x->sh->fixes_max, t->start, x->sh->rx);
+	b->fixes = x->sh->fixes_n;
 	b->fixes_n = 0;
 	b->fpu = b->calls = b->crosses = false;
 	b->tail_len = 0;
@@ -599,7 +601,7 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 	t->opening = !b->saved && !x->counted && !steps_only;
 	b->n = (u16)emit_block(t);
 	b->n += (u16)emit_second_copy(t);
-	while (t->e.p - (x->rw + b->body) < 10 && !t->e.overflow)
+	while (t->e.p - (x->sh->rw + b->body) < 10 && !t->e.overflow)
 		put(&t->e, 0x90); /* room for what dead blocks become */
 	b->stubs = (u16)(t->e.p - t->start);
 	if (t->failed) /* a stub may name a record that there was no room for */
@@ -607,15 +609,15 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 	emit_stubs(t);
 	if (t->failed || t->e.overflow)
 		return false;
-	b->host_end = (u32)(t->e.p - x->rw);
-	dbt_entry_saved(x, b, t->unseen);
+	b->host_end = (u32)(t->e.p - x->sh->rw);
+	dbt_entry_saved(x->sh, b, t->unseen);
 	if (t->e.fixes && !t->fixes.none && !b->crosses)
 		b->fixes_n = (u16)(t->fixes.at - t->fixes.first);
 	x->stats.translations++;
 	x->stats.insns += b->n;
 	x->stats.guest_bytes += b->bytes;
 	x->stats.host_bytes += b->host_end - b->host;
-	if (unlikely(x->trace & TRACE_BLOCKS) || unlikely(x->observe.perf != NULL))
+	if (unlikely(x->trace & TRACE_BLOCKS) || unlikely(x->sh->perf != NULL))
 		dbt_trace_block(t);
 	return true;
 }
@@ -624,17 +626,17 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 static bool translate_again(struct vcpu *v, struct tblock *b)
 {
 	struct dbt *x = dbt_of(v);
-	u32 exits = x->exits_n, sys = x->sys_n, recipes = x->recipes_n;
+	u32 exits = x->sh->exits_n, sys = x->sh->sys_n, recipes = x->sh->recipes_n;
 	struct limits old = limit_pools(x, b);
 	bool done;
 
 	done = translate(v, b, false, false);
 	if (!done)
-		dbt_forget_exits(x, b);
+		dbt_forget_exits(x->sh, b);
 	unlimit_pools(x, &old);
-	x->exits_n = exits;
-	x->sys_n = sys;
-	x->recipes_n = recipes;
+	x->sh->exits_n = exits;
+	x->sh->sys_n = sys;
+	x->sh->recipes_n = recipes;
 	return done;
 }
 
@@ -645,33 +647,33 @@ static void set_apart(struct dbt *x, struct tblock *b, bool grows)
 
 	b->host_max = (b->host_end + (grows ? size / 4 : 0) + 15) & ~15u;
 	b->insns_max = (u16)(b->n + (grows ? b->n / 4u + 1 : 0));
-	b->exits_max = (u16)(x->exits_n - b->exits + (grows ? 2 : 0));
-	b->sys_max = (u16)(x->sys_n - b->sys);
-	b->recipes_max = (u16)(x->recipes_n - b->recipes + (grows ? 2 : 0));
-	while (x->exits_n < b->exits + b->exits_max)
-		x->exits[x->exits_n++].patch = 0;
-	x->recipes_n = b->recipes + b->recipes_max;
-	x->fixes_n = b->fixes + b->fixes_n;
-	dbt_take_records(x, b);
+	b->exits_max = (u16)(x->sh->exits_n - b->exits + (grows ? 2 : 0));
+	b->sys_max = (u16)(x->sh->sys_n - b->sys);
+	b->recipes_max = (u16)(x->sh->recipes_n - b->recipes + (grows ? 2 : 0));
+	while (x->sh->exits_n < b->exits + b->exits_max)
+		x->sh->exits[x->sh->exits_n++].patch = 0;
+	x->sh->recipes_n = b->recipes + b->recipes_max;
+	x->sh->fixes_n = b->fixes + b->fixes_n;
+	dbt_take_records(x->sh, b);
 }
 
 /* A new one, which takes over the entries of `old`. */
 static struct tblock *translate_new(struct vcpu *v, struct tpage *p, gva_t lin, const struct tblock *old)
 {
 	struct dbt *x = dbt_of(v);
-	struct tblock *b = &x->blocks[x->blocks_n], begin;
+	struct tblock *b = &x->sh->blocks[x->sh->blocks_n], begin;
 	struct limits limits;
 	bool done;
 
 	begin = (struct tblock){ .lin = lin,
 				 .page = p,
-				 .first = x->insns_n,
-				 .exits = x->exits_n,
-				 .sys = x->sys_n,
-				 .recipes = x->recipes_n,
-				 .host = x->used,
-				 .body = x->used,
-				 .host_max = x->used + HOST_BYTES_MAX,
+				 .first = x->sh->insns_n,
+				 .exits = x->sh->exits_n,
+				 .sys = x->sh->sys_n,
+				 .recipes = x->sh->recipes_n,
+				 .host = x->sh->used,
+				 .body = x->sh->used,
+				 .host_max = x->sh->used + HOST_BYTES_MAX,
 				 .insns_max = BLOCK_RECORDS,
 				 .exits_max = BLOCK_EXITS_MAX,
 				 .sys_max = BLOCK_INSNS,

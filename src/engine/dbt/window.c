@@ -618,7 +618,7 @@ bool emit_window(struct tr *t, enum window_use use, unsigned *lin, s32 *disp)
 		open_window(t, w, r, lin, disp);
 	}
 	if (r->write)
-		t->x->insns[t->insn].stores = r->size;
+		t->x->sh->insns[t->insn].stores = r->size;
 	return true;
 }
 
@@ -670,10 +670,10 @@ void emit_window_stub(struct tr *t, const struct stub *s)
 	land(e, absent);
 	if (s->write) {
 		lea(e, H_RCX, H_R14, s->size - 1);
-		jump(e, 0xe8, t->x->code_store);
+		jump(e, 0xe8, t->x->sh->code_store);
 		put_bytes(e, (const u8[]){ 0x67, 0xe3, 5 }, 3);
 		jump(e, 0xe9, found);
 	}
-	mov_gs_fix(e, HOT(resume), FIX_CODE, (u32)(found - t->x->rx));
+	mov_gs_fix(e, HOT(resume), FIX_CODE, (u32)(found - t->x->sh->rx));
 	emit_leave(t, s, s->reason);
 }

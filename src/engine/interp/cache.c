@@ -43,21 +43,36 @@ static struct code_page *find_page(struct interp *x, const u8 *host)
 	return p;
 }
 
-static void set_code_flag(struct vcpu *v, gpa_t gpa, bool on)
+static bool held(const struct interp_peers *all, const u8 *host)
 {
+	for (unsigned n = 0; n < all->n; n++)
+		if (find_page(interp_of(all->v[n]), host))
+			return true;
+	return false;
+}
+
+static void mark_code(struct vcpu *v, gpa_t gpa)
+{
+	const struct interp_peers *all = interp_of(v)->peers;
 	struct page_target t;
 
 	if (!memory_page(v->mem, gpa, &t) || !t.flags)
 		return;
-	if (on) {
-		if (!(*t.flags & PAGE_CODE))
-			mmu_protect_frame(v, gpa);
-		else if (!(*t.flags & PAGE_CODE_INTERP))
-			v->mmu->gen++; /* another engine may let stores to the page through */
-		*t.flags |= PAGE_CODE_INTERP;
-	} else {
+	if (!(*t.flags & PAGE_CODE))
+		mmu_protect_frame(v, gpa);
+	else if (!(*t.flags & PAGE_CODE_INTERP))
+		for (unsigned n = 0; n < all->n; n++)
+			all->v[n]->mmu->gen++; /* another engine may let stores to the page through */
+	*t.flags |= PAGE_CODE_INTERP;
+}
+
+/* Unless another processor has decoded code there. */
+static void unmark_code(struct vcpu *v, const struct code_page *p)
+{
+	struct page_target t;
+
+	if (memory_page(v->mem, p->gpa, &t) && t.flags && !held(interp_of(v)->peers, p->host))
 		*t.flags &= (u8)~PAGE_CODE_INTERP;
-	}
 }
 
 static struct code_page *make_page(struct vcpu *v, u8 *host, gpa_t gpa)
@@ -75,7 +90,7 @@ static struct code_page *make_page(struct vcpu *v, u8 *host, gpa_t gpa)
 	for (unsigned n = 0; n < PAGE_BUCKETS; n++)
 		p->bucket[n] = NULL;
 	x->pages[page_hash(host)] = p;
-	set_code_flag(v, gpa, true);
+	mark_code(v, gpa);
 	return p;
 }
 
@@ -87,29 +102,31 @@ static void drop_page(struct vcpu *v, struct code_page *p)
 	while (*at != p)
 		at = &(*at)->hash_next;
 	*at = p->hash_next;
-	set_code_flag(v, p->gpa, false);
+	unmark_code(v, p);
 	v->mmu->gen++;
 	x->page_drops++;
 	vcpu_raise(v, EV_FLUSH);
 }
 
-void cache_page_written(void *vcpu, gpa_t gpa, unsigned len)
+void cache_page_written(struct interp_peers *all, gpa_t gpa, unsigned len)
 {
-	struct vcpu *v = vcpu;
 	struct page_target t;
-	struct code_page *p;
 	unsigned first = (gpa & ~PAGE_MASK) >> 6, last;
 	u64 lines;
 
-	if (!len || !memory_page(v->mem, gpa, &t) || !t.host)
+	if (!len || !memory_page(all->mem, gpa, &t) || !t.host)
 		return;
-	p = find_page(interp_of(v), t.host);
 	last = (unsigned)(MIN((gpa & ~PAGE_MASK) + len, PAGE_SIZE) - 1) >> 6;
 	lines = (last == 63 ? ~0ull : (BIT(last + 1) - 1)) & ~(BIT(first) - 1);
-	if (p && (p->lines & lines))
-		drop_page(v, p);
+	for (unsigned n = 0; n < all->n && *t.flags & PAGE_CODE_INTERP; n++) {
+		struct code_page *p = find_page(interp_of(all->v[n]), t.host);
+
+		if (p && (p->lines & lines))
+			drop_page(all->v[n], p);
+	}
 	if ((gpa & ~PAGE_MASK) + len > PAGE_SIZE) /* the rest lies in the next frame */
-		cache_page_written(v, (gpa & PAGE_MASK) + PAGE_SIZE, (unsigned)((gpa & ~PAGE_MASK) + len - PAGE_SIZE));
+		cache_page_written(all, (gpa & PAGE_MASK) + PAGE_SIZE,
+				   (unsigned)((gpa & ~PAGE_MASK) + len - PAGE_SIZE));
 }
 
 void cache_flush(struct vcpu *v)
@@ -117,9 +134,11 @@ void cache_flush(struct vcpu *v)
 	struct interp *x = interp_of(v);
 
 	for (unsigned k = 0; k < ARRAY_SIZE(x->pages); k++) {
-		for (struct code_page *p = x->pages[k]; p; p = p->hash_next)
-			set_code_flag(v, p->gpa, false);
+		struct code_page *pages = x->pages[k];
+
 		x->pages[k] = NULL;
+		for (struct code_page *p = pages; p; p = p->hash_next)
+			unmark_code(v, p);
 	}
 	x->arena_used = 0;
 	x->arena_flushes++;

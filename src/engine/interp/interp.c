@@ -12,13 +12,13 @@
 
 #define ARENA_SIZE (64 * MiB)
 
-static void map_changed(void *vcpu)
+void interp_map_changed(struct interp_peers *all)
 {
-	struct vcpu *v = vcpu;
-
-	mmu_invalidate(v);
-	interp_of(v)->stale = true;
-	vcpu_raise(v, EV_FLUSH);
+	for (unsigned n = 0; n < all->n; n++) {
+		mmu_invalidate(all->v[n]);
+		interp_of(all->v[n])->stale = true;
+		vcpu_raise(all->v[n], EV_FLUSH);
+	}
 }
 
 static void free_parts(struct interp *x)
@@ -30,10 +30,9 @@ static void free_parts(struct interp *x)
 	free(x->step);
 }
 
-int interp_init(struct vcpu *v, struct interp *x, size_t arena, struct error *e)
+int interp_init(struct vcpu *v, struct interp *x, size_t arena, struct interp_peers *all, struct error *e)
 {
 	size_t scratch = sizeof(struct block) + (BLOCK_MAX + 1) * sizeof(struct insn);
-	struct memory_listener l = { map_changed, cache_page_written, v };
 
 	memset(x, 0, sizeof(*x));
 	x->v = v;
@@ -51,7 +50,9 @@ int interp_init(struct vcpu *v, struct interp *x, size_t arena, struct error *e)
 	host_fault_install();
 	memset(v->engine_hot, 0, sizeof(v->engine_hot));
 	v->engine_data = x;
-	memory_add_listener(v->mem, &l);
+	x->peers = all;
+	all->mem = v->mem;
+	all->v[all->n++] = v;
 	mmu_invalidate(v);
 	mmu_mode_changed(v);
 	return 0;
@@ -61,18 +62,65 @@ void interp_fini(struct vcpu *v, struct interp *x)
 {
 	fpu_park(v);
 	cache_flush(v);
-	memory_remove_listener(v->mem, v);
+	for (unsigned n = 0; n < x->peers->n; n++)
+		if (x->peers->v[n] == v)
+			x->peers->v[n] = x->peers->v[--x->peers->n];
 	v->engine_data = NULL;
 	free_parts(x);
+}
+
+static void map_changed(void *all)
+{
+	interp_map_changed(all);
+}
+
+static void page_written(void *all, gpa_t gpa, unsigned len)
+{
+	cache_page_written(all, gpa, len);
+}
+
+/* What the processors of the group have together; the first makes it. */
+static struct interp_peers *take_peers(struct vcpu *v)
+{
+	struct vcpu_group *g = v->group;
+	struct interp_peers *all = g ? g->engine_shared : NULL;
+
+	if (!all) {
+		all = calloc(1, sizeof(*all));
+		if (!all)
+			return NULL;
+		memory_add_listener(v->mem, &(struct memory_listener){ map_changed, page_written, all });
+	}
+	if (g) {
+		g->engine_shared = all;
+		g->engine_users++;
+	}
+	return all;
+}
+
+static void drop_peers(struct vcpu *v, struct interp_peers *all)
+{
+	struct vcpu_group *g = v->group;
+
+	if (g && --g->engine_users)
+		return;
+	if (g)
+		g->engine_shared = NULL;
+	memory_remove_listener(v->mem, all);
+	free(all);
 }
 
 static int interp_attach(struct vcpu *v, struct error *e)
 {
 	struct interp *x = aligned_alloc(64, (sizeof(*x) + 63) & ~63ull);
+	struct interp_peers *all = x ? take_peers(v) : NULL;
 
-	if (!x)
+	if (!all) {
+		free(x);
 		return error_set(e, "engine interp: out of memory");
-	if (interp_init(v, x, ARENA_SIZE, e)) {
+	}
+	if (interp_init(v, x, ARENA_SIZE, all, e)) {
+		drop_peers(v, all);
 		free(x);
 		return -1;
 	}
@@ -84,6 +132,7 @@ static void interp_detach(struct vcpu *v)
 	struct interp *x = interp_of(v);
 
 	interp_fini(v, x);
+	drop_peers(v, x->peers);
 	free(x);
 }
 

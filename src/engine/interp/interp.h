@@ -20,6 +20,7 @@
 #ifndef ECTYPE_ENGINE_INTERP_INTERP_H
 #define ECTYPE_ENGINE_INTERP_INTERP_H
 
+#include "base/world.h"
 #include "cpu/event.h"
 #include "cpu/seg.h"
 #include "cpu/sys.h"
@@ -125,9 +126,18 @@ struct single {
 };
 #define SINGLES 256u
 
+/* The processors of a machine that have this engine, alone or inside another: code that one decoded another may write.
+ */
+struct interp_peers {
+	struct memory *mem;
+	unsigned n;
+	struct vcpu *v[WORLD_MAX];
+};
+
 #define PAGE_HASH_BITS 14
 struct interp {
 	struct vcpu *v;
+	struct interp_peers *peers;
 	struct jump_entry jump[1u << JUMP_CACHE_BITS];
 	struct code_page *pages[1u << PAGE_HASH_BITS];
 	u8 *arena;
@@ -269,8 +279,8 @@ void sync_icount(struct vcpu *v, const struct insn *i);
 struct block *cache_find(struct vcpu *v, u64 lin); /* NULL: fault in v->fault */
 /* The block at offset `off` of the page that `from` runs in; NULL: look it up by address. */
 struct block *cache_find_near(struct vcpu *v, unsigned off);
-/* Listener: a write hit a page with PAGE_CODE. Drops the page's blocks if it touched decoded bytes. */
-void cache_page_written(void *vcpu, gpa_t gpa, unsigned len);
+/* A write hit a page with PAGE_CODE. Who holds it drops the page's blocks if it touched bytes he decoded. */
+void cache_page_written(struct interp_peers *all, gpa_t gpa, unsigned len);
 void cache_flush(struct vcpu *v);
 /* Empties the arena if less is left of it, or of the thunks, than one block may take. Between blocks. */
 void cache_make_room(struct vcpu *v);
@@ -306,9 +316,11 @@ void interp_single(struct vcpu *v);
 bool interp_careful(const struct vcpu *v);
 /* Bit per enum fpu_need: such instructions are enabled. */
 u8 interp_fpu_enabled(const struct cpu *c);
-/* Make and undo what the engine keeps, for `x` at v->engine_data; `arena`: bytes for what was decoded. */
-int interp_init(struct vcpu *v, struct interp *x, size_t arena, struct error *e);
+/* Make and undo what the engine keeps, for `x` at v->engine_data, which is then one of `all`; `arena`: bytes for what
+ * was decoded. The caller listens to the memory map and passes on what happens: */
+int interp_init(struct vcpu *v, struct interp *x, size_t arena, struct interp_peers *all, struct error *e);
 void interp_fini(struct vcpu *v, struct interp *x);
+void interp_map_changed(struct interp_peers *all);
 
 /* thunk.c */
 struct thunk_cache *thunk_cache_create(struct error *e);
