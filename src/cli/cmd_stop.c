@@ -16,7 +16,7 @@
 
 #define V1 "/api/v1/"
 #define TIMEOUT_S 60
-#define FORCE_MS 5000 /* for the monitor to end by itself */
+#define FORCE_MS 3000 /* for the monitor to end by itself */
 #define STEP_MS 50
 
 struct target {
@@ -65,9 +65,10 @@ static bool kill_process(const struct target *t, int sig)
 
 static int by_force(const struct target *t)
 {
-	struct error e;
+	struct ctl_answer a;
 
-	ctl_order(t->name, "PUT", V1 "vm.shutdown", NULL, NULL, &e);
+	if (!ctl_ask(t->name, "PUT", V1 "vm.shutdown", NULL, FORCE_MS, &a, NULL))
+		ctl_answer_free(&a);
 	if (wait_end(t, FORCE_MS) || (kill_process(t, SIGTERM) && wait_end(t, FORCE_MS)) ||
 	    (kill_process(t, SIGKILL) && wait_end(t, FORCE_MS)))
 		return EXIT_OK;

@@ -23,8 +23,10 @@ const char *report_state(const struct api_machine *m, const struct snapshot *s)
 static void put_string(json_t *o, const char *key, const char *value)
 {
 	/* paths and command lines need not be UTF-8 */
+	json_t *text = value ? json_string(value) : NULL;
+
 	if (value)
-		json_object_set_new(o, key, json_string(value) ? json_string(value) : json_string("(not UTF-8)"));
+		json_object_set_new(o, key, text ? text : json_string("(not UTF-8)"));
 }
 
 static json_t *payload(const struct machine_config *c)
