@@ -23,3 +23,15 @@ void thread_masked(void (*fn)(void *), void *arg)
 	fn(arg);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
+
+void thread_take_faults(void)
+{
+	sigset_t faults;
+
+	sigemptyset(&faults);
+	sigaddset(&faults, SIGSEGV);
+	sigaddset(&faults, SIGBUS);
+	sigaddset(&faults, SIGFPE);
+	sigaddset(&faults, SIGILL);
+	pthread_sigmask(SIG_UNBLOCK, &faults, NULL);
+}
