@@ -138,6 +138,8 @@ int machine_cpus_attach(struct machine *m, struct error *e)
 {
 	m->group.parallel = can_be_parallel(m);
 	m->group.world = m->group.parallel ? &m->world : NULL;
+	/* time is the count, also while no deadline gives the engine a budget */
+	m->cfg.engine_options.count |= m->cfg.clock == MACHINE_CLOCK_VIRTUAL;
 	/* devices run on the one thread; other processes know no such order */
 	m->cfg.engine_options.alone = !m->group.parallel && !m->cfg.vhost_users;
 	for (unsigned n = 0; n < m->cfg.cpus; n++) {
