@@ -36,6 +36,9 @@ struct machine_cpu {
 	u8 sipi_vector; /* of ASKED_SIPI */
 	u64 tsc_offset; /* the APIC's timer knows of */
 	bool parked;	/* its thread waits until the machine goes on */
+	/* its own thread alone */
+	unsigned depth;		       /* how often it holds the machine's lock by machine_lock() */
+	struct machine_cpu *waits_for; /* it has sent that one an INIT */
 	/* its own thread, any other */
 	_Atomic u32 sleeping; /* its thread waits, or is about to, on v->event */
 	u64 poll_window;      /* ns; for disks (poll.c) */
@@ -58,8 +61,8 @@ struct machine {
 	unsigned turn; /* whose it is */
 	u64 turn_left; /* instructions */
 	/* parallel (parallel.c), under the lock */
-	bool pausing, quitting; /* the threads of all but processor 0 are to park, to end */
-	pthread_cond_t parked, go_on;
+	bool pausing, quitting;		      /* the threads of all but processor 0 are to park, to end */
+	pthread_cond_t parked, go_on, served; /* served: an INIT was taken, or is not to be waited for */
 	struct memory *mem;
 	struct portmap *ports;
 	struct door *door;
