@@ -36,11 +36,6 @@ static bool is_odd(const struct dinsn *d)
 	return false;
 }
 
-static bool is_pause(const struct dinsn *d)
-{
-	return d->map == 0 && d->mnemonic == ZYDIS_MNEMONIC_PAUSE;
-}
-
 static bool is_nop(const struct dinsn *d)
 {
 	if (d->map == 1)
@@ -330,10 +325,6 @@ static bool emit_group(struct tr *t, bool *ends, bool *cut)
 	switch ((enum group)t->g->group) {
 	case GROUP_NOP:
 		note->how = HOW_NOP;
-		if (t->x->sh->parallel && is_pause(t->d)) {
-			islands(t, 40, true);
-			put_bytes(&t->e, (const u8[]){ 0xf3, 0x90 }, 2);
-		}
 		return true;
 	case GROUP_DIRECTION:
 		emit_direction(t, t->d->mnemonic == ZYDIS_MNEMONIC_STD);
