@@ -87,6 +87,9 @@ static void *cpu_main(void *opaque)
 
 	thread_take_faults();
 	machine_set_current(c);
+	/* so that the world knows this thread before it runs device code */
+	world_enter(&m->world, c->v->index);
+	world_leave(&m->world, c->v->index);
 	loop_lock(c);
 	for (;;) {
 		if (m->pausing)
