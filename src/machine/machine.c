@@ -48,7 +48,6 @@ static int check_config(struct machine *m, struct error *e)
 {
 	const struct machine_config *c = &m->cfg;
 	u64 host = (u64)sysconf(_SC_PHYS_PAGES) * (u64)sysconf(_SC_PAGESIZE);
-	bool exact = c->clock == MACHINE_CLOCK_VIRTUAL || c->insn_limit;
 
 	if (c->memory < LAYOUT_RAM_MIN || c->memory % MiB)
 		return error_set(e, "memory must be at least %llu MiB and whole MiB", LAYOUT_RAM_MIN / MiB);
@@ -71,8 +70,8 @@ static int check_config(struct machine *m, struct error *e)
 		return error_set(e, "an initrd or a command line needs a kernel");
 	if (machine_boot_check(c, e))
 		return -1;
-	m->engine = engine_choose_for(c->engine ? c->engine : "auto", exact ? ENGINE_EXACT_ICOUNT : 0,
-				      "the virtual clock, which counts instructions,", &m->verdict, e);
+	m->engine = engine_choose_for(c->engine ? c->engine : "auto", machine_engine_caps(c), MACHINE_CAPS_PURPOSE,
+				      &m->verdict, e);
 	if (!m->engine)
 		return -1;
 	if (engine_options_translator(&c->engine_options) && !(m->engine->caps & ENGINE_TRANSLATES))
@@ -241,7 +240,9 @@ static void set_running(struct machine *m, bool running)
 {
 	pthread_mutex_lock(&m->call_lock);
 	m->running = running;
+	m->over = !running;
 	m->thread = pthread_self();
+	pthread_cond_broadcast(&m->call_done);
 	pthread_mutex_unlock(&m->call_lock);
 }
 
@@ -288,9 +289,13 @@ void machine_run(struct machine *m, struct machine_result *out)
 		*out = m->result;
 		return;
 	}
+	m->run_start = start;
+	m->uncounted |= (m->engine->caps & ENGINE_COUNTS_IF_ASKED) != 0;
+	m->uncountable |= !(m->engine->caps & ENGINE_EXACT_ICOUNT);
 	set_running(m, true);
 	machine_streams_start(m);
-	clock_start(m->clock);
+	if (!atomic_load(&m->paused))
+		clock_start(m->clock);
 	machine_loop(m);
 	clock_stop(m->clock);
 	machine_streams_stop(m);
@@ -301,6 +306,7 @@ void machine_run(struct machine *m, struct machine_result *out)
 	wake_stop(m);
 	atomic_store(&m->stop, false);
 	m->run_ns += host_ns() - start;
+	m->run_start = 0;
 	*out = m->result;
 }
 

@@ -135,21 +135,53 @@ const struct cpu_limits *kvm_limits(const struct kvm_host *h)
 }
 
 static struct kvm_host the_host = { .fd = -1 };
+static pthread_mutex_t host_lock = PTHREAD_MUTEX_INITIALIZER;
+static bool kept; /* /dev/kvm stays open */
 
-static void look_once(void)
+/* Looked at once; opened again where it was let go. */
+static void open_host(void)
 {
-	if (look(&the_host) && the_host.fd >= 0) {
-		close(the_host.fd);
-		the_host.fd = -1;
+	static bool looked;
+
+	if (the_host.fd >= 0 || (looked && the_host.msrs == 0))
+		return;
+	if (!looked) {
+		looked = true;
+		if (look(&the_host)) {
+			the_host.msrs = 0;
+			close(the_host.fd);
+			the_host.fd = -1;
+		}
+		return;
 	}
+	the_host.fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (the_host.fd < 0)
+		snprintf(
+		    the_host.why, sizeof(the_host.why),
+		    "cannot open /dev/kvm any more (%s): a machine in the jail needs --cpu-model kvm to go over to it",
+		    strerror(errno));
 }
 
 const struct kvm_host *kvm_host(const char **why)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	const struct kvm_host *h;
 
-	pthread_once(&once, look_once);
+	pthread_mutex_lock(&host_lock);
+	open_host();
+	h = the_host.fd < 0 ? NULL : &the_host;
 	if (why)
 		*why = the_host.why;
-	return the_host.fd < 0 ? NULL : &the_host;
+	pthread_mutex_unlock(&host_lock);
+	return h;
+}
+
+void kvm_host_keep(bool keep)
+{
+	pthread_mutex_lock(&host_lock);
+	kept |= keep;
+	if (!kept && the_host.fd >= 0) {
+		close(the_host.fd);
+		the_host.fd = -1;
+	}
+	pthread_mutex_unlock(&host_lock);
 }

@@ -25,6 +25,7 @@ static void kvm_probe(struct engine_verdict *out)
 	}
 	out->usable = true;
 	out->advisable = kvm_fast(h, out->reason, sizeof(out->reason));
+	kvm_host_keep(false);
 }
 
 /* VMCALL is answered in the kernel, which has no interrupt controller and no run queue of ours; a flush of the TLB by a
@@ -38,6 +39,7 @@ static int kvm_needs(struct engine_needs *out, struct error *e)
 
 	if (!h)
 		return error_set(e, "engine kvm: %s", why);
+	kvm_host_keep(true);
 	out->limited = true;
 	out->cpu = *kvm_limits(h);
 	out->pv_missing = PV_NOT_OURS;

@@ -41,8 +41,10 @@ struct kvm_host {
 	unsigned msrs;
 	struct cpu_limits limits;
 };
-/* NULL if there is none that is complete enough; *why says what is missing. Opens /dev/kvm and keeps it open. */
+/* NULL if there is none that is complete enough; *why says what is missing. Opens /dev/kvm. */
 const struct kvm_host *kvm_host(const char **why);
+/* From now on /dev/kvm stays open for this process; or, if nobody wants that, it is closed until it is asked for. */
+void kvm_host_keep(bool keep);
 /* What a guest of this KVM may be offered: what KVM lists, and what it shows anyway. */
 const struct cpu_limits *kvm_limits(const struct kvm_host *h);
 
