@@ -86,7 +86,7 @@ bool boot_is_firmware(const struct boot_image *b);
 /*
  * Copies kernel, initrd, command line and boot structures into RAM and sets
  * the processor's registers for the entry (after cpu_reset()); also what
- * firmware would have left behind: the MTRRs, the BIOS data area, interrupt
+ * firmware would have left behind: the MTRRs (of all processors of its group), the BIOS data area, interrupt
  * vectors that refuse every BIOS call. The F segment must be RAM then. For
  * firmware: leaves the processor at the reset vector. The caller tells the
  * MMU and the engine that the processor's mode changed.

@@ -317,6 +317,8 @@ void boot_place(struct boot_image *b, struct memory *m, const struct boot_layout
 	place_legacy(m);
 	for (unsigned i = 0; i < b->chunks; i++)
 		place_chunk(&b->chunk[i], m);
-	place_mtrr(&v->cpu, boot_low_ram(b->memory), v->model->phys_bits);
+	/* firmware sets them on all processors alike (12.11.8) */
+	for (unsigned n = 0; n < (v->group ? v->group->count : 1); n++)
+		place_mtrr(v->group ? &v->group->vcpu[n]->cpu : &v->cpu, boot_low_ram(b->memory), v->model->phys_bits);
 	protocols[b->kind]->place(b, m, l, &v->cpu);
 }

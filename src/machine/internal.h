@@ -67,6 +67,7 @@ struct machine {
 
 	struct board board;
 	struct lapic_bus *lapics;
+	struct pv *pv; /* pv.c; NULL: no paravirtual interface */
 	struct device *pic, *ioapic, *q35, *uart[MACHINE_SERIALS];
 	struct virtio *console, *balloon; /* NULL: none */
 	struct {

@@ -20,6 +20,7 @@
 
 #include "cpu/event.h"
 #include "cpu/linear.h"
+#include "machine/pv.h"
 #include "replay/door.h"
 
 static void end(struct machine *m, enum machine_end how, int exit_code, const char *text)
@@ -148,11 +149,30 @@ static void settle(struct machine_cpu *c)
 /* Long enough that changing over costs little, short enough for a processor that waits for another's answer. */
 #define TURN 10000u
 
+static void take_turn(struct machine *m, unsigned n)
+{
+	struct vcpu *v = m->cpu[m->turn].v;
+
+	fpu_park(v);
+	if (n != m->turn && v->cpu.activity == ACT_RUNNING)
+		pv_preempted(m, m->turn);
+	m->turn = n;
+	m->turn_left = TURN;
+	clock_set_source(m->clock, &m->cpu[n].v->icount);
+}
+
+void machine_take_turn(struct machine *m, unsigned n)
+{
+	assert(n < m->cfg.cpus);
+	if (n != m->turn)
+		take_turn(m, n);
+}
+
 static bool next_turn(struct machine *m)
 {
 	struct machine_cpu *c = &m->cpu[m->turn];
 
-	if ((m->turn_left || m->cfg.cpus == 1) && cpu_runnable(c))
+	if ((m->turn_left || m->cfg.cpus == 1 || m->stepping) && cpu_runnable(c))
 		return true;
 	for (unsigned i = 1; i <= m->cfg.cpus; i++) {
 		unsigned n = (m->turn + i) % m->cfg.cpus;
@@ -160,10 +180,7 @@ static bool next_turn(struct machine *m)
 		if (!cpu_runnable(&m->cpu[n]))
 			continue;
 		settle(c);
-		fpu_park(c->v);
-		m->turn = n;
-		m->turn_left = TURN;
-		clock_set_source(m->clock, &m->cpu[n].v->icount);
+		take_turn(m, n);
 		return true;
 	}
 	return false;
@@ -228,7 +245,9 @@ static void idle(struct machine *m)
 	}
 	u64 start = host_ns();
 
+	pv_sleep(m, 0);
 	poll_sleep(c, next);
+	pv_wake(m, 0);
 	c->halted_ns += host_ns() - start;
 }
 
@@ -260,6 +279,8 @@ static void run_engine(struct machine *m)
 	struct machine_cpu *c = &m->cpu[m->turn];
 	struct run_budget b = { .insns = budget(m) };
 	u64 before = c->v->icount;
+
+	pv_enter(m, m->turn);
 	enum vcpu_exit why = c->v->engine->run(c->v, &b);
 
 	assert(why < VCPU_EXIT_COUNT);

@@ -50,10 +50,12 @@ struct machine_config {
 	const char *name;
 	u64 memory;	    /* bytes, multiple of 1 MiB */
 	unsigned cpus;	    /* 1 to MACHINE_CPUS_MAX */
+	bool turns;	    /* several take turns on one thread, whatever the engine can: for a debugger */
 	const char *engine; /* "auto" or a name */
 	enum machine_clock clock;
 	u64 seed;	       /* of the virtual clock's random numbers */
 	const char *cpu_model; /* "host" or x86-64-v2.. */
+	u32 pv;		       /* paravirtual interface: PV_* of cpu/pv.h; 0: none */
 	/* what to boot: exactly one of kernel and firmware */
 	const char *kernel, *initrd, *append;
 	const char *firmware;	   /* path, "seabios" or "ovmf" */
@@ -141,6 +143,8 @@ unsigned machine_cpus(const struct machine *m);
 u64 machine_icount(const struct machine *m);
 /* Whose turn it is, where processors take turns (loop.c); else 0. */
 unsigned machine_turn(const struct machine *m);
+/* It is processor `n`'s turn, unless it is halted: what a debugger steps. */
+void machine_take_turn(struct machine *m, unsigned n);
 struct memory *machine_memory(struct machine *m);
 struct clock *machine_clock(struct machine *m);
 struct board *machine_board(struct machine *m);

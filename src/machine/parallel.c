@@ -12,6 +12,7 @@
 
 #include "base/thread.h"
 #include "machine/internal.h"
+#include "machine/pv.h"
 #include "replay/door.h"
 
 /* One run of the engine, without the lock. */
@@ -22,6 +23,7 @@ static void run_unlocked(struct machine_cpu *c)
 	unsigned who = c->v->index;
 	enum vcpu_exit why;
 
+	pv_enter(m, who);
 	pthread_mutex_unlock(&m->lock);
 	world_enter(&m->world, who);
 	why = c->v->engine->run(c->v, &unlimited);
@@ -39,7 +41,10 @@ static void sleep_unlocked(struct machine_cpu *c, u64 deadline)
 	pthread_mutex_unlock(&m->lock);
 	u64 start = host_ns();
 
+	pv_sleep(m, c->v->index);
 	bool found = poll_sleep(c, deadline);
+
+	pv_wake(m, c->v->index);
 	u64 slept = host_ns() - start;
 
 	pthread_mutex_lock(&m->lock);
@@ -66,6 +71,7 @@ static void *cpu_main(void *opaque)
 	struct machine_cpu *c = opaque;
 	struct machine *m = c->m;
 
+	thread_take_faults();
 	machine_set_current(c);
 	pthread_mutex_lock(&m->lock);
 	for (;;) {

@@ -5,6 +5,7 @@
 
 #include "cpu/linear.h"
 #include "machine/internal.h"
+#include "machine/pv.h"
 #include "mem/mmu.h"
 
 /* Of parallel threads: the processor this one runs. */
@@ -130,7 +131,7 @@ void machine_cpus_destroy(struct machine *m)
 static bool can_be_parallel(const struct machine *m)
 {
 	return m->cfg.cpus > 1 && (m->engine->caps & ENGINE_SMP) && m->cfg.clock == MACHINE_CLOCK_REAL &&
-	       !m->has_debugger && !m->cfg.insn_limit;
+	       !m->cfg.turns && !m->cfg.insn_limit;
 }
 
 int machine_cpus_attach(struct machine *m, struct error *e)
@@ -202,6 +203,7 @@ unsigned machine_turn(const struct machine *m)
 static void init_cpu(struct machine_cpu *c)
 {
 	lapic_reset(lapic_of(c->m->lapics, c->v->index), true);
+	pv_init_cpu(c->m, c->v->index);
 	cpu_reset(c->v, true);
 	changed(c->v);
 }

@@ -56,7 +56,6 @@ static u64 deadline_ns(struct lapic *l)
 
 void lapic_timer_update(struct lapic *l)
 {
-	struct clock *c = l->bus->board->clock;
 	u64 when = CLOCK_NEVER;
 
 	if (!lapic_hw_enabled(l)) {
@@ -66,10 +65,9 @@ void lapic_timer_update(struct lapic *l)
 	if (mode_of(l) == LVT_TIMER_TSC_DEADLINE) {
 		if (l->tsc_deadline)
 			when = deadline_ns(l);
-	} else if (l->count) {
-		settle(l, clock_now(c));
-		if (l->count && !(l->lvt[LVT_TIMER] & LVT_MASKED))
-			when = l->start + l->count * divider(l);
+	} else if (l->count && !(l->lvt[LVT_TIMER] & LVT_MASKED)) {
+		/* Perhaps past by now: it is an event all the same. */
+		when = l->start + l->count * divider(l);
 	}
 	if (when == CLOCK_NEVER)
 		timer_cancel(l->timer);
@@ -96,24 +94,32 @@ void lapic_timer_fn(void *opaque)
 		return;
 	}
 	lapic_local_interrupt(l, LVT_TIMER);
+	settle(l, clock_now(l->bus->board->clock));
 	lapic_timer_update(l);
 }
 
 /* What is due happens before a register changes, though the clock has not
- * come round to it yet. */
-static void catch_up(struct lapic *l)
+ * come round to it yet. The moment that was looked at: a one-shot count that
+ * ends behind it has its event still to come. */
+static u64 catch_up(struct lapic *l)
 {
-	if (!timer_armed(l->timer) || timer_deadline(l->timer) > clock_now(l->bus->board->clock))
-		return;
+	u64 now = clock_now(l->bus->board->clock);
+
+	if (!timer_armed(l->timer)) {
+		settle(l, now);
+		return now;
+	}
+	if (timer_deadline(l->timer) > now)
+		return now;
 	timer_cancel(l->timer);
 	lapic_timer_fn(l);
+	return clock_now(l->bus->board->clock);
 }
 
-u32 lapic_timer_count(struct lapic *l)
+static u32 count_at(const struct lapic *l, u64 now)
 {
 	if (mode_of(l) == LVT_TIMER_TSC_DEADLINE || !l->count)
 		return 0;
-	u64 now = clock_now(l->bus->board->clock);
 
 	/* An event that is due but has not been delivered must not be lost, so
 	 * the state stays; only the answer is computed. */
@@ -124,6 +130,11 @@ u32 lapic_timer_count(struct lapic *l)
 	if (mode_of(l) != LVT_TIMER_PERIODIC)
 		return 0;
 	return l->init_count - (u32)((passed - l->count) % l->init_count);
+}
+
+u32 lapic_timer_count(struct lapic *l)
+{
+	return count_at(l, clock_now(l->bus->board->clock));
 }
 
 void lapic_timer_set_init(struct lapic *l, u32 count)
@@ -138,14 +149,14 @@ void lapic_timer_set_init(struct lapic *l, u32 count)
 
 void lapic_timer_set_divide(struct lapic *l, u32 divide)
 {
-	catch_up(l);
+	u64 now = catch_up(l);
 	/* The count goes on from where it is, at the new pace. */
-	u32 count = lapic_timer_count(l);
+	u32 count = count_at(l, now);
 
 	l->divide = divide & 0xb;
 	if (l->count) {
 		l->count = count;
-		l->start = clock_now(l->bus->board->clock);
+		l->start = now;
 	}
 	lapic_timer_update(l);
 }
@@ -155,7 +166,6 @@ void lapic_timer_set_lvt(struct lapic *l, u32 lvt)
 	bool was = mode_of(l) == LVT_TIMER_TSC_DEADLINE;
 
 	catch_up(l);
-	settle(l, clock_now(l->bus->board->clock));
 	l->lvt[LVT_TIMER] = lvt;
 	/* Going to or from TSC-deadline mode disarms the timer, 11.5.4.1. */
 	if (was != (mode_of(l) == LVT_TIMER_TSC_DEADLINE)) {
