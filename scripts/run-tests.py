@@ -164,6 +164,7 @@ GUEST = {
     "memtest.py": (240, False, ("dbt",), ("interp",)),
     "net.py": (300, False, ("dbt",), ("interp",)),
     "share.py": (180, False, ("dbt",), ("interp",)),
+    "smp.py": (420, False, ("dbt",), ("interp",)),
     "streams.py": (120, False, ("dbt",), ("interp",)),
     "stress.py": (480, False, ("dbt",), ("interp",)),
     "terminal.py": (240, True, ("dbt",), ("interp",)),
