@@ -185,6 +185,7 @@ static int build(struct run *r, struct error *e)
 			return -1;
 		r->o.machine.engine_options.symbols = r->symbols;
 	}
+	r->o.machine.turns = r->o.gdb;
 	if (r->o.gdb) {
 		r->gdb_fd = gdb_listen(r->o.gdb, e);
 		if (r->gdb_fd < 0)

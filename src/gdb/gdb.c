@@ -156,6 +156,16 @@ static bool t_stopping(void *t)
 	return machine_stopping(((struct gdb *)t)->m);
 }
 
+static unsigned t_stopped(void *t)
+{
+	return machine_turn(((struct gdb *)t)->m);
+}
+
+static void t_choose(void *t, unsigned n)
+{
+	machine_take_turn(((struct gdb *)t)->m, n);
+}
+
 static const struct gdb_target_ops target_ops = {
 	.vcpu = t_vcpu,
 	.translate = t_translate,
@@ -169,6 +179,8 @@ static const struct gdb_target_ops target_ops = {
 	.points_changed = t_points_changed,
 	.state_changed = t_state_changed,
 	.reset = t_reset,
+	.stopped = t_stopped,
+	.choose = t_choose,
 	.registers = t_registers,
 	.map = t_map,
 	.stats = t_stats,

@@ -186,6 +186,8 @@ void gdb_stub_stopped(struct gdb_stub *s, enum debug_stop why)
 	if (!s->running)
 		return;
 	s->running = false;
+	if (s->t->ops->stopped)
+		s->cpu = s->t->ops->stopped(s->t->opaque);
 	stop_reply(s);
 	send_reply(s);
 }
@@ -390,6 +392,8 @@ static void go(struct gdb_stub *s, enum gdb_action action)
 {
 	s->running = true;
 	s->action = action;
+	if (action == GDB_STEP && s->t->ops->choose)
+		s->t->ops->choose(s->t->opaque, s->cpu);
 }
 
 /* c, s: [addr]; C, S: sig[;addr]. Signals mean nothing to a machine. */
@@ -412,7 +416,7 @@ static void resume(struct gdb_stub *s, struct args *a, enum gdb_action action, b
 	go(s, action);
 }
 
-/* vCont;action[:thread]...: the leftmost that names the current thread counts. */
+/* vCont;action[:thread]...: the leftmost that names the current thread, which is one that is to be stepped, counts. */
 static void vcont(struct gdb_stub *s, struct args *a)
 {
 	enum gdb_action action = GDB_WAIT;
@@ -430,6 +434,8 @@ static void vcont(struct gdb_stub *s, struct args *a)
 			goto bad;
 		if (thread > 0 && !thread_exists(s, thread))
 			goto bad;
+		if (thread > 0 && (what == 's' || what == 'S'))
+			s->cpu = (unsigned)thread - 1;
 		if (action == GDB_WAIT && (thread <= 0 || (u64)thread == s->cpu + 1))
 			action = what == 'c' || what == 'C' ? GDB_CONTINUE : GDB_STEP;
 	}

@@ -39,6 +39,9 @@ struct gdb_target_ops {
 	void (*points_changed)(void *t, struct vcpu *v); /* v->debug */
 	void (*state_changed)(void *t, struct vcpu *v);	 /* registers were written */
 	void (*reset)(void *t);
+	/* The processor that stopped; the one that is to run next (a step). NULL: there is one. */
+	unsigned (*stopped)(void *t);
+	void (*choose)(void *t, unsigned n);
 	void (*registers)(void *t, unsigned cpu, gdb_line_fn line, void *opaque);
 	void (*map)(void *t, gdb_line_fn line, void *opaque);
 	void (*stats)(void *t, gdb_line_fn line, void *opaque);

@@ -148,11 +148,26 @@ static void settle(struct machine_cpu *c)
 /* Long enough that changing over costs little, short enough for a processor that waits for another's answer. */
 #define TURN 10000u
 
+static void take_turn(struct machine *m, unsigned n)
+{
+	fpu_park(m->cpu[m->turn].v);
+	m->turn = n;
+	m->turn_left = TURN;
+	clock_set_source(m->clock, &m->cpu[n].v->icount);
+}
+
+void machine_take_turn(struct machine *m, unsigned n)
+{
+	assert(n < m->cfg.cpus);
+	if (n != m->turn)
+		take_turn(m, n);
+}
+
 static bool next_turn(struct machine *m)
 {
 	struct machine_cpu *c = &m->cpu[m->turn];
 
-	if ((m->turn_left || m->cfg.cpus == 1) && cpu_runnable(c))
+	if ((m->turn_left || m->cfg.cpus == 1 || m->stepping) && cpu_runnable(c))
 		return true;
 	for (unsigned i = 1; i <= m->cfg.cpus; i++) {
 		unsigned n = (m->turn + i) % m->cfg.cpus;
@@ -160,10 +175,7 @@ static bool next_turn(struct machine *m)
 		if (!cpu_runnable(&m->cpu[n]))
 			continue;
 		settle(c);
-		fpu_park(c->v);
-		m->turn = n;
-		m->turn_left = TURN;
-		clock_set_source(m->clock, &m->cpu[n].v->icount);
+		take_turn(m, n);
 		return true;
 	}
 	return false;

@@ -50,6 +50,7 @@ struct machine_config {
 	const char *name;
 	u64 memory;	    /* bytes, multiple of 1 MiB */
 	unsigned cpus;	    /* 1 to MACHINE_CPUS_MAX */
+	bool turns;	    /* several take turns on one thread, whatever the engine can: for a debugger */
 	const char *engine; /* "auto" or a name */
 	enum machine_clock clock;
 	u64 seed;	       /* of the virtual clock's random numbers */
@@ -141,6 +142,8 @@ unsigned machine_cpus(const struct machine *m);
 u64 machine_icount(const struct machine *m);
 /* Whose turn it is, where processors take turns (loop.c); else 0. */
 unsigned machine_turn(const struct machine *m);
+/* It is processor `n`'s turn, unless it is halted: what a debugger steps. */
+void machine_take_turn(struct machine *m, unsigned n);
 struct memory *machine_memory(struct machine *m);
 struct clock *machine_clock(struct machine *m);
 struct board *machine_board(struct machine *m);

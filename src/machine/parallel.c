@@ -62,6 +62,7 @@ static void *cpu_main(void *opaque)
 	struct machine_cpu *c = opaque;
 	struct machine *m = c->m;
 
+	thread_take_faults();
 	machine_set_current(c);
 	pthread_mutex_lock(&m->lock);
 	for (;;) {

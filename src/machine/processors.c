@@ -130,7 +130,7 @@ void machine_cpus_destroy(struct machine *m)
 static bool can_be_parallel(const struct machine *m)
 {
 	return m->cfg.cpus > 1 && (m->engine->caps & ENGINE_SMP) && m->cfg.clock == MACHINE_CLOCK_REAL &&
-	       !m->has_debugger && !m->cfg.insn_limit;
+	       !m->cfg.turns && !m->cfg.insn_limit;
 }
 
 int machine_cpus_attach(struct machine *m, struct error *e)
