@@ -5,15 +5,19 @@ smp.py [--engine NAME] [--cpus N,N...] [--long]
 
 All are up and named rightly, programs run where they are pinned, interrupts
 come to each, processors go and come again, the machine starts anew with all of
-them, and the kernel has nothing to complain of. --long: 1, 2, 4, 8 and 64
+them, and the kernel has nothing to complain of; programs that load all of them
+(smp_load.c) compute what they should. --long: 1, 2, 4, 8 and 64
 processors, the generic kernel too, and processors that go and come under load.
 """
 import argparse
+import os
 import re
+import subprocess
 import sys
+import tempfile
 
 from boot import BAD, KNOWN
-from guest import PROMPT, IS_QEMU, Timeout, finish, linux, ok
+from guest import PROMPT, IS_QEMU, ROOT, Timeout, finish, linux, make_initramfs, ok
 
 # QEMU's own: its topology and its time stamp counter's flags are not those of a real processor.
 MORE_BAD = re.compile(r"inconsistent .* MTRR|MTRR.*inconsistent|smpboot: do_boot_cpu failed|not responding|CPU\d+: failed|"
@@ -113,6 +117,34 @@ def hotplug(g, name, n, rounds):
     ok(f"{name}: and work", out.strip() == str(n - 1), out)
 
 
+# smp_load's parts with their rounds, for --long 20 times as many.
+LOADS = (("messages", 30), ("threads", 60), ("mappings", 100), ("code", 100))
+
+
+def load(n, factor):
+    """smp_load.c on all processors, and with more threads than there are."""
+    name = f"{n} processors, load"
+    with tempfile.TemporaryDirectory() as tmp:
+        program, initrd = os.path.join(tmp, "smp_load"), os.path.join(tmp, "initrd")
+        subprocess.run([os.environ.get("CC", "cc"), "-O2", "-static", "-pthread", "-o", program,
+                        os.path.join(ROOT, "tests/guest/smp_load.c")], check=True)
+        script = "".join(f"echo ran {part} {threads} $(smp_load {part} {rounds * factor} {threads} 2>&1 | tr '\\n' ' ')\n"
+                         for part, rounds in LOADS for threads in (n, 2 * n))
+        make_initramfs(initrd, script + "echo == dmesg; dmesg; echo == end\n", "bin/smp_load=" + program)
+        with linux("--cpus", n, initrd=initrd) as g:
+            status = g.wait(240 * (1 + factor / 4))
+            ok(f"{name}: the guest powers off, status 0", status == 0, f"{status}\n{g.errors()}\n{g.text[-1500:]}")
+            for part, _ in LOADS:
+                for threads in (n, 2 * n):
+                    m = re.search(rf"^ran {part} {threads} (.*)$", g.text, re.M)
+                    ok(f"{name}: {part}, {threads} threads", m and f"{part} ok" in m.group(1), m and m.group())
+                    if m:
+                        print(f"# {m.group().strip()}")
+            text = g.text[g.text.find("== dmesg"):]
+            found = [l for l in text.splitlines() if (BAD.search(l) or MORE_BAD.search(l)) and not any(k.search(l) for k in KNOWN)]
+            ok(f"{name}: dmesg has no complaint", len(text) > 5000 and not found, "\n".join(found))
+
+
 def run(n, kernel, rounds):
     name = f"{n} processors" + (", generic kernel" if "generic" in kernel else "")
     with linux("--cpus", n, kernel=kernel) as g:
@@ -149,6 +181,7 @@ def main():
     a = p.parse_args()
     for n in (a.cpus or ("1,2,4,8,64" if a.long else "2,4")).split(","):
         run(int(n), "vmlinuz", 0 if int(n) > 8 else 10 if a.long else 1)
+    load(4, 20 if a.long else 1)
     if a.long:
         run(4, "vmlinuz-generic", 10)
     finish()
