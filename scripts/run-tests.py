@@ -197,6 +197,8 @@ def long():
         Job("long: smp.py, up to 64 processors (dbt)", ["tests/guest/smp.py", "--long", "--engine", "dbt"], 3600),
         Job("long: stress.py, 4 processors (dbt)",
             ["tests/guest/stress.py", "--minutes", "15", "--cpus", "4", "--engine", "dbt"], 3600),
+        Job("long: torture.py, 15 minutes each (dbt)",
+            ["tests/guest/torture.py", "--minutes", "15", "--engine", "dbt"], 5400),
         Job("long: block, writers killed", ["tests/block/killed.py", "--rounds", "100"], 900),
         Job("long: 400 machines killed", ["tests/guest/killsafe.py", "--engine", "dbt", "--rounds", "100"], 3600),
         Job("long: lockstep, compile.py", ["tests/lockstep/compile.py"], 3600),
