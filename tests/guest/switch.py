@@ -166,7 +166,7 @@ def one(cpus, count, engines, port):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--switches", type=int, default=1000)
+    p.add_argument("--switches", type=int, default=60)
     p.add_argument("--cpus", default="1,4")
     p.add_argument("--to", default="interp", help="the other engine")
     a = p.parse_args()
