@@ -37,6 +37,7 @@ static struct {
 	unsigned waiting;
 	u64 cr8;
 	bool triple;
+	unsigned nmis;
 	void (*on_out)(u8 byte);
 } rig;
 
@@ -487,7 +488,7 @@ __asm__(
 "1:	sti; hlt; cli; cmpw $3, %bx; jb 1b\n"
 "	hlt\n"
 "irq_handler: incw %bx; movb %bl, %al; outb %al, $0xe9; iretw\n"
-"nmi_handler: incw %bp; iretw\n"
+"nmi_handler: incw %bp; outb %al, $0xe9; iretw\n"
 "irq_end:\n"
 "spin_code: 1: incl %eax; jmp 1b\n"
 "spin_end:\n"
@@ -727,6 +728,16 @@ static void test_kick(void **state)
 	assert_true(rig.v->cpu.rip >= CODE && rig.v->cpu.rip < CODE + 8);
 }
 
+/* In the handler of the first NMI another two come: one waits for IRET. */
+static void more_nmis(u8 byte)
+{
+	if (rig.v->cpu.nmi_pending || rig.nmis == 2)
+		return;
+	rig.nmis++;
+	rig.v->cpu.nmi_pending = true;
+	vcpu_raise(rig.v, EV_NMI);
+}
+
 static void test_interrupts(void **state)
 {
 	attach(&engine_kvm);
@@ -746,8 +757,9 @@ static void test_interrupts(void **state)
 	assert_int_equal(rig.waiting, 1);
 	rig.v->cpu.nmi_pending = true;
 	vcpu_raise(rig.v, EV_NMI);
+	rig.on_out = more_nmis;
 	run();
-	assert_int_equal((u16)rig.v->cpu.gpr[REG_RBP], 1);
+	assert_int_equal((u16)rig.v->cpu.gpr[REG_RBP], 3);
 	assert_false(rig.v->cpu.nmi_pending || rig.v->cpu.nmi_blocked);
 }
 
