@@ -38,6 +38,7 @@ struct machine_cpu {
 	bool parked;	/* its thread waits until the machine goes on */
 	/* its own thread, any other */
 	_Atomic u32 sleeping; /* its thread waits, or is about to, on v->event */
+	u64 poll_window;      /* ns; for disks (poll.c) */
 	pthread_t thread;     /* of all but processor 0, while machine_run() lasts (parallel.c) */
 	/* its own thread: host TSC at its last PAUSE, and at the first of those that followed each other closely */
 	u64 pause_last, pause_first;
@@ -201,6 +202,12 @@ void wake_machine(struct machine *m, u32 events);
 void wake_cpu(struct machine *m, unsigned n, u32 events);
 /* The thread of `c` sleeps until an event of it is raised or, with a real clock, guest time `deadline`. */
 void wake_sleep(struct machine_cpu *c, u64 deadline);
-u64 host_ns(void); /* for statistics alone */
+/* Whether wake_sleep() would return at once. */
+bool wake_pending(const struct machine_cpu *c);
+u64 host_ns(void); /* for statistics and how long to poll, alone */
+
+/* poll.c: wake_sleep(), after looking for completions of the disks' requests for a while if there are any. True if it
+ * found some: the door has something. */
+bool poll_sleep(struct machine_cpu *c, u64 deadline);
 
 #endif

@@ -13,6 +13,7 @@
 #include "base/thread.h"
 #include "machine/internal.h"
 #include "machine/pv.h"
+#include "replay/door.h"
 
 /* One run of the engine, without the lock. */
 static void run_unlocked(struct machine_cpu *c)
@@ -41,11 +42,15 @@ static void sleep_unlocked(struct machine_cpu *c, u64 deadline)
 	u64 start = host_ns();
 
 	pv_sleep(m, c->v->index);
-	wake_sleep(c, deadline);
+	bool found = poll_sleep(c, deadline);
+
 	pv_wake(m, c->v->index);
 	u64 slept = host_ns() - start;
 
 	pthread_mutex_lock(&m->lock);
+	/* rather than to leave it to processor 0, which may sleep */
+	if (found && door_pending(m->door))
+		door_deliver(m->door, machine_icount(m));
 	c->halts++;
 	c->halted_ns += slept;
 }
