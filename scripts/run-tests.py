@@ -146,6 +146,7 @@ GUEST = {
     "boot.py": (420, False, ENGINES, ()),
     "compile.py": (420, False, ("dbt",), ("interp",)),
     "console.py": (180, False, ("dbt",), ("interp",)),
+    "control.py": (300, False, ("dbt",), ("interp",)),
     "determinism.py": (420, False, ENGINES, ()),
     "disk.py": (420, False, ("dbt",), ("interp",)),
     "diskcompare.py": (300, False, ("dbt",), ("interp",)),

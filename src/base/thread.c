@@ -14,6 +14,16 @@ int thread_start(pthread_t *t, void *(*fn)(void *), void *arg)
 	return err;
 }
 
+void thread_masked(void (*fn)(void *), void *arg)
+{
+	sigset_t all, old;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	fn(arg);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
 void thread_take_faults(void)
 {
 	sigset_t faults;

@@ -13,6 +13,14 @@ int cmd_run(int argc, char **argv);
 int cmd_exec(int argc, char **argv);
 int cmd_image(int argc, char **argv);
 int cmd_lockstep(int argc, char **argv);
+int cmd_console(int argc, char **argv);
+int cmd_ctl(int argc, char **argv);
+int cmd_pause(int argc, char **argv);
+int cmd_ps(int argc, char **argv);
+int cmd_resume(int argc, char **argv);
+int cmd_stats(int argc, char **argv);
+int cmd_stop(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
 /* One line "ectype: ..." on stderr; returns EXIT_USAGE. */

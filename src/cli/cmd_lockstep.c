@@ -39,6 +39,7 @@ static const char usage[] =
     "  --engines A,B        the two engines; default interp,dbt\n"
     "  --every N            instructions a slice; default 1000000\n"
     "  --limit N            stop after N instructions; default: when the guest ends\n"
+    "  --alternate          the second machine has either engine in turn, a slice each\n"
     "  --progress           a line on stderr now and then\n"
     "  --help               this\n\n"
     "Of ectype run: all that describes the machine (--kernel, --firmware, --memory, --seed ...).\n"
@@ -115,6 +116,10 @@ static int take_own(struct command *l, int argc, char **argv, int *i, bool *own)
 		if (++*i >= argc)
 			return usage_error("lockstep: %s needs a value", valued[k]);
 		return own_value(l, valued[k], argv[*i]);
+	}
+	if (!strcmp(arg, "--alternate")) {
+		l->c.alternate = true;
+		return 0;
 	}
 	if (!strcmp(arg, "--progress")) {
 		l->progress = true;

@@ -9,12 +9,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "backend/chr/chr.h"
+#include "backend/chr/chr_mux.h"
 #include "backend/vsock/vsock.h"
 #include "cli/cli.h"
 #include "cli/run_options.h"
 #include "cli/run_stats.h"
 #include "cli/trace_options.h"
+#include "ctl/ctl.h"
+#include "ctl/rundir.h"
 #include "engine/symbols.h"
 #include "gdb/gdb.h"
 #include "jail/jail.h"
@@ -30,6 +32,11 @@ struct run {
 	FILE *trace, *stats;
 	struct jail jail;
 	struct janitor *janitor;
+	/* the control socket */
+	int control_fd; /* -1: none */
+	char control_path[CTL_PATH_MAX], name[CTL_NAME_MAX + 1];
+	struct chr *mux; /* the stream that ectype console attaches to; NULL: none */
+	struct ctl *ctl;
 };
 
 static void stop(void *opaque)
@@ -40,9 +47,68 @@ static void stop(void *opaque)
 		machine_stop(r->machine);
 }
 
+static void next_engine(void *opaque)
+{
+	struct run *r = opaque;
+
+	if (r->machine)
+		machine_next_engine(r->machine);
+}
+
+/* A machine without a control socket runs as well, but not one under a living one's name. */
+static int create_control(struct run *r, struct error *e)
+{
+	struct error why;
+	bool taken;
+
+	if (r->o.no_control)
+		return 0;
+	snprintf(r->name, sizeof(r->name), "vm-%d", (int)getpid());
+	if (!r->o.machine.name)
+		r->o.machine.name = r->name;
+	r->control_fd = ctl_listen(r->o.machine.name, r->control_path, &taken, &why);
+	if (r->control_fd >= 0)
+		return 0;
+	if (taken) {
+		*e = why;
+		return -1;
+	}
+	fprintf(stderr, "ectype: no control socket: %s\n", why.text);
+	return 0;
+}
+
+/* COM1 or the first console, if there is one. */
+static void create_mux(struct run *r)
+{
+	struct chr **first = r->o.machine.serial[0] ? &r->o.machine.serial[0] : &r->console[0].chr;
+
+	if (r->control_fd < 0 || !*first)
+		return;
+	r->mux = chr_mux_create(*first, NULL);
+	if (r->mux)
+		*first = r->mux;
+}
+
+static void start_control(struct run *r)
+{
+	const struct ctl_config cfg = {
+		.machine = r->machine,
+		.name = r->o.machine.name,
+		.fd = r->control_fd,
+		.console = r->mux,
+	};
+	struct error e;
+
+	if (r->control_fd < 0)
+		return;
+	r->ctl = ctl_start(&cfg, &e);
+	if (!r->ctl)
+		fprintf(stderr, "ectype: the control socket does not answer: %s\n", e.text);
+}
+
 static int create_streams(struct run *r, struct error *e)
 {
-	const struct chr_stdio_actions actions = { .quit = stop, .opaque = r };
+	const struct chr_stdio_actions actions = { .quit = stop, .engine = next_engine, .opaque = r };
 
 	for (unsigned i = 0; i < r->o.serials; i++) {
 		if (r->o.serial[i].kind == STREAM_NONE)
@@ -61,6 +127,7 @@ static int create_streams(struct run *r, struct error *e)
 		if (!r->console[i].chr)
 			return -1;
 	}
+	create_mux(r);
 	r->o.machine.console = r->console;
 	r->o.machine.consoles = r->o.consoles;
 	return 0;
@@ -114,7 +181,7 @@ static bool is_unix(const char *where)
 /* The paths of sockets to be removed at the end, told to `j` if there is one; returns their number. */
 static unsigned each_socket(struct run *r, struct janitor *j)
 {
-	const char *path[MACHINE_SERIALS + VIRTIO_CONSOLE_PORTS_MAX + 2];
+	const char *path[MACHINE_SERIALS + VIRTIO_CONSOLE_PORTS_MAX + 3];
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < r->o.serials; i++)
@@ -127,6 +194,8 @@ static unsigned each_socket(struct run *r, struct janitor *j)
 		path[n++] = r->o.vsock;
 	if (is_unix(r->o.gdb))
 		path[n++] = r->o.gdb + strlen("unix:");
+	if (r->control_fd >= 0)
+		path[n++] = r->control_path;
 	for (unsigned i = 0; j && i < n; i++)
 		janitor_add(j, path[i]);
 	return n;
@@ -156,10 +225,13 @@ static bool has_user_net(const struct run *r)
 /* The last thing before the guest's first instruction. */
 static int lock_jail(struct run *r, struct error *e)
 {
+	/* who can ask for another engine: a client, or Ctrl-A e */
+	bool engines_change = r->control_fd >= 0 || isatty(STDIN_FILENO);
+
 	if (!r->o.jail)
 		return 0;
 	each_socket(r, r->janitor);
-	if (jail_lock(&r->jail, has_user_net(r) ? JAIL_SOCKETS : 0, e))
+	if (jail_lock(&r->jail, (has_user_net(r) ? JAIL_SOCKETS : 0) | (engines_change ? JAIL_EXEC_MAPS : 0), e))
 		return -1;
 	if (r->jail.missing[0])
 		fprintf(stderr, "ectype: the jail lacks: %s\n", r->jail.missing);
@@ -170,7 +242,7 @@ static int lock_jail(struct run *r, struct error *e)
 static int build(struct run *r, struct error *e)
 {
 	jail_begin(&r->jail);
-	if (machine_check(&r->o.machine, e))
+	if (machine_check(&r->o.machine, e) || create_control(r, e))
 		return -1;
 	/* helpers make namespaces of their own, from the host's */
 	if (share_options_check(&r->o.shares, e) || share_options_start(&r->o.shares, e))
@@ -211,12 +283,20 @@ static int build(struct run *r, struct error *e)
 	}
 	if (r->o.stats_path && !(r->stats = run_stats_open(r->o.stats_path, e)))
 		return -1;
-	return lock_jail(r, e);
+	if (lock_jail(r, e))
+		return -1;
+	start_control(r);
+	return 0;
 }
 
 static void destroy(struct run *r)
 {
 	signals_remove();
+	ctl_stop(r->ctl);
+	if (r->control_fd >= 0) {
+		unlink(r->control_path); /* in the jail, the janitor does */
+		close(r->control_fd);
+	}
 	gdb_destroy(r->gdb);
 	if (r->gdb_fd >= 0) {
 		close(r->gdb_fd);
@@ -283,6 +363,8 @@ static int run(struct run *r)
 		fprintf(stderr, "ectype: engine %s: %s\n", machine_vcpu(r->machine, 0)->engine->name,
 			machine_verdict(r->machine)->reason);
 	machine_run(r->machine, &res);
+	ctl_stop(r->ctl);
+	r->ctl = NULL;
 	signals_remove();
 	status = exit_status(r, &res);
 	if (r->o.stats && !r->o.stats_path)
@@ -302,7 +384,7 @@ int cmd_run(int argc, char **argv)
 
 	if (!r)
 		return EXIT_FAILED;
-	r->gdb_fd = -1;
+	r->gdb_fd = r->control_fd = -1;
 	status = run_options_parse(&r->o, argc, argv);
 	if (!status && r->o.help) {
 		run_options_help();

@@ -17,6 +17,7 @@
 #include "cli/pv_options.h"
 #include "cli/trace_options.h"
 #include "cpu/pv.h"
+#include "ctl/rundir.h"
 #include "dev/virtio/vsock.h"
 
 #define DEFAULT_MEMORY (512 * MiB)
@@ -55,7 +56,6 @@ STRING_OPTION(set_firmware_vars, machine.firmware_vars)
 STRING_OPTION(set_boot, machine.boot)
 STRING_OPTION(set_engine, machine.engine)
 STRING_OPTION(set_cpu_model, machine.cpu_model)
-STRING_OPTION(set_name, machine.name)
 STRING_OPTION(set_gdb, gdb)
 STRING_OPTION(set_trace_file, trace_path)
 STRING_OPTION(set_symbols, symbols_path)
@@ -64,7 +64,16 @@ FLAG_OPTION(set_count, machine.engine_options.count)
 FLAG_OPTION(set_debug_exit, machine.debug_exit)
 FLAG_OPTION(set_test_device, machine.test_device)
 FLAG_OPTION(set_no_reboot, machine.no_reboot)
+FLAG_OPTION(set_no_control, no_control)
 FLAG_OPTION(set_help, help)
+
+static int set_name(struct run_options *o, const char *value)
+{
+	if (!ctl_name_ok(value))
+		return usage_error("--name '%s' is not 1 to %d letters, digits, '.', '_', '-'", value, CTL_NAME_MAX);
+	o->machine.name = value;
+	return 0;
+}
 
 static int set_memory(struct run_options *o, const char *value)
 {
@@ -269,7 +278,8 @@ static const struct option_row rows[] = {
 	{ "debug-exit", ARG_NONE, set_debug_exit, NULL, "port F4H ends the machine with (value << 1) | 1" },
 	{ "test-device", ARG_NONE, set_test_device, NULL, "the device public bare-metal test suites expect" },
 	{ "no-reboot", ARG_NONE, set_no_reboot, NULL, "a reset or triple fault ends the machine" },
-	{ "name", ARG_REQUIRED, set_name, "NAME", "name of the machine" },
+	{ "name", ARG_REQUIRED, set_name, "NAME", "name of the machine, for ectype ps and others; default vm-PID" },
+	{ "no-control", ARG_NONE, set_no_control, NULL, "no control socket" },
 	{ "stats", ARG_OPTIONAL, set_stats, "json:F", "figures at exit, to stderr or as JSON to F" },
 	{ "insn-limit", ARG_REQUIRED, set_limit, "N", "stop after N instructions" },
 	{ "count-instructions", ARG_NONE, set_count, NULL, "count them with the real clock too" },
@@ -301,7 +311,7 @@ static const char help_tail[] =
     "port P of CID 2 is the socket PATH_P.\n"
     "\n--pv: the parts, with commas between, are clock, io-delay, steal, eoi, unhalt, tlb-flush, ipi,\n"
     "poll, yield; on,no-PART leaves one out.\n"
-    "\nOn the terminal, Ctrl-A x ends the machine and Ctrl-A h helps.\n"
+    "\nOn the terminal, Ctrl-A x ends the machine, Ctrl-A e changes the engine, and Ctrl-A h helps.\n"
     "Exit status: 0 the guest powered off, (v << 1) | 1 it wrote v to the debug-exit port,\n"
     "1 the machine failed, 2 bad usage.\n";
 
@@ -476,7 +486,6 @@ int run_options_parse(struct run_options *o, int argc, char **argv)
 	_Static_assert(ARRAY_SIZE(rows) <= 64, "`seen` has a bit for each option");
 	o->jail = true;
 	o->machine = (struct machine_config){
-		.name = "ectype",
 		.memory = DEFAULT_MEMORY,
 		.cpus = 1,
 		.engine = "auto",

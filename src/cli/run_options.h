@@ -23,7 +23,7 @@ struct run_options {
 	const char *trace_path, *symbols_path; /* NULL: stderr; none */
 	bool stats;
 	const char *stats_path; /* NULL: human, to stderr */
-	bool jail;
+	bool jail, no_control;
 	bool help;
 	bool bare; /* a disk was given without --disk: its firmware is the default */
 	/* storage of the defaults taken from the cache */

@@ -125,13 +125,17 @@ static int rules(scmp_filter_ctx f, unsigned needs)
 {
 	static const unsigned long thread = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD;
 	static const int families[] = { AF_INET, AF_INET6 };
-	const scmp_datum_t exec = needs & JAIL_EXEC_MAPS ? 0 : PROT_EXEC;
 	int r = 0;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(allowed); i++)
 		r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, allowed[i], 0);
-	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, exec, 0));
-	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, exec, 0));
+	if (needs & JAIL_EXEC_MAPS)
+		r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(memfd_create), 0);
+	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+	if (needs & JAIL_EXEC_MAPS) /* never writable as well */
+		r |=
+		    seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_EQ, PROT_READ | PROT_EXEC));
+	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 	/* threads, no processes; clone3's flags cannot be looked at, ENOSYS makes libc take clone */
 	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1, SCMP_A0(SCMP_CMP_MASKED_EQ, thread, thread));
 	r |= seccomp_rule_add(f, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);

@@ -22,7 +22,7 @@
 /* What a machine needs beyond memory, time and its open files. */
 enum jail_need {
 	JAIL_SOCKETS = 1 << 0,	 /* makes and connects sockets of the host's network: user-mode networking */
-	JAIL_EXEC_MAPS = 1 << 1, /* maps executable memory while it runs */
+	JAIL_EXEC_MAPS = 1 << 1, /* maps memory files executable while it runs: another engine */
 };
 
 #define JAIL_INHERITED_MAX 64

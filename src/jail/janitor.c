@@ -61,9 +61,14 @@ static void wait_and_sweep(int fd)
 struct janitor *janitor_start(struct error *e)
 {
 	struct janitor *j = calloc(1, sizeof(*j));
-	int fds[2];
+	int fds[2] = { -1, -1 }, ready[2];
+	char none;
 
-	if (!j || pipe2(fds, O_CLOEXEC)) {
+	if (!j || pipe2(fds, O_CLOEXEC) || pipe2(ready, O_CLOEXEC)) {
+		if (fds[0] >= 0) {
+			close(fds[0]);
+			close(fds[1]);
+		}
 		free(j);
 		error_errno(e, errno, "cannot start the janitor process");
 		return NULL;
@@ -85,6 +90,12 @@ struct janitor *janitor_start(struct error *e)
 		wait_and_sweep(0);
 		_exit(0);
 	}
+	/* until it has its own mounts: this process may change those they share at any time. Its close_range() is
+	 * the end of this pipe. */
+	close(ready[1]);
+	while (j->pid > 0 && read(ready[0], &none, 1) < 0 && errno == EINTR)
+		;
+	close(ready[0]);
 	close(fds[0]);
 	if (j->pid < 0) {
 		close(fds[1]);

@@ -524,6 +524,7 @@ static bool create_chipset(struct machine *m)
 	cfg.pm = acpi_pm_create(&m->board, &sci, false);
 	if (!cfg.pm)
 		return false;
+	m->pm = cfg.pm;
 	for (unsigned i = 0; i < PCI_LINES; i++)
 		cfg.gsi[i] = (struct irq){ .fn = pirq_gsi, .opaque = m, .n = LAYOUT_GSI_PIRQ + i };
 	for (unsigned i = 0; i < 16; i++)

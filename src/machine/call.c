@@ -1,10 +1,13 @@
 /* machine_call(): work other threads want done on the vCPU thread. */
 #include "machine/internal.h"
 
+#include <errno.h>
+#include <time.h>
+
 struct call {
 	void (*fn)(void *);
 	void *opaque;
-	bool done;
+	bool taken, done;
 	struct call *next;
 };
 
@@ -20,6 +23,7 @@ static struct call *take(struct machine *m)
 	struct call *c = *at;
 
 	*at = NULL;
+	c->taken = true;
 	return c;
 }
 
@@ -64,4 +68,55 @@ void machine_call(struct machine *m, void (*fn)(void *), void *opaque)
 	while (!c.done)
 		pthread_cond_wait(&m->call_done, &m->call_lock);
 	pthread_mutex_unlock(&m->call_lock);
+}
+
+static struct timespec in_ms(unsigned ms)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	t.tv_sec += ms / 1000;
+	t.tv_nsec += (long)(ms % 1000) * 1000000;
+	if (t.tv_nsec >= (long)NSEC_PER_SEC) {
+		t.tv_sec++;
+		t.tv_nsec -= (long)NSEC_PER_SEC;
+	}
+	return t;
+}
+
+/* Under the lock. */
+static void withdraw(struct machine *m, struct call *c)
+{
+	struct call **at = &m->calls;
+
+	while (*at != c)
+		at = &(*at)->next;
+	*at = c->next;
+}
+
+bool machine_call_within(struct machine *m, void (*fn)(void *), void *opaque, unsigned ms)
+{
+	const struct timespec until = in_ms(ms);
+	struct call c = { .fn = fn, .opaque = opaque };
+	int err = 0;
+
+	pthread_mutex_lock(&m->call_lock);
+	while (!m->running && !m->over && err != ETIMEDOUT)
+		err = pthread_cond_clockwait(&m->call_done, &m->call_lock, CLOCK_MONOTONIC, &until);
+	if (!m->running) {
+		pthread_mutex_unlock(&m->call_lock);
+		return false;
+	}
+	c.next = m->calls;
+	m->calls = &c;
+	atomic_store(&m->have_calls, true);
+	wake_machine(m, EV_KICK);
+	/* what has begun is waited for: its arguments are this thread's */
+	while (!c.done && (err != ETIMEDOUT || c.taken))
+		err = c.taken ? pthread_cond_wait(&m->call_done, &m->call_lock)
+			      : pthread_cond_clockwait(&m->call_done, &m->call_lock, CLOCK_MONOTONIC, &until);
+	if (!c.done)
+		withdraw(m, &c);
+	pthread_mutex_unlock(&m->call_lock);
+	return c.done;
 }

@@ -36,6 +36,9 @@ struct machine_cpu {
 	u8 sipi_vector; /* of ASKED_SIPI */
 	u64 tsc_offset; /* the APIC's timer knows of */
 	bool parked;	/* its thread waits until the machine goes on */
+	/* its own thread alone */
+	unsigned depth;		       /* how often it holds the machine's lock by machine_lock() */
+	struct machine_cpu *waits_for; /* it has sent that one an INIT */
 	/* its own thread, any other */
 	_Atomic u32 sleeping; /* its thread waits, or is about to, on v->event */
 	u64 poll_window;      /* ns; for disks (poll.c) */
@@ -61,8 +64,8 @@ struct machine {
 	u64 turn_left; /* instructions */
 	int turn_to;   /* who asked for the next one, -1: nobody */
 	/* parallel (parallel.c), under the lock */
-	bool pausing, quitting; /* the threads of all but processor 0 are to park, to end */
-	pthread_cond_t parked, go_on;
+	bool pausing, quitting;		      /* the threads of all but processor 0 are to park, to end */
+	pthread_cond_t parked, go_on, served; /* served: an INIT was taken, or is not to be waited for */
 	struct memory *mem;
 	struct portmap *ports;
 	struct door *door;
@@ -71,7 +74,7 @@ struct machine {
 	struct board board;
 	struct lapic_bus *lapics;
 	struct pv *pv; /* pv.c; NULL: no paravirtual interface */
-	struct device *pic, *ioapic, *q35, *uart[MACHINE_SERIALS];
+	struct device *pic, *ioapic, *q35, *pm, *uart[MACHINE_SERIALS];
 	struct virtio *console, *balloon; /* NULL: none */
 	struct {
 		struct block *image;
@@ -100,6 +103,8 @@ struct machine {
 
 	/* any thread */
 	atomic_bool stop, debug_interrupt;
+	atomic_bool paused, debugged; /* written on the vCPU thread; `debugged`: a debugger holds it */
+	atomic_bool next_engine;      /* machine_next_engine() */
 
 	/* machine_call(): queue of what other threads want done */
 	pthread_mutex_t call_lock;
@@ -107,6 +112,7 @@ struct machine {
 	struct call *calls;
 	atomic_bool have_calls;
 	bool running;	  /* under call_lock: machine_run() will serve the queue */
+	bool over;	  /* under call_lock: it ran, and has returned */
 	pthread_t thread; /* valid while running */
 
 	/* the host timer (wake.c) */
@@ -116,7 +122,9 @@ struct machine {
 	_Atomic u64 armed; /* guest time the host timer is set to, CLOCK_NEVER */
 
 	/* statistics */
-	u64 run_ns; /* host time */
+	u64 run_ns;	/* host time */
+	u64 run_start;	/* of the present machine_run(), host time; 0: none */
+	bool uncounted; /* an engine ran that does not count instructions */
 };
 
 /* board.c: the wiring. 0 or -1 with *e; board_destroy() frees what was made. */
@@ -191,6 +199,12 @@ void parallel_resume(struct machine *m);
 /* call.c */
 void machine_serve_calls(struct machine *m);
 
+/* pause.c: returns when the machine is resumed or told to end; calls are served meanwhile. */
+void machine_wait_resumed(struct machine *m);
+
+/* engine_switch.c: does what machine_next_engine() asked for. */
+void machine_serve_next_engine(struct machine *m);
+
 /* wake.c */
 int wake_start(struct machine *m, struct error *e);
 void wake_stop(struct machine *m);
@@ -209,5 +223,7 @@ u64 host_ns(void); /* for statistics and how long to poll, alone */
 /* poll.c: wake_sleep(), after looking for completions of the disks' requests for a while if there are any. True if it
  * found some: the door has something. */
 bool poll_sleep(struct machine_cpu *c, u64 deadline);
+/* Processor 0's thread sleeps until EV_KICK is raised; all events stay as they are. */
+void wake_wait_kick(struct machine *m);
 
 #endif

@@ -51,9 +51,12 @@ static enum debug_go ask_debugger(struct machine *m, enum debug_stop why)
 {
 	/* Guest time stands still while a human thinks. */
 	clock_stop(m->clock);
+	atomic_store(&m->debugged, true);
 	enum debug_go go = m->debugger.wait(m->debugger.opaque, why);
 
-	clock_start(m->clock);
+	atomic_store(&m->debugged, false);
+	if (!atomic_load(&m->paused))
+		clock_start(m->clock);
 	return go;
 }
 
@@ -189,17 +192,22 @@ static bool next_turn(struct machine *m)
 
 static bool pause_wanted(struct machine *m)
 {
-	return atomic_load(&m->have_calls) || atomic_load(&m->stop) || atomic_load(&m->debug_interrupt) || m->requests;
+	return atomic_load(&m->have_calls) || atomic_load(&m->stop) || atomic_load(&m->debug_interrupt) ||
+	       atomic_load(&m->paused) || atomic_load(&m->next_engine) || m->requests;
 }
 
 /* What wants every processor at a boundary. */
 static void serve_paused(struct machine *m)
 {
 	machine_serve_calls(m);
+	if (atomic_load(&m->paused))
+		machine_wait_resumed(m);
 	if (atomic_load(&m->stop)) {
 		end(m, MACHINE_END_STOPPED, 0, "stopped");
 		return;
 	}
+	if (atomic_load(&m->next_engine))
+		machine_serve_next_engine(m);
 	if (m->requests)
 		serve_requests(m);
 	if (!m->ended && atomic_exchange(&m->debug_interrupt, false) && m->has_debugger)
@@ -212,7 +220,8 @@ void machine_serve(struct machine *m)
 		if (m->group.parallel) {
 			parallel_pause(m);
 			serve_paused(m);
-			parallel_resume(m);
+			if (m->group.parallel) /* else another engine has them take turns: their threads stay parked */
+				parallel_resume(m);
 		} else {
 			serve_paused(m);
 		}

@@ -223,7 +223,9 @@ static void set_running(struct machine *m, bool running)
 {
 	pthread_mutex_lock(&m->call_lock);
 	m->running = running;
+	m->over = !running;
 	m->thread = pthread_self();
+	pthread_cond_broadcast(&m->call_done);
 	pthread_mutex_unlock(&m->call_lock);
 }
 
@@ -270,9 +272,12 @@ void machine_run(struct machine *m, struct machine_result *out)
 		*out = m->result;
 		return;
 	}
+	m->run_start = start;
+	m->uncounted |= (m->engine->caps & ENGINE_COUNTS_IF_ASKED) != 0;
 	set_running(m, true);
 	machine_streams_start(m);
-	clock_start(m->clock);
+	if (!atomic_load(&m->paused))
+		clock_start(m->clock);
 	machine_loop(m);
 	clock_stop(m->clock);
 	machine_streams_stop(m);
@@ -283,6 +288,7 @@ void machine_run(struct machine *m, struct machine_result *out)
 	wake_stop(m);
 	atomic_store(&m->stop, false);
 	m->run_ns += host_ns() - start;
+	m->run_start = 0;
 	*out = m->result;
 }
 

@@ -133,8 +133,40 @@ void machine_stop(struct machine *m);
  * for gdb. */
 bool machine_stopping(const struct machine *m);
 /* From any thread: run `fn(opaque)` on the vCPU thread at the next instruction
- * boundary and wait for it. */
+ * boundary and wait for it. Served while the machine is paused, too. */
 void machine_call(struct machine *m, void (*fn)(void *), void *opaque);
+/* The same for threads that must not wait for ever: false if the machine has ended, or if `fn` has not begun after `ms`
+ * (machine_run() was not called yet, or a debugger holds the machine); then it never will. Not from the vCPU thread. */
+bool machine_call_within(struct machine *m, void (*fn)(void *), void *opaque, unsigned ms);
+
+/*
+ * Pause: the processors stop at an instruction boundary and guest time stands still; input waits in the door. Of a
+ * machine that is paused before machine_run() no instruction runs. On the vCPU thread (machine_call()); twice is as
+ * good as once.
+ */
+void machine_pause(struct machine *m);
+void machine_resume(struct machine *m);
+
+enum machine_state { MACHINE_RUNNING, MACHINE_PAUSED, MACHINE_DEBUGGED /* a debugger holds it */ };
+/* From any thread. */
+enum machine_state machine_state(const struct machine *m);
+
+/* On the vCPU thread: presses the power button, which an operating system with ACPI takes as a wish; and the reset
+ * button, which under no_reboot ends the machine. */
+void machine_press_power(struct machine *m);
+void machine_press_reset(struct machine *m);
+
+/*
+ * Goes on with engine `name` ("auto" or a name). On the vCPU thread at an instruction boundary (machine_call()). The
+ * guest cannot tell: state moves exactly, nothing pending is lost, guest time stands still meanwhile. 0; or -1 with *e,
+ * and the machine goes on with the engine it had. If that one cannot be had again either, the machine ends
+ * (MACHINE_END_FAILED).
+ */
+int machine_set_engine(struct machine *m, const char *name, struct error *e);
+/* From any thread: the engine that runs. */
+const char *machine_engine_name(const struct machine *m);
+/* From any thread: soon, go on with the next engine in the order of engines[] that can run here; a log line tells. */
+void machine_next_engine(struct machine *m);
 
 /* Access for gdb, ctl, state, replay: on the vCPU thread. */
 struct vcpu *machine_vcpu(struct machine *m, unsigned n);

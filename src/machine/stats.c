@@ -8,9 +8,9 @@ void machine_stats(struct machine *m, struct machine_stats *out)
 {
 	*out = (struct machine_stats){
 		.instructions = machine_icount(m),
-		.counted = !(m->engine->caps & ENGINE_COUNTS_IF_ASKED) || m->cfg.clock == MACHINE_CLOCK_VIRTUAL ||
-			   m->cfg.insn_limit || m->cfg.engine_options.count,
-		.seconds = (double)m->run_ns / 1e9,
+		.counted = !m->uncounted || m->cfg.clock == MACHINE_CLOCK_VIRTUAL || m->cfg.insn_limit ||
+			   m->cfg.engine_options.count,
+		.seconds = (double)(m->run_ns + (m->run_start ? host_ns() - m->run_start : 0)) / 1e9,
 	};
 	for (unsigned n = 0; n < m->cfg.cpus; n++) {
 		const struct machine_cpu *c = &m->cpu[n];

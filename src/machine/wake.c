@@ -82,6 +82,17 @@ void wake_sleep(struct machine_cpu *c, u64 deadline)
 	atomic_store(&c->sleeping, 0);
 }
 
+void wake_wait_kick(struct machine *m)
+{
+	struct machine_cpu *c = &m->cpu[0];
+	u32 seen;
+
+	atomic_store(&c->sleeping, 1);
+	while (!((seen = atomic_load(&c->v->event)) & EV_KICK))
+		syscall(SYS_futex, &c->v->event, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+	atomic_store(&c->sleeping, 0);
+}
+
 void wake_arm(struct machine *m)
 {
 	u64 next = clock_next_deadline(m->clock);

@@ -110,6 +110,8 @@ static bool ended(const struct pair *p)
 /* One slice. A machine whose guest has ended stays where it is. */
 static bool advance(struct search *s, u64 icount)
 {
+	struct error e;
+
 	if (s->c->stopping && s->c->stopping(s->c->opaque))
 		return give_up(s, LOCKSTEP_STOPPED, "stopped");
 	for (unsigned i = 0; i < 2; i++) {
@@ -117,6 +119,8 @@ static bool advance(struct search *s, u64 icount)
 
 		if (side->r.end != MACHINE_END_LIMIT)
 			continue;
+		if (i == 1 && s->c->alternate && machine_set_engine(side->m, s->c->engine[side->turns++ % 2], &e))
+			return give_up(s, LOCKSTEP_FAILED, e.text);
 		machine_run_until(side->m, icount, &side->r);
 		if (side->r.end == MACHINE_END_STOPPED)
 			return give_up(s, LOCKSTEP_STOPPED, "stopped");

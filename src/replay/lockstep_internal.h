@@ -11,6 +11,7 @@ struct side {
 	struct machine_result r; /* of the last slice */
 	struct chr *serial;	 /* in memory */
 	struct encoder state;	 /* scratch of pair_differs() */
+	unsigned turns;		 /* slices run, for lockstep_config.alternate */
 };
 
 struct pair {

@@ -127,7 +127,8 @@ static inline void fake_init(struct fake_net *f, unsigned queues)
 {
 	const struct net_offload all = { true, true, true, true };
 
-	*f = (struct fake_net){ .net = { &fake_ops, queues, all, all, 1500 } };
+	*f =
+	    (struct fake_net){ .net = { .ops = &fake_ops, .queues = queues, .takes = all, .gives = all, .mtu = 1500 } };
 }
 
 static inline void fake_free(struct fake_net *f)

@@ -54,7 +54,8 @@ struct chr {
 
 /* What the keys after Ctrl-A ask for. */
 struct chr_stdio_actions {
-	void (*quit)(void *opaque); /* Ctrl-A x; any thread */
+	void (*quit)(void *opaque);   /* Ctrl-A x; any thread */
+	void (*engine)(void *opaque); /* Ctrl-A e: the next engine; any thread. NULL: the keys are the guest's */
 	void *opaque;
 };
 /* stdin and stdout; raw mode if stdin is a terminal. Ctrl-A x quits, Ctrl-A h

@@ -297,11 +297,22 @@ static void take_byte(struct chr_stdio *c, u8 byte)
 	case 'X':
 		quit(c);
 		break;
+	case 'e':
+	case 'E':
+		if (c->actions.engine) {
+			c->actions.engine(c->actions.opaque);
+			break;
+		}
+		keep(c, CTRL_A);
+		keep(c, byte);
+		break;
 	case 'h':
 	case 'H':
 	case '?':
-		say(c, "\r\nCtrl-A x   end the machine\r\n"
-		       "Ctrl-A h   this help\r\n"
+		say(c, "\r\nCtrl-A x   end the machine\r\n");
+		if (c->actions.engine)
+			say(c, "Ctrl-A e   go on with the next engine\r\n");
+		say(c, "Ctrl-A h   this help\r\n"
 		       "Ctrl-A Ctrl-A   send Ctrl-A\r\n");
 		break;
 	case CTRL_A:

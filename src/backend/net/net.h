@@ -54,12 +54,18 @@ struct net_ops {
 	void (*destroy)(struct net *n);
 };
 
+/* What the card has sent and received for the guest; bytes of frames. Kept by the card, on the vCPU thread. */
+struct net_count {
+	u64 tx_packets, tx_bytes, rx_packets, rx_bytes;
+};
+
 struct net {
 	const struct net_ops *ops;
 	unsigned queues;	  /* pairs, 1 to NET_QUEUES_MAX */
 	struct net_offload takes; /* what send() takes from the guest unfinished */
 	struct net_offload gives; /* what peek() may give unfinished if the guest agrees */
 	unsigned mtu;		  /* 0: not known */
+	struct net_count count;
 };
 
 struct virtio_net_hdr_v1;

@@ -144,7 +144,11 @@ static bool transmit(struct vnet *n, unsigned pair)
 	if (!net_header_ok(&h, len, &n->host))
 		return true;
 	n->iov[0] = (struct iovec){ &h, sizeof(h) };
-	return n->net->ops->send(n->net, pair, n->iov, frame_pieces(n));
+	if (!n->net->ops->send(n->net, pair, n->iov, frame_pieces(n)))
+		return false;
+	n->net->count.tx_packets++;
+	n->net->count.tx_bytes += len;
+	return true;
 }
 
 static void send_waiting(struct vnet *n, unsigned pair)
@@ -236,6 +240,8 @@ static enum delivery deliver(struct vnet *n, struct virtq *q, const u8 *packet, 
 	}
 	if (r == DELIVERED) {
 		memcpy(&h, packet, sizeof(h));
+		n->net->count.rx_packets++;
+		n->net->count.rx_bytes += len - NET_HEADER;
 		h.num_buffers = (u16)count;
 		/* the first buffer may be shorter than the header */
 		for (unsigned i = 0, done = 0; i < count && done < sizeof(h); i++)

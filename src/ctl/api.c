@@ -1,0 +1,230 @@
+/* Doing what a client asks, on the vCPU thread where the machine's state is concerned. */
+#include "ctl/api.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ctl/limits.h"
+#include "ctl/openapi.h"
+#include "ctl/report.h"
+
+#define JSON "application/json"
+
+static void no_answer(const struct api_machine *m, struct api_reply *r)
+{
+	if (machine_state(m->machine) == MACHINE_DEBUGGED)
+		api_error(r, 503, "a debugger holds machine '%s'", m->name);
+	else
+		api_error(r, 503, "machine '%s' does not run or does not answer", m->name);
+}
+
+/* Takes `j`. */
+static void reply_json(json_t *j, struct api_reply *r)
+{
+	char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
+
+	json_decref(j);
+	if (!text) {
+		api_error(r, 500, "not enough host memory");
+		return;
+	}
+	*r = (struct api_reply){ .status = 200, .type = JSON, .body = text, .len = strlen(text) };
+}
+
+/* ---- questions ---- */
+
+static void ping(struct api_reply *r)
+{
+	reply_json(json_pack("{s:s, s:s, s:i, s:[s, s, s]}", "build_version", "ectype " ECTYPE_VERSION, "version",
+			     ECTYPE_VERSION, "pid", (int)getpid(), "features", "engine-switch", "console",
+			     "openmetrics"),
+		   r);
+}
+
+static void info(const struct api_machine *m, struct api_reply *r)
+{
+	struct snapshot *s = snapshot_take(m->machine);
+
+	reply_json(report_info(m, s), r);
+	free(s);
+}
+
+static void counters(const struct api_machine *m, struct api_reply *r)
+{
+	struct snapshot *s = snapshot_take(m->machine);
+
+	if (s)
+		reply_json(report_counters(s), r);
+	else
+		no_answer(m, r);
+	free(s);
+}
+
+static void metrics(const struct api_machine *m, struct api_reply *r)
+{
+	struct snapshot *s = snapshot_take(m->machine);
+
+	if (!s) {
+		no_answer(m, r);
+		return;
+	}
+	*r = (struct api_reply){ .status = 200, .type = "application/openmetrics-text; version=1.0.0; charset=utf-8" };
+	r->body = report_metrics(m, s, &r->len);
+	free(s);
+	if (!r->body)
+		api_error(r, 500, "not enough host memory");
+}
+
+/* ---- orders ---- */
+
+struct order {
+	struct machine *m;
+	const struct api_request *q;
+	const char *engine, *before;
+	int failed;
+	u64 ns;
+	struct error e;
+};
+
+static void do_pause(void *opaque)
+{
+	machine_pause(((struct order *)opaque)->m);
+}
+static void do_resume(void *opaque)
+{
+	machine_resume(((struct order *)opaque)->m);
+}
+static void do_power(void *opaque)
+{
+	machine_press_power(((struct order *)opaque)->m);
+}
+static void do_reset(void *opaque)
+{
+	machine_press_reset(((struct order *)opaque)->m);
+}
+
+static void do_resize(void *opaque)
+{
+	struct order *o = opaque;
+	u64 ram = memory_ram_size(machine_memory(o->m));
+
+	if (!machine_balloon(o->m))
+		o->failed = error_set(&o->e, "the machine has no balloon");
+	else if (o->q->desired_balloon >= ram)
+		o->failed = error_set(&o->e, "a balloon of %lu bytes leaves nothing of %lu bytes of memory",
+				      o->q->desired_balloon, ram);
+	else
+		virtio_balloon_set_target(machine_balloon(o->m), o->q->desired_balloon);
+}
+
+static u64 now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (u64)t.tv_sec * NSEC_PER_SEC + (u64)t.tv_nsec;
+}
+
+static void do_engine(void *opaque)
+{
+	struct order *o = opaque;
+	u64 start = now_ns();
+
+	o->before = machine_engine_name(o->m);
+	o->failed = machine_set_engine(o->m, o->q->engine, &o->e);
+	o->engine = machine_engine_name(o->m);
+	o->ns = now_ns() - start;
+}
+
+static void give_order(const struct api_machine *m, const struct api_request *q, void (*fn)(void *),
+		       struct api_reply *r)
+{
+	struct order o = { .m = m->machine, .q = q };
+
+	if (!machine_call_within(m->machine, fn, &o, CTL_CALL_MS))
+		no_answer(m, r);
+	else if (o.failed)
+		api_error(r, 409, "%s", o.e.text);
+	else if (o.engine)
+		reply_json(json_pack("{s:s, s:s, s:I}", "engine", o.engine, "previous", o.before, "microseconds",
+				     (json_int_t)(o.ns / 1000)),
+			   r);
+	else
+		*r = (struct api_reply){ .status = 204 };
+}
+
+static bool engine_known(const char *name)
+{
+	for (const struct engine_ops *const *p = engines; *p; p++)
+		if (!strcmp(name, (*p)->name))
+			return true;
+	return !strcmp(name, "auto");
+}
+
+static void set_engine(const struct api_machine *m, const struct api_request *q, struct api_reply *r)
+{
+	struct error e;
+
+	if (engine_known(q->engine)) {
+		give_order(m, q, do_engine, r);
+		return;
+	}
+	engine_choose(q->engine, NULL, &e);
+	api_error(r, 400, "%s", e.text);
+}
+
+void api_perform(const struct api_machine *m, const struct api_request *q, struct api_reply *r)
+{
+	*r = (struct api_reply){ .status = 204 };
+	switch (q->op) {
+	case API_PING:
+		ping(r);
+		break;
+	case API_INFO:
+		info(m, r);
+		break;
+	case API_COUNTERS:
+		counters(m, r);
+		break;
+	case API_METRICS:
+		metrics(m, r);
+		break;
+	case API_OPENAPI:
+		*r = (struct api_reply){
+			.status = 200, .type = JSON, .constant = openapi_json, .len = openapi_json_len
+		};
+		break;
+	case API_PAUSE:
+		give_order(m, q, do_pause, r);
+		break;
+	case API_RESUME:
+		give_order(m, q, do_resume, r);
+		break;
+	case API_POWER_BUTTON:
+		give_order(m, q, do_power, r);
+		break;
+	case API_REBOOT:
+		give_order(m, q, do_reset, r);
+		break;
+	case API_SHUTDOWN:
+		r->then_stop = true;
+		break;
+	case API_ENGINE:
+		set_engine(m, q, r);
+		break;
+	case API_RESIZE:
+		give_order(m, q, do_resize, r);
+		break;
+	case API_CONSOLE:
+		if (m->console)
+			*r = (struct api_reply){ .status = 101, .attach = true };
+		else
+			api_error(r, 409, "the machine has no serial console");
+		break;
+	case API_OPS:
+		api_error(r, 500, "no such operation");
+		break;
+	}
+}

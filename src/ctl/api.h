@@ -1,0 +1,73 @@
+/*
+ * The control socket's requests: what may be asked (api_parse.c), doing it
+ * (api.c), and the answer. Knows nothing of HTTP but methods, paths and status
+ * codes. src/ctl/openapi.json describes the same for clients.
+ */
+#ifndef ECTYPE_CTL_API_H
+#define ECTYPE_CTL_API_H
+
+#include "backend/chr/chr.h"
+#include "machine/machine.h"
+
+#define API_BODY_MAX (64 * KiB)
+
+enum api_op {
+	API_PING,
+	API_INFO,
+	API_COUNTERS,
+	API_METRICS,
+	API_OPENAPI,
+	API_PAUSE,
+	API_RESUME,
+	API_POWER_BUTTON,
+	API_REBOOT,
+	API_SHUTDOWN,
+	API_ENGINE,
+	API_RESIZE,
+	API_CONSOLE,
+	API_OPS
+};
+
+struct api_route {
+	const char *path, *method;
+	enum api_op op;
+};
+extern const struct api_route api_routes[];
+extern const unsigned api_route_count;
+
+struct api_request {
+	enum api_op op;
+	char engine[16];     /* API_ENGINE */
+	bool has_balloon;    /* API_RESIZE */
+	u64 desired_balloon; /* bytes */
+};
+
+struct api_reply {
+	unsigned status;
+	const char *type; /* of the body */
+	char *body;	  /* from malloc(), NULL: none; or `constant` */
+	const char *constant;
+	size_t len;
+	const char *allow; /* with 405: the method that is allowed */
+	bool then_stop;	   /* when the answer has been sent, the machine is to end */
+	bool attach;	   /* the connection becomes that of a terminal */
+};
+
+/* One line of text as the reply `status`, in JSON. */
+void api_error(struct api_reply *r, unsigned status, const char *fmt, ...) printf_like(3, 4);
+void api_reply_free(struct api_reply *r);
+
+/* Finds out what is asked, and checks it as far as one can without the machine. True; or false, with the answer in
+ * *r. `body`: `len` bytes. */
+bool api_parse(const char *method, const char *path, const char *body, size_t len, struct api_request *q,
+	       struct api_reply *r);
+
+struct api_machine {
+	struct machine *machine;
+	const char *name;
+	bool console; /* there is one to attach to */
+};
+/* Any thread but the vCPU's. */
+void api_perform(const struct api_machine *m, const struct api_request *q, struct api_reply *r);
+
+#endif

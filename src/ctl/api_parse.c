@@ -1,0 +1,155 @@
+/* From method, path and body to a checked request. */
+#include "ctl/api.h"
+
+#include <jansson.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define V1 "/api/v1/"
+
+const struct api_route api_routes[] = {
+	{ V1 "vmm.ping", "GET", API_PING },	    { V1 "vm.info", "GET", API_INFO },
+	{ V1 "vm.counters", "GET", API_COUNTERS },  { V1 "vm.pause", "PUT", API_PAUSE },
+	{ V1 "vm.resume", "PUT", API_RESUME },	    { V1 "vm.power-button", "PUT", API_POWER_BUTTON },
+	{ V1 "vm.reboot", "PUT", API_REBOOT },	    { V1 "vm.shutdown", "PUT", API_SHUTDOWN },
+	{ V1 "vmm.shutdown", "PUT", API_SHUTDOWN }, { V1 "vm.engine", "PUT", API_ENGINE },
+	{ V1 "vm.resize", "PUT", API_RESIZE },	    { V1 "vm.console", "GET", API_CONSOLE },
+	{ V1 "openapi.json", "GET", API_OPENAPI },  { "/metrics", "GET", API_METRICS },
+};
+const unsigned api_route_count = ARRAY_SIZE(api_routes);
+
+void api_error(struct api_reply *r, unsigned status, const char *fmt, ...)
+{
+	char text[600];
+	json_t *j;
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	api_reply_free(r);
+	*r = (struct api_reply){ .status = status, .type = "application/json" };
+	/* what a client sent may be cut in the middle of a character */
+	j = json_string(text);
+	j = json_pack("{s:o}", "error", j ? j : json_string("(not UTF-8)"));
+	r->body = j ? json_dumps(j, JSON_COMPACT) : NULL;
+	r->len = r->body ? strlen(r->body) : 0;
+	json_decref(j);
+}
+
+void api_reply_free(struct api_reply *r)
+{
+	free(r->body);
+	r->body = NULL;
+}
+
+/* The members of `j` are among `names`, a list that ends with NULL. */
+static bool known_members(json_t *j, const char *const *names, struct api_reply *r)
+{
+	const char *key;
+	json_t *value;
+
+	json_object_foreach(j, key, value)
+	{
+		const char *const *n = names;
+
+		while (*n && strcmp(*n, key))
+			n++;
+		if (!*n) {
+			api_error(r, 400, "unknown member '%.64s'", key);
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool parse_engine(json_t *j, struct api_request *q, struct api_reply *r)
+{
+	static const char *const members[] = { "engine", NULL };
+	const char *name = json_string_value(json_object_get(j, "engine"));
+
+	if (!known_members(j, members, r))
+		return false;
+	if (!name || !*name || strlen(name) >= sizeof(q->engine)) {
+		api_error(r, 400, "the body must be {\"engine\": NAME}");
+		return false;
+	}
+	strcpy(q->engine, name);
+	return true;
+}
+
+static bool parse_resize(json_t *j, struct api_request *q, struct api_reply *r)
+{
+	static const char *const members[] = { "desired_balloon", NULL };
+	json_t *size = json_object_get(j, "desired_balloon");
+
+	if (!known_members(j, members, r))
+		return false;
+	if (!json_is_integer(size) || json_integer_value(size) < 0 ||
+	    json_integer_value(size) % (json_int_t)PAGE_SIZE) {
+		api_error(r, 400, "the body must be {\"desired_balloon\": BYTES}, a multiple of 4096");
+		return false;
+	}
+	q->has_balloon = true;
+	q->desired_balloon = (u64)json_integer_value(size);
+	return true;
+}
+
+static bool parse_none(json_t *j, struct api_request *q, struct api_reply *r)
+{
+	static const char *const members[] = { NULL };
+
+	return known_members(j, members, r);
+}
+
+static bool parse_body(const char *body, size_t len, struct api_request *q, struct api_reply *r)
+{
+	json_error_t error;
+	json_t *j;
+	bool good;
+
+	if (len > API_BODY_MAX) {
+		api_error(r, 413, "the body is larger than %llu bytes", API_BODY_MAX);
+		return false;
+	}
+	j = len ? json_loadb(body, len, JSON_REJECT_DUPLICATES, &error) : json_object();
+	if (!j) {
+		api_error(r, 400, "the body is no JSON: %.120s (line %d, column %d)", len ? error.text : "", error.line,
+			  error.column);
+		return false;
+	}
+	if (!json_is_object(j)) {
+		api_error(r, 400, "the body is no JSON object");
+		good = false;
+	} else {
+		good = q->op == API_ENGINE   ? parse_engine(j, q, r)
+		       : q->op == API_RESIZE ? parse_resize(j, q, r)
+					     : parse_none(j, q, r);
+	}
+	json_decref(j);
+	return good;
+}
+
+bool api_parse(const char *method, const char *path, const char *body, size_t len, struct api_request *q,
+	       struct api_reply *r)
+{
+	const struct api_route *route = NULL;
+
+	for (unsigned i = 0; i < api_route_count && !route; i++)
+		if (!strcmp(api_routes[i].path, path))
+			route = &api_routes[i];
+	*r = (struct api_reply){ .status = 0 };
+	if (!route) {
+		api_error(r, 404, "there is no %.128s (see " V1 "openapi.json)", path);
+		return false;
+	}
+	if (strcmp(route->method, method)) {
+		api_error(r, 405, "%s wants %s", path, route->method);
+		r->allow = route->method;
+		return false;
+	}
+	*q = (struct api_request){ .op = route->op };
+	return parse_body(body, len, q, r);
+}

@@ -1,0 +1,31 @@
+/* The client's side of a control socket, for the commands. */
+#ifndef ECTYPE_CTL_CLIENT_H
+#define ECTYPE_CTL_CLIENT_H
+
+#include <jansson.h>
+
+#include "base/error.h"
+#include "base/types.h"
+
+/* What the functions below return but 0, with *e: no machine of that name runs; or it does not answer, or refuses. */
+enum { CTL_NO_MACHINE = -1, CTL_REFUSED = -2 };
+
+struct ctl_answer {
+	unsigned status;
+	char *body; /* from malloc(), NUL at the end */
+	size_t len;
+};
+
+/* One request; any answer is a success. Waits at most `ms` for each piece of it. `body` may be NULL. */
+int ctl_ask(const char *name, const char *method, const char *path, const char *body, unsigned ms,
+	    struct ctl_answer *out, struct error *e);
+void ctl_answer_free(struct ctl_answer *a);
+
+/* The same, but only an answer of the class 2xx is a success. *json: the answer, to be released, or NULL for one
+ * without a body; `json` may be NULL. */
+int ctl_order(const char *name, const char *method, const char *path, json_t *body, json_t **json, struct error *e);
+
+/* GET with Upgrade: the connected descriptor, with bytes that came along already in `out->body`. */
+int ctl_upgrade(const char *name, const char *path, const char *protocol, struct ctl_answer *out, struct error *e);
+
+#endif

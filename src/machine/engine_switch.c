@@ -1,0 +1,113 @@
+/*
+ * Another engine under a running machine, all processors at a boundary. An
+ * engine keeps nothing but caches of its own: what it hands back on detach
+ * (struct cpu, events, icount) is all that the next one needs. Whether the
+ * processors run at once or take turns may change with it; the loops see that
+ * when they go on (loop.c, parallel.c).
+ *
+ * Guest time stands still meanwhile, so that the guest does not see how long
+ * it takes to build an engine.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "machine/internal.h"
+
+static int attach(struct machine *m, const struct engine_ops *engine, struct error *e)
+{
+	__atomic_store_n(&m->engine, engine, __ATOMIC_RELEASE);
+	if (machine_cpus_attach(m, e))
+		return -1;
+	m->uncounted |= (engine->caps & ENGINE_COUNTS_IF_ASKED) != 0;
+	/* what waits at this boundary; then breakpoints of a debugger */
+	machine_cpus_changed(m);
+	for (unsigned n = 0; n < m->cfg.cpus; n++)
+		engine->debug_changed(m->cpu[n].v);
+	return 0;
+}
+
+static void fail(struct machine *m, const struct engine_ops *engine, const struct error *e)
+{
+	m->ended = true;
+	m->result.end = MACHINE_END_FAILED;
+	snprintf(m->result.text, sizeof(m->result.text), "engine %s cannot be had back: %.180s", engine->name, e->text);
+}
+
+static int replace(struct machine *m, const struct engine_ops *to, struct error *e)
+{
+	const struct engine_ops *from = m->engine;
+	struct error again = { .text = "" };
+
+	machine_cpus_detach(m);
+	e->text[0] = 0;
+	if (!attach(m, to, e))
+		return 0;
+	if (attach(m, from, &again))
+		fail(m, from, &again);
+	return -1;
+}
+
+int machine_set_engine(struct machine *m, const char *name, struct error *e)
+{
+	struct engine_verdict verdict;
+	const struct engine_ops *to = engine_choose(name, &verdict, e);
+	int ret;
+
+	if (!to)
+		return -1;
+	if (to == m->engine)
+		return 0;
+	if (engine_options_translator(&m->cfg.engine_options) && !(to->caps & ENGINE_TRANSLATES))
+		return error_set(e,
+				 "engine '%s' does not translate, and the machine has --trace, --perf-map or "
+				 "--guest-symbols",
+				 to->name);
+	clock_stop(m->clock);
+	ret = replace(m, to, e);
+	if (!ret)
+		m->verdict = verdict;
+	if (!atomic_load(&m->paused) && m->running)
+		clock_start(m->clock);
+	return ret;
+}
+
+const char *machine_engine_name(const struct machine *m)
+{
+	return __atomic_load_n(&m->engine, __ATOMIC_ACQUIRE)->name;
+}
+
+void machine_next_engine(struct machine *m)
+{
+	atomic_store(&m->next_engine, true);
+	wake_machine(m, EV_KICK);
+}
+
+/* Those that cannot run here are passed over; one that then fails to attach is named. */
+void machine_serve_next_engine(struct machine *m)
+{
+	struct engine_verdict verdict;
+	const struct engine_ops *from = m->engine;
+	struct error e;
+	unsigned n = 0;
+
+	atomic_store(&m->next_engine, false);
+	while (engines[n] != from)
+		n++;
+	for (n++; engines[n] != from; n++) {
+		if (!engines[n])
+			n = 0;
+		if (engines[n] == from)
+			break;
+		verdict = (struct engine_verdict){ 0 };
+		engines[n]->probe(&verdict);
+		if (!verdict.usable)
+			continue;
+		if (machine_set_engine(m, engines[n]->name, &e))
+			log_warn("engine", "%s goes on: %s", m->engine->name, e.text);
+		else
+			log_warn("engine", "%s goes on in place of %s", m->engine->name, from->name);
+		return;
+	}
+	log_warn("engine", "%s goes on: no other engine runs here", from->name);
+}

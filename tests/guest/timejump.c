@@ -1,0 +1,57 @@
+/*
+ * For tests/guest/control.py: reads the clock all the time, and computes
+ * something known meanwhile. Prints the largest step of the clock in
+ * microseconds, how often it went back, how often the result was wrong, and
+ * how many rounds there were.
+ */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Integer, floating-point and vector work on the same numbers, over again. */
+static uint64_t work(void)
+{
+	volatile double x = 1.25;
+	double sum[8] = { 0 };
+	uint64_t h = 88172645463325252u;
+
+	for (int i = 0; i < 300; i++) {
+		h ^= h << 13;
+		h ^= h >> 7;
+		h ^= h << 17;
+		for (int k = 0; k < 8; k++)
+			sum[k] += (double)(h >> (8 + k) & 0xffff) * x;
+	}
+	for (int k = 0; k < 8; k++)
+		h = h * 31 + (uint64_t)sum[k];
+	return h;
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t seconds = argc > 1 ? strtoul(argv[1], NULL, 10) : 5, start = now(), last = start, t;
+	uint64_t largest = 0, back = 0, wrong = 0, rounds = 0, want = work();
+
+	do {
+		wrong += work() != want;
+		rounds++;
+		t = now();
+		if (t < last)
+			back++;
+		else if (t - last > largest)
+			largest = t - last;
+		last = t;
+	} while (t - start < seconds * 1000000000u);
+	printf("TIME largest=%lu back=%lu wrong=%lu rounds=%lu\n", (unsigned long)(largest / 1000), (unsigned long)back,
+	       (unsigned long)wrong, (unsigned long)rounds);
+	return 0;
+}
