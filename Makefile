@@ -2,14 +2,15 @@
 #   make              build/ectype
 #   make run          a small Linux in a terminal, nothing else needed first
 #   make test         everything; the last line is "N passed, N failed"
-#   make test-all     that, an hour of stress-ng and the engines in lockstep
+#   make test-all     that, and what takes an hour more
+#   make soak         stress-ng, an hour for each engine
 #   make image-deps   the packages that `ectype image create` needs
 #   make bench        native, ectype and QEMU side by side
 BUILD ?= build
 FUZZ_SECONDS ?= 60
 export BUILD FUZZ_SECONDS
 
-.PHONY: all run test test-all test-asan test-ubsan bench image-deps fuzz format check-format clean
+.PHONY: all run test test-all soak test-asan test-ubsan bench image-deps fuzz format check-format clean
 .DEFAULT_GOAL := all
 
 all:
@@ -31,6 +32,10 @@ test:
 test-all:
 	@scripts/deps.sh build run test image format
 	@scripts/run-tests.py --all
+
+soak:
+	@scripts/deps.sh build run test image format
+	@scripts/run-tests.py --suites soak
 
 test-asan:
 	@scripts/deps.sh build

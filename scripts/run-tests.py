@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the test suites and close with "N passed, N failed".
 
-run-tests.py [--suites a,b,...] [--all] [--jobs N] [--list] [--verbose]
+run-tests.py [--suites a,b,...] [--all] [--only WORD] [--jobs N] [--list] [--verbose]
 
 A suite is a list of jobs; a job is a command with a time limit that prints TAP
 lines ("ok 1 - name", "not ok 2 - name"; cmocka does when asked). Each line
@@ -164,6 +164,7 @@ GUEST = {
     "memory.py": (240, False, ("dbt",), ()),
     "memtest.py": (240, False, ("dbt",), ("interp",)),
     "net.py": (300, False, ("dbt",), ("interp",)),
+    "pv.py": (240, True, ENGINES, ()),
     "share.py": (180, False, ("dbt",), ("interp",)),
     "streams.py": (120, False, ("dbt",), ("interp",)),
     "stress.py": (480, False, ("dbt",), ("interp",)),
@@ -178,12 +179,16 @@ def guest_jobs(suite, rare):
             for name, (limit, alone, often, seldom) in GUEST.items() for e in (seldom if rare else often)]
 
 
-def long():
-    """What takes too long for every day: an hour of stress-ng, two engines over a compiler, the rest under interp."""
+def soak():
+    """Hours: stress-ng for an hour under each engine."""
     guest()  # what it prepares
-    jobs = guest_jobs("long", True) + [Job(f"long: stress.py, an hour ({e})", ["tests/guest/stress.py", "--minutes", "60", "--engine", e], 9000)
-            for e in ENGINES]
-    return jobs + [
+    return [Job(f"soak: stress.py, an hour ({e})", ["tests/guest/stress.py", "--minutes", "60", "--engine", e], 9000) for e in ENGINES]
+
+
+def long():
+    """What takes too long for every day, an hour in all: two engines over a compiler, a whole Debian, the rest under interp."""
+    guest()  # what it prepares
+    return guest_jobs("long", True) + [
         Job("long: debian.py (dbt)", ["tests/guest/debian.py", "--engine", "dbt"], 2400),
         Job("long: debian.py (interp)", ["tests/guest/debian.py", "--engine", "interp"], 7200),
         Job("long: block, writers killed", ["tests/block/killed.py", "--rounds", "100"], 900),
@@ -215,6 +220,7 @@ SUITES = {
     "ubsan": ubsan,
     "fuzz": fuzz,
     "long": long,
+    "soak": soak,
 }
 DEFAULT = ["checks", "unit", "payload", "block", "asan", "ubsan", "fuzz", "lockstep", "guest"]
 
@@ -274,6 +280,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--suites", default=",".join(DEFAULT), help="comma-separated, of: " + " ".join(SUITES))
     p.add_argument("--all", action="store_true", help="the suite 'long', too")
+    p.add_argument("--only", metavar="WORD", help="jobs with this in their names")
     p.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 4))
     p.add_argument("--list", action="store_true", help="print the jobs instead of running them")
     p.add_argument("--verbose", action="store_true", help="show the output of jobs that pass, too")
@@ -291,6 +298,8 @@ def main():
             say(f"FAIL {name}: could not be prepared: {e}")
             tally.failed += 1
             tally.failures.append(f"{name}: could not be prepared")
+    if a.only:
+        jobs = [j for j in jobs if a.only in j.name]
     if a.list:
         for j in jobs:
             print(f"{j.name}: {' '.join(j.command)} (limit {j.limit:.0f} s)")

@@ -1,7 +1,8 @@
 /*
  * `ectype image convert`: copies a disk into an image of another format. The
- * new image is made under a name of its own beside the target and renamed when
- * it is whole. Runs of zeros are not written.
+ * new image has no name until it is whole, so that nothing is left of one that
+ * was cut short, however that happened; where the file system knows no files
+ * without a name, it has one beside the target. Runs of zeros are not written.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -137,25 +138,72 @@ static int copy(struct block *from, struct block *to, const struct image_args *a
 	return ret ? -1 : 0;
 }
 
-static int make_target(const char *path, enum block_format format, u64 size, struct error *e)
+/* The file that becomes the image. */
+struct target {
+	const char *name;
+	int fd;		     /* without a name; else -1 */
+	char path[PATH_MAX]; /* to open it by */
+};
+
+static mode_t mode_of(enum block_format format)
 {
-	int fd, ret = 0;
+	return format == BLOCK_FORMAT_QCOW2 ? 0644 : 0666;
+}
+
+static int make_named(struct target *t, enum block_format format, struct error *e)
+{
+	int fd;
+
+	if ((size_t)snprintf(t->path, sizeof(t->path), "%s.%d.new", t->name, getpid()) >= sizeof(t->path))
+		return error_set(e, "%s: the name is too long", t->name);
+	fd = open(t->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode_of(format));
+	if (fd < 0)
+		return error_errno(e, errno, "%s", t->path);
+	close(fd);
+	return 0;
+}
+
+static bool make_nameless(struct target *t, enum block_format format)
+{
+	const char *slash = strrchr(t->name, '/');
+	char folder[PATH_MAX];
+
+	if ((size_t)snprintf(folder, sizeof(folder), "%.*s.", slash ? (int)(slash + 1 - t->name) : 0, t->name) >=
+	    sizeof(folder))
+		return false;
+	t->fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, mode_of(format));
+	if (t->fd < 0)
+		return false;
+	snprintf(t->path, sizeof(t->path), "/proc/self/fd/%d", t->fd);
+	if (access(t->path, W_OK) == 0)
+		return true;
+	close(t->fd);
+	t->fd = -1;
+	return false;
+}
+
+/* For messages: the name, not what a file without one is opened by. */
+static int blame(const struct target *t, struct error *e)
+{
+	size_t n = strlen(t->path);
+	struct error was = *e;
+
+	if (t->fd >= 0 && !strncmp(was.text, t->path, n))
+		return error_set(e, "%s%s", t->name, was.text + n);
+	return -1;
+}
+
+static int fill_target(const struct target *t, enum block_format format, u64 size, struct error *e)
+{
+	const struct qcow2_create_config c = { .path = t->path, .size = size, .overwrite = true };
 
 	if (format == BLOCK_FORMAT_QCOW2)
-		return qcow2_create(&(struct qcow2_create_config){ .path = path, .size = size }, e);
-	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-	if (fd < 0)
-		return error_errno(e, errno, "%s", path);
-	if (ftruncate(fd, (off_t)size))
-		ret = error_errno(e, errno, "%s of %lu bytes", path, size);
-	close(fd);
-	if (ret)
-		unlink(path);
-	return ret;
+		return qcow2_create(&c, e) ? blame(t, e) : 0;
+	return truncate(t->path, (off_t)size) ? error_errno(e, errno, "%s of %lu bytes", t->name, size) : 0;
 }
 
 /* Gives the whole image its name; a file that has appeared there is kept unless `force`. */
-static int publish(const char *made, const char *name, bool force, struct error *e)
+static int rename_target(const char *made, const char *name, bool force, struct error *e)
 {
 	if (renameat2(AT_FDCWD, made, AT_FDCWD, name, force ? 0 : RENAME_NOREPLACE) == 0)
 		return 0;
@@ -164,25 +212,53 @@ static int publish(const char *made, const char *name, bool force, struct error 
 	return error_errno(e, errno, "%s", name);
 }
 
+static int publish(struct target *t, bool force, struct error *e)
+{
+	char path[PATH_MAX];
+
+	if (t->fd < 0)
+		return rename_target(t->path, t->name, force, e);
+	if (linkat(AT_FDCWD, t->path, AT_FDCWD, t->name, AT_SYMLINK_FOLLOW) == 0)
+		return 0;
+	if (errno != EEXIST || !force)
+		return error_errno(e, errno, "%s", t->name);
+	/* a link replaces nothing; a rename does */
+	strcpy(path, t->path);
+	if ((size_t)snprintf(t->path, sizeof(t->path), "%s.%d.new", t->name, getpid()) >= sizeof(t->path))
+		return error_set(e, "%s: the name is too long", t->name);
+	if (linkat(AT_FDCWD, path, AT_FDCWD, t->path, AT_SYMLINK_FOLLOW))
+		return error_errno(e, errno, "%s", t->path);
+	close(t->fd);
+	t->fd = -1;
+	return rename_target(t->path, t->name, true, e);
+}
+
+static int copy_to(const struct target *t, const struct image_args *a, struct block *from, struct error *e)
+{
+	struct block *to = block_open(&(struct block_config){ .path = t->path, .format = a->format }, e);
+	int ret = to ? copy(from, to, a, e) : blame(t, e), err = block_close(to);
+
+	if (!ret && err)
+		ret = error_errno(e, err, "%s cannot be written", t->name);
+	return ret;
+}
+
 static int convert(const struct image_args *a, struct block *from, struct error *e)
 {
-	char made[PATH_MAX];
-	struct block *to;
-	int ret, err;
+	struct target t = { .name = a->file[1], .fd = -1 };
+	int ret;
 
-	if ((size_t)snprintf(made, sizeof(made), "%s.%d.new", a->file[1], getpid()) >= sizeof(made))
-		return error_set(e, "%s: the name is too long", a->file[1]);
-	if (make_target(made, a->format, block_size(from), e))
+	if (!make_nameless(&t, a->format) && make_named(&t, a->format, e))
 		return -1;
-	to = block_open(&(struct block_config){ .path = made, .format = a->format }, e);
-	ret = to ? copy(from, to, a, e) : -1;
-	err = block_close(to);
-	if (!ret && err)
-		ret = error_errno(e, err, "%s cannot be written", a->file[1]);
+	ret = fill_target(&t, a->format, block_size(from), e);
 	if (!ret)
-		ret = publish(made, a->file[1], a->force, e);
-	if (ret)
-		unlink(made);
+		ret = copy_to(&t, a, from, e);
+	if (!ret)
+		ret = publish(&t, a->force, e);
+	if (t.fd >= 0)
+		close(t.fd);
+	else if (ret)
+		unlink(t.path);
 	return ret;
 }
 

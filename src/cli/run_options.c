@@ -14,8 +14,10 @@
 
 #include "cli/cli.h"
 #include "cli/disk_options.h"
+#include "cli/pv_options.h"
 #include "cli/trace_options.h"
 #include "ctl/rundir.h"
+#include "cpu/pv.h"
 #include "dev/virtio/vsock.h"
 
 #define DEFAULT_MEMORY (512 * MiB)
@@ -167,6 +169,11 @@ static int set_jail(struct run_options *o, const char *value)
 	return 0;
 }
 
+static int set_pv(struct run_options *o, const char *value)
+{
+	return pv_option_parse(value, &o->machine.pv);
+}
+
 static int set_net(struct run_options *o, const char *value)
 {
 	return net_options_parse(&o->nets, value);
@@ -286,6 +293,7 @@ static const struct option_row rows[] = {
 	{ "share", ARG_MANY, add_share, "TAG=DIR", "host directory, by virtio-fs; ,ro: read-only" },
 	{ "vhost-user", ARG_MANY, add_vhost_user, "K=SOCKET", "device of another process; K: blk or net" },
 	{ "vsock", ARG_REQUIRED, set_vsock, "S", "sockets between guest and host: [cid=N,]socket=PATH; see below" },
+	{ "pv", ARG_REQUIRED, set_pv, "on|off|LIST", "paravirtual interface, KVM's; default on; see below" },
 	{ "jail", ARG_REQUIRED, set_jail, "on|off", "give up files, rights and system calls first; default on" },
 	{ "help", ARG_NONE, set_help, NULL, "this" },
 };
@@ -301,6 +309,8 @@ static const char help_tail[] =
     "--net tap=NAME[,queues=N][,mac=M]; once for each card.\n"
     "\n--vsock: a client of the host connects to PATH and writes \"CONNECT PORT\"; the guest's way to\n"
     "port P of CID 2 is the socket PATH_P.\n"
+    "\n--pv: the parts, with commas between, are clock, io-delay, steal, eoi, unhalt, tlb-flush, ipi,\n"
+    "poll, yield; on,no-PART leaves one out.\n"
     "\nOn the terminal, Ctrl-A x ends the machine, Ctrl-A e changes the engine, and Ctrl-A h helps.\n"
     "Exit status: 0 the guest powered off, (v << 1) | 1 it wrote v to the debug-exit port,\n"
     "1 the machine failed, 2 bad usage.\n";
@@ -480,6 +490,7 @@ int run_options_parse(struct run_options *o, int argc, char **argv)
 		.cpus = 1,
 		.engine = "auto",
 		.cpu_model = "host",
+		.pv = PV_ALL,
 		.balloon = true,
 		.balloon_reporting = true,
 	};

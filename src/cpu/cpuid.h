@@ -23,6 +23,7 @@ struct cpu_model {
 	u64 arch_capabilities;	 /* IA32_ARCH_CAPABILITIES */
 	u64 spec_ctrl_supported; /* bits of IA32_SPEC_CTRL; others #GP */
 	u8 isa_sets[32];	 /* bitmap by ZydisISASet: what the model offers */
+	u32 pv_features;	 /* of the paravirtual interface (cpu/pv.h); 0: there is none */
 	u64 tsc_hz;		 /* what CPUID leaf 15H and the hypervisor leaf report */
 	struct cpuid_entry {
 		u32 leaf, subleaf;
@@ -36,6 +37,9 @@ struct cpu_model {
  * feature, if the host lacks something the model needs. `cpus`: number of
  * processors (topology leaves). */
 int cpu_model_init(struct cpu_model *m, const char *name, unsigned cpus, u64 tsc_hz, struct error *e);
+
+/* Offers the paravirtual interface with `features` (PV_* of cpu/pv.h). After cpu_model_init(), once. 0: nothing. */
+void cpu_model_offer_pv(struct cpu_model *m, u32 features);
 
 /* CPUID as the guest of `v` sees it now (OSXSAVE, APIC id, XCR0-dependent
  * sizes follow the state). Also for the gdb stub and tests. */

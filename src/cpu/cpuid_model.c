@@ -23,6 +23,7 @@
 #include <string.h>
 
 #include "cpu/features.h"
+#include "cpu/pv.h"
 #include "cpu/xstate.h"
 
 #define SIGNATURE_NEUTRAL 0x000f06f1u
@@ -32,6 +33,7 @@
 #define APIC_BUS_HZ 1000000000ull /* the APIC timer and core crystal clock: 1 GHz */
 #define MAX_BASIC 0x1f
 #define MAX_EXTENDED 0x80000008u
+#define HYPERVISOR_BASE 0x40000000u
 #define MAX_HYPERVISOR 0x40000010u
 
 /* x86-64-v1 and what software does for every model. */
@@ -399,7 +401,8 @@ static void add_basic(struct cpu_model *m, const struct feature_set *f, unsigned
 
 static void add_extended(struct cpu_model *m, const struct feature_set *f, unsigned level)
 {
-	add(m, 0x40000000, -1, (struct regs){ MAX_HYPERVISOR, 0x79746345, 0x63456570, 0x65707974 }); /* EctypeEctype */
+	add(m, HYPERVISOR_BASE, -1,
+	    (struct regs){ MAX_HYPERVISOR, 0x79746345, 0x63456570, 0x65707974 }); /* EctypeEctype */
 	/* TSC and APIC bus frequency in kHz */
 	add(m, MAX_HYPERVISOR, -1, (struct regs){ (u32)(m->tsc_hz / 1000), (u32)(APIC_BUS_HZ / 1000), 0, 0 });
 
@@ -518,4 +521,28 @@ int cpu_model_init(struct cpu_model *m, const char *name, unsigned cpus, u64 tsc
 	match_l2(m);
 	cpu_model_fill_isa_sets(m, &f);
 	return 0;
+}
+
+/*
+ * Leaves 40000000H and 40000001H as cpuid.rst has them; who this is follows
+ * at 40000100H, where a second interface is looked for. No hint is given
+ * (EDX): a processor may lose its host processor at any time.
+ */
+void cpu_model_offer_pv(struct cpu_model *m, u32 features)
+{
+	m->pv_features = features;
+	if (!features)
+		return;
+	for (unsigned i = 0; i < m->entries; i++) {
+		struct cpuid_entry *e = &m->entry[i];
+
+		if (e->leaf != HYPERVISOR_BASE)
+			continue;
+		add(m, HYPERVISOR_BASE + 0x100, -1, (struct regs){ HYPERVISOR_BASE + 0x100, e->ebx, e->ecx, e->edx });
+		e->ebx = 0x4b4d564b; /* KVMKVMKVM */
+		e->ecx = 0x564b4d56;
+		e->edx = 0x4d;
+		break;
+	}
+	add(m, HYPERVISOR_BASE + 1, -1, (struct regs){ features, 0, 0, 0 });
 }

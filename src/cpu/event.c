@@ -259,7 +259,7 @@ static void raise_trap_if_needed(struct vcpu *v)
 bool cpu_take_events(struct vcpu *v)
 {
 	struct cpu *c = &v->cpu;
-	bool taken;
+	bool taken, was_halted = c->activity == ACT_HALTED;
 
 	if (unlikely(c->activity >= ACT_SHUTDOWN)) {
 		vcpu_clear(v, EV_INTR | EV_NMI | EV_TRAP);
@@ -274,6 +274,10 @@ bool cpu_take_events(struct vcpu *v)
 		taken |= take_nmi(v);
 	if ((v->event & EV_INTR) || v->intr_held || c->activity == ACT_HALTED)
 		taken |= take_interrupt(v);
+	if (unlikely(v->kicked) && was_halted) {
+		v->kicked = false; /* whatever woke it */
+		c->activity = ACT_RUNNING;
+	}
 	if (c->activity < ACT_SHUTDOWN)
 		raise_trap_if_needed(v);
 	return taken;
@@ -301,7 +305,7 @@ bool cpu_wakeup_pending(struct vcpu *v)
 
 	if (c->activity >= ACT_SHUTDOWN)
 		return false;
-	if (c->pending_db || (c->nmi_pending && !c->nmi_blocked))
+	if (c->pending_db || (c->nmi_pending && !c->nmi_blocked) || v->kicked)
 		return true;
 	if (!(c->rflags & FL_IF))
 		return false;

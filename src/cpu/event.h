@@ -79,7 +79,7 @@ void cpu_recheck_events(struct vcpu *v);
  * becomes pending, unless the instruction was one that makes none (INT n and
  * relatives, SYSCALL that masks TF, a task switch). */
 void cpu_single_step_done(struct vcpu *v);
-/* Would an interrupt or NMI end HLT now? */
+/* Would an interrupt, an NMI or a kick (vcpu.kicked) end HLT now? */
 bool cpu_wakeup_pending(struct vcpu *v);
 
 /* Guest debug registers: is a data access at linear `addr` of `len` bytes a

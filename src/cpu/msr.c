@@ -105,7 +105,10 @@ static int rdmsr_ranges(struct vcpu *v, u32 msr, u64 *val)
 		*val = *mc_reg(c, msr);
 	else if (msr >= MSR_LASTBRANCHFROMIP && msr <= MSR_LASTINTTOIP)
 		*val = 0;
-	else
+	else if (cpu_is_pv_msr(v, msr)) {
+		fpu_park(v);
+		return v->hooks->pv_msr_read(v->machine, v->index, msr, val) ? fault_gp(v, 0) : 0;
+	} else
 		return fault_gp(v, 0);
 	return 0;
 }
@@ -235,7 +238,7 @@ int cpu_rdmsr(struct vcpu *v, u32 msr, u64 *val)
 	}
 }
 
-/* The TSC moved by `delta`: an armed deadline now lies elsewhere in time. The
+/* The TSC moved by `delta`: a paravirtual clock is told, and an armed deadline now lies elsewhere in time. The
  * machine adds tsc_offset itself when it is armed again. */
 static void shift_tsc(struct vcpu *v, u64 delta)
 {
@@ -243,9 +246,11 @@ static void shift_tsc(struct vcpu *v, u64 delta)
 
 	v->cpu.tsc_offset += delta;
 	v->cpu.tsc_adjust += delta;
+	fpu_park(v);
+	if (v->model->pv_features)
+		v->hooks->tsc_moved(v->machine, v->index);
 	if (!v->model->tsc_deadline)
 		return;
-	fpu_park(v);
 	if (!v->hooks->apic_msr_read(v->machine, v->index, MSR_TSC_DEADLINE, &deadline) && deadline)
 		(void)v->hooks->apic_msr_write(v->machine, v->index, MSR_TSC_DEADLINE, deadline);
 }
@@ -306,6 +311,10 @@ static int wrmsr_ranges(struct vcpu *v, u32 msr, u64 val)
 			return fault_gp(v, 0);
 		*mc_reg(c, msr) = val;
 		return 0;
+	}
+	if (cpu_is_pv_msr(v, msr)) {
+		fpu_park(v);
+		return v->hooks->pv_msr_write(v->machine, v->index, msr, val) ? fault_gp(v, 0) : 0;
 	}
 	return fault_gp(v, 0);
 }

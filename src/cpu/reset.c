@@ -63,6 +63,7 @@ void cpu_reset(struct vcpu *v, bool init)
 	c->shadow = SHADOW_NONE;
 	c->nmi_blocked = c->nmi_pending = false;
 	c->pending_db = 0;
+	v->kicked = false;
 	c->activity = v->index ? ACT_WAIT_FOR_SIPI : ACT_RUNNING;
 	cpu_cpuid(v, 1, 0, id);
 	c->gpr[REG_RDX] = id[0];

@@ -56,6 +56,7 @@ SYS(monitor) SYS(mwait)
 SYS(rdpkru) SYS(wrpkru) SYS(clac) SYS(stac) SYS(swapgs)
 SYS(rdfsbase) SYS(rdgsbase) SYS(wrfsbase) SYS(wrgsbase)
 SYS(rdrand) SYS(rdseed) SYS(pause)
+SYS(vmcall) /* VMMCALL too */
 SYS(ud) /* any instruction the CPU model does not have, RSM, VMX, SVM, SGX, ... */
 /* clang-format on */
 #undef SYS
@@ -66,6 +67,8 @@ SYS(ud) /* any instruction the CPU model does not have, RSM, VMX, SVM, SGX, ... 
 u64 cpu_read_cr(struct vcpu *v, unsigned cr);
 int must_check cpu_rdmsr(struct vcpu *v, u32 msr, u64 *val); /* FAULT (#GP) for unknown ones */
 int must_check cpu_wrmsr(struct vcpu *v, u32 msr, u64 val);
+/* Is it one of the paravirtual interface that the model offers? */
+bool cpu_is_pv_msr(const struct vcpu *v, u32 msr);
 /* I/O permission of `size` bytes at `port` (IOPL, TSS bitmap). */
 int must_check cpu_io_allowed(struct vcpu *v, u16 port, unsigned size);
 

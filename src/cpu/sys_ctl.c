@@ -68,7 +68,11 @@ int sys_hlt(struct vcpu *v, const struct dinsn *d)
 	if (cpu_cpl(&v->cpu))
 		return fault_gp(v, 0);
 	sys_advance(v, d);
-	v->cpu.activity = ACT_HALTED;
+	/* A kick that came before is as good as an interrupt. */
+	if (unlikely(v->kicked))
+		v->kicked = false;
+	else
+		v->cpu.activity = ACT_HALTED;
 	return 0;
 }
 

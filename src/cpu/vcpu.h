@@ -71,6 +71,13 @@ struct vcpu_hooks {
 	int (*apic_msr_read)(void *m, unsigned cpu, u32 msr,
 			     u64 *v); /* APIC_BASE, x2APIC range, TSC_DEADLINE; -1: #GP */
 	int (*apic_msr_write)(void *m, unsigned cpu, u32 msr, u64 v);
+	/* The paravirtual interface (cpu/pv.h), where the model offers it. */
+	int (*pv_msr_read)(void *m, unsigned cpu, u32 msr, u64 *v); /* -1: #GP */
+	int (*pv_msr_write)(void *m, unsigned cpu, u32 msr, u64 v);
+	/* What goes to RAX. `wide`: called from 64-bit mode */
+	u64 (*hypercall)(void *m, unsigned cpu, u64 nr, const u64 args[4], bool wide);
+	void (*tsc_moved)(void *m, unsigned cpu); /* cpu.tsc_offset has changed */
+
 	void (*pause)(void *m, unsigned cpu);	    /* PAUSE was executed; may be NULL. Not called where one is alone */
 	void (*random)(void *m, void *p, size_t n); /* RDRAND, RDSEED: the replay door */
 	void (*triple_fault)(void *m, unsigned cpu); /* activity is already ACT_SHUTDOWN */
@@ -100,7 +107,8 @@ struct vcpu {
 	u64 icount;	   /* instructions retired since the machine started; exact whenever
 			      hooks or devices are called */
 	unsigned index;
-	bool fpu_live; /* guest vector state is in the host's registers, not in cpu.fpu */
+	_Atomic bool kicked; /* KVM_HC_KICK_CPU came: the next HLT does not halt, or the present one ends */
+	bool fpu_live;	     /* guest vector state is in the host's registers, not in cpu.fpu */
 
 	/* Owned by cpu/event.c; see "Instruction boundaries" there. Not architectural: zero is always sound. */
 	bool intr_held;	      /* EV_INTR was seen while interrupts were blocked */

@@ -27,6 +27,7 @@
 	X(rdpkru) X(wrpkru) X(clac) X(stac) X(swapgs) \
 	X(rdfsbase) X(rdgsbase) X(wrfsbase) X(wrgsbase) \
 	X(rdrand) X(rdseed) X(pause) \
+	X(vmcall) \
 	X(ud)
 /* clang-format on */
 

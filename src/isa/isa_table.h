@@ -338,14 +338,16 @@ I(UD0, INNOCUOUS, UD, ud)
 I(UD1, INNOCUOUS, UD, ud)
 I(UD2, INNOCUOUS, UD, ud)
 
+/* Calls of the monitor: #UD in a machine that offers no paravirtual interface. */
+I(VMCALL, INNOCUOUS, SYS, vmcall)
+I(VMMCALL, INNOCUOUS, SYS, vmcall)
+
 /* System management, VMX, SVM, SGX, TDX, SMX, SNP: no CPU model has them. Those a user may execute there are innocuous. */
 I(RSM, PRIVILEGED, UD, ud)
 I(GETSEC, PRIVILEGED, UD, ud)
 I(PCONFIG, PRIVILEGED, UD, ud)
 I(HRESET, PRIVILEGED, UD, ud)
 I(VMFUNC, INNOCUOUS, UD, ud)
-I(VMCALL, INNOCUOUS, UD, ud)
-I(VMMCALL, INNOCUOUS, UD, ud)
 
 /* VMX */
 I(INVEPT, PRIVILEGED, UD, ud)

@@ -33,6 +33,7 @@
 #include "dev/virtio/vsock.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
+#include "machine/pv.h"
 #include "cpu/linear.h"
 #include "replay/door.h"
 
@@ -264,7 +265,15 @@ static struct lapic *apic_of(void *opaque, unsigned cpu)
 
 static bool hook_intr_pending(void *m, unsigned cpu)
 {
-	return lapic_pending(apic_of(m, cpu));
+	struct lapic *l = apic_of(m, cpu);
+	bool pending;
+
+	if (likely(!lapic_pv_eoi_is_open(l)))
+		return lapic_pending(l);
+	machine_lock(m);
+	pending = lapic_pending(l);
+	machine_unlock(m);
+	return pending;
 }
 
 static int hook_intr_ack(void *m, unsigned cpu)
@@ -306,6 +315,40 @@ static int hook_msr_write(void *m, unsigned cpu, u32 msr, u64 val)
 	return ret;
 }
 
+static int hook_pv_msr_read(void *m, unsigned cpu, u32 msr, u64 *val)
+{
+	machine_lock(m);
+	int ret = pv_msr_read(m, cpu, msr, val);
+
+	machine_unlock(m);
+	return ret;
+}
+
+static int hook_pv_msr_write(void *m, unsigned cpu, u32 msr, u64 val)
+{
+	machine_lock(m);
+	int ret = pv_msr_write(m, cpu, msr, val);
+
+	machine_unlock(m);
+	return ret;
+}
+
+static u64 hook_hypercall(void *m, unsigned cpu, u64 nr, const u64 args[4], bool wide)
+{
+	machine_lock(m);
+	u64 ret = pv_hypercall(m, cpu, nr, args, wide);
+
+	machine_unlock(m);
+	return ret;
+}
+
+static void hook_tsc_moved(void *m, unsigned cpu)
+{
+	machine_lock(m);
+	pv_tsc_moved(m, cpu);
+	machine_unlock(m);
+}
+
 /* In turns: the turn ends, here. */
 static void hook_pause(void *opaque, unsigned cpu)
 {
@@ -337,6 +380,10 @@ const struct vcpu_hooks machine_hooks = {
 	.cr8_write = hook_cr8_write,
 	.apic_msr_read = hook_msr_read,
 	.apic_msr_write = hook_msr_write,
+	.pv_msr_read = hook_pv_msr_read,
+	.pv_msr_write = hook_pv_msr_write,
+	.hypercall = hook_hypercall,
+	.tsc_moved = hook_tsc_moved,
 	.pause = hook_pause,
 	.random = hook_random,
 	.triple_fault = hook_triple_fault,
@@ -561,6 +608,8 @@ int machine_board_create(struct machine *m, struct error *e)
 	board_attach(&m->board, &m->lines);
 	if (!create_apics(m) || !create_legacy(m) || !create_testdev(m) || !create_chipset(m))
 		return error_set(e, "not enough host memory for the devices");
+	if (pv_create(m, e) < 0)
+		return -1;
 	if (create_pci_devices(m, e) < 0)
 		return -1;
 	struct device *cfg = fw_cfg_create(&m->board);

@@ -38,6 +38,7 @@ struct machine_cpu {
 	bool parked;	/* its thread waits until the machine goes on */
 	/* its own thread, any other */
 	_Atomic u32 sleeping; /* its thread waits, or is about to, on v->event */
+	u64 poll_window;      /* ns; for disks (poll.c) */
 	pthread_t thread;     /* of all but processor 0, while machine_run() lasts (parallel.c) */
 	/* statistics */
 	u64 exits[VCPU_EXIT_COUNT], halts, halted_ns;
@@ -66,6 +67,7 @@ struct machine {
 
 	struct board board;
 	struct lapic_bus *lapics;
+	struct pv *pv; /* pv.c; NULL: no paravirtual interface */
 	struct device *pic, *ioapic, *q35, *pm, *uart[MACHINE_SERIALS];
 	struct virtio *console, *balloon; /* NULL: none */
 	struct {
@@ -205,6 +207,12 @@ void wake_cpu(struct machine *m, unsigned n, u32 events);
 void wake_sleep(struct machine_cpu *c, u64 deadline);
 /* Processor 0's thread sleeps until EV_KICK is raised; all events stay as they are. */
 void wake_wait_kick(struct machine *m);
-u64 host_ns(void); /* for statistics alone */
+/* Whether wake_sleep() would return at once. */
+bool wake_pending(const struct machine_cpu *c);
+u64 host_ns(void); /* for statistics and how long to poll, alone */
+
+/* poll.c: wake_sleep(), after looking for completions of the disks' requests for a while if there are any. True if it
+ * found some: the door has something. */
+bool poll_sleep(struct machine_cpu *c, u64 deadline);
 
 #endif

@@ -20,6 +20,7 @@
 
 #include "cpu/event.h"
 #include "cpu/linear.h"
+#include "machine/pv.h"
 #include "replay/door.h"
 
 static void end(struct machine *m, enum machine_end how, int exit_code, const char *text)
@@ -153,7 +154,11 @@ static void settle(struct machine_cpu *c)
 
 static void take_turn(struct machine *m, unsigned n)
 {
-	fpu_park(m->cpu[m->turn].v);
+	struct vcpu *v = m->cpu[m->turn].v;
+
+	fpu_park(v);
+	if (n != m->turn && v->cpu.activity == ACT_RUNNING)
+		pv_preempted(m, m->turn);
 	m->turn = n;
 	m->turn_left = TURN;
 	clock_set_source(m->clock, &m->cpu[n].v->icount);
@@ -249,7 +254,9 @@ static void idle(struct machine *m)
 	}
 	u64 start = host_ns();
 
-	wake_sleep(c, next);
+	pv_sleep(m, 0);
+	poll_sleep(c, next);
+	pv_wake(m, 0);
 	c->halted_ns += host_ns() - start;
 }
 
@@ -281,6 +288,8 @@ static void run_engine(struct machine *m)
 	struct machine_cpu *c = &m->cpu[m->turn];
 	struct run_budget b = { .insns = budget(m) };
 	u64 before = c->v->icount;
+
+	pv_enter(m, m->turn);
 	enum vcpu_exit why = c->v->engine->run(c->v, &b);
 
 	assert(why < VCPU_EXIT_COUNT);

@@ -57,7 +57,10 @@ static int check_config(struct machine *m, struct error *e)
 	if (engine_options_translator(&c->engine_options) && !(m->engine->caps & ENGINE_TRANSLATES))
 		return error_set(e, "engine '%s' does not translate: no --trace, --perf-map, --guest-symbols",
 				 m->engine->name);
-	return cpu_model_init(&m->model, c->cpu_model ? c->cpu_model : "host", c->cpus, TSC_HZ, e);
+	if (cpu_model_init(&m->model, c->cpu_model ? c->cpu_model : "host", c->cpus, TSC_HZ, e))
+		return -1;
+	cpu_model_offer_pv(&m->model, c->pv);
+	return 0;
 }
 
 static int load_files(struct machine *m, struct error *e)

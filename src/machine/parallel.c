@@ -12,6 +12,8 @@
 
 #include "base/thread.h"
 #include "machine/internal.h"
+#include "machine/pv.h"
+#include "replay/door.h"
 
 /* One run of the engine, without the lock. */
 static void run_unlocked(struct machine_cpu *c)
@@ -21,6 +23,7 @@ static void run_unlocked(struct machine_cpu *c)
 	unsigned who = c->v->index;
 	enum vcpu_exit why;
 
+	pv_enter(m, who);
 	pthread_mutex_unlock(&m->lock);
 	world_enter(&m->world, who);
 	why = c->v->engine->run(c->v, &unlimited);
@@ -38,10 +41,16 @@ static void sleep_unlocked(struct machine_cpu *c, u64 deadline)
 	pthread_mutex_unlock(&m->lock);
 	u64 start = host_ns();
 
-	wake_sleep(c, deadline);
+	pv_sleep(m, c->v->index);
+	bool found = poll_sleep(c, deadline);
+
+	pv_wake(m, c->v->index);
 	u64 slept = host_ns() - start;
 
 	pthread_mutex_lock(&m->lock);
+	/* rather than to leave it to processor 0, which may sleep */
+	if (found && door_pending(m->door))
+		door_deliver(m->door, machine_icount(m));
 	c->halts++;
 	c->halted_ns += slept;
 }

@@ -5,6 +5,7 @@
 
 #include "cpu/linear.h"
 #include "machine/internal.h"
+#include "machine/pv.h"
 #include "mem/mmu.h"
 
 /* Of parallel threads: the processor this one runs. */
@@ -204,6 +205,7 @@ unsigned machine_turn(const struct machine *m)
 static void init_cpu(struct machine_cpu *c)
 {
 	lapic_reset(lapic_of(c->m->lapics, c->v->index), true);
+	pv_init_cpu(c->m, c->v->index);
 	cpu_reset(c->v, true);
 	changed(c->v);
 }

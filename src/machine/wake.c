@@ -55,6 +55,11 @@ void wake_cpu(struct machine *m, unsigned n, u32 events)
 
 #define WAKING (EV_KICK | EV_INTR | EV_NMI | EV_TIMER | EV_RESET)
 
+bool wake_pending(const struct machine_cpu *c)
+{
+	return atomic_load(&c->v->event) & WAKING;
+}
+
 void wake_sleep(struct machine_cpu *c, u64 deadline)
 {
 	struct machine *m = c->m;

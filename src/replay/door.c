@@ -103,13 +103,28 @@ enum door_mode door_mode(const struct door *d)
 	return d->mode;
 }
 
-u64 door_monotonic_ns(struct door *d)
+static u64 host_time(const struct door *d, clockid_t id)
 {
 	struct timespec t;
 
 	assert(d->mode == DOOR_REAL);
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(id, &t);
 	return (u64)t.tv_sec * 1000000000u + t.tv_nsec;
+}
+
+u64 door_monotonic_ns(struct door *d)
+{
+	return host_time(d, CLOCK_MONOTONIC);
+}
+
+u64 door_wall_ns(struct door *d)
+{
+	return host_time(d, CLOCK_REALTIME);
+}
+
+u64 door_thread_ns(struct door *d)
+{
+	return host_time(d, CLOCK_THREAD_CPUTIME_ID);
 }
 
 u64 door_wall_epoch(struct door *d)

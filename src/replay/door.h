@@ -28,6 +28,10 @@ enum door_mode door_mode(const struct door *d);
 
 /* Host CLOCK_MONOTONIC in ns. Must not be called with DOOR_VIRTUAL (asserts). */
 u64 door_monotonic_ns(struct door *d);
+/* Host CLOCK_REALTIME in ns since 1970. Not with DOOR_VIRTUAL. */
+u64 door_wall_ns(struct door *d);
+/* How long the calling thread has run, in ns (CLOCK_THREAD_CPUTIME_ID; a system call). Not with DOOR_VIRTUAL. */
+u64 door_thread_ns(struct door *d);
 /* Wall clock at machine start, seconds since 1970 (UTC). With DOOR_VIRTUAL the
  * fixed epoch 2020-01-01 00:00:00. */
 u64 door_wall_epoch(struct door *d);

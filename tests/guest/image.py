@@ -84,6 +84,29 @@ def bad_requests(folder):
         refuses(name, args, folder, (word,))
 
 
+def makes_something(pid):
+    """Whether the process has a file without a name on a disk."""
+    try:
+        return any("(deleted)" in os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return False
+
+
+def killed_conversion(source, folder, name):
+    """What is cut short by SIGKILL in its midst leaves nothing."""
+    before = sorted(os.listdir(folder))
+    for _ in range(20):
+        p = subprocess.Popen([ECTYPE, "image", "convert", source, os.path.join(folder, name)], stderr=subprocess.DEVNULL)
+        while p.poll() is None and not makes_something(p.pid):
+            pass
+        p.kill()
+        if p.wait() == -signal.SIGKILL:
+            ok(f"convert: killed, nothing is left of {name}", sorted(os.listdir(folder)) == before, os.listdir(folder))
+            return
+        os.unlink(os.path.join(folder, name))  # it was faster
+    ok(f"convert: killed while it made {name}", False)
+
+
 def disks(folder):
     """A random sparse disk through all formats and back."""
     rng = random.Random(4)
@@ -110,6 +133,8 @@ def disks(folder):
     ok("convert: every byte came back", subprocess.run(["cmp", raw, flat]).returncode == 0)
     ok("convert: holes stay holes", os.stat(flat).st_blocks * 512 < 20 * MIB, os.stat(flat).st_blocks)
     works("convert: --force replaces", image("convert", "--force", raw, flat))
+    for name in ("dead.raw", "dead.qcow2"):
+        killed_conversion(raw, folder, name)
     elsewhere = os.path.join(folder, "else.qcow2")
     works("overlay: from another folder", image("overlay", "--format", "raw", raw, elsewhere))
     ok("overlay: then its base by full name", info(elsewhere).get("backing_file") in (raw, "a.raw"), info(elsewhere))

@@ -105,6 +105,11 @@ def triple(name, image):
     ok("triple fault: register dump", re.search(r"\bR?IP\b|\bEIP\b", err, re.I) and re.search(r"CR3", err, re.I), err[-200:])
 
 
+def pv(name, image):
+    report(name, image)
+    report(name, image, "--pv", "off")
+
+
 # NAME=VALUE that a payload of several processors is given: short, --long.
 MP = {
     "mpstart64": ("rounds=100", "rounds=100000"),
@@ -160,7 +165,7 @@ def race(name, image):
         ok(f"{name}, {cpus} in turns: the same under interp", found["interp"] == first, f"{found}")
 
 
-SPECIAL = {"boot32": boot, "triple32": triple, **dict.fromkeys(MP, several), "mprace64": race}
+SPECIAL = {"boot32": boot, "triple32": triple, "pv32": pv, "pv64": pv, **dict.fromkeys(MP, several), "mprace64": race}
 
 
 def main():

@@ -23,6 +23,7 @@ struct block {
 	int error; /* what requests are done with */
 	struct block_request *waiting[FAKE_WAITING_MAX];
 	unsigned count;
+	unsigned ready; /* how many of the waiting block_poll() finds done */
 	/* history */
 	char ops[256]; /* a letter a request: r w f d z */
 	unsigned submitted;
@@ -103,6 +104,20 @@ void block_drain(struct block *b)
 	fake_run(b, FAKE_WAITING_MAX);
 }
 
+bool block_pollable(const struct block *b)
+{
+	return b->count;
+}
+bool block_poll(struct block *b)
+{
+	unsigned n = b->ready < b->count ? b->ready : b->count;
+
+	b->ready = 0;
+	fake_run(b, n);
+	return n;
+}
+void block_poll_ends(struct block *b) {}
+void block_kick(struct block *b) {}
 u64 block_size(const struct block *b)
 {
 	return b->size;

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <Zydis/Zydis.h>
 
+#include "cpu/pv.h"
 #include "cpuctl_fake.h"
 
 static const char *const names[] = { "x86-64-v2", "x86-64-v3", "x86-64-v4", "host" };
@@ -422,6 +423,62 @@ static void test_small(void **state)
 	free(v);
 }
 
+/* VMCALL: arguments by mode, rings, and a model without the interface. */
+static u64 called[6];
+
+static u64 fake_hypercall(void *m, unsigned cpu, u64 nr, const u64 args[4], bool wide)
+{
+	called[0] = nr;
+	memcpy(called + 1, args, 32);
+	called[5] = wide;
+	return (u64)-KVM_ENOSYS;
+}
+
+static void test_vmcall(void **state)
+{
+	struct vcpu *v = new_vcpu("host");
+	struct cpu *c = &v->cpu;
+	struct vcpu_hooks hooks = *v->hooks;
+	u32 r[4];
+
+	hooks.hypercall = fake_hypercall;
+	v->hooks = &hooks;
+	assert_fault(v, sys_vmcall(v, INSN()), EXC_UD);
+	cpu_model_offer_pv(&model, PV_ALL);
+	cpu_cpuid(v, 0x40000001, 0, r);
+	assert_int_equal(r[0], PV_ALL);
+	c->gpr[REG_RAX] = 0x100000005;
+	c->gpr[REG_RBX] = 0x200000006;
+	c->gpr[REG_RCX] = 3;
+	c->gpr[REG_RDX] = 4;
+	c->gpr[REG_RSI] = 0x500000007;
+	u64 rip = c->rip;
+
+	assert_int_equal(sys_vmcall(v, INSN()), 0);
+	assert_int_equal(c->rip, rip + 3);
+	assert_memory_equal(called, ((u64[]){ 0x100000005, 0x200000006, 3, 4, 0x500000007, 1 }), sizeof(called));
+	assert_int_equal(c->gpr[REG_RAX], (u64)-KVM_ENOSYS);
+	c->seg[SEG_CS].attr &= ~SEG_L;
+	c->gpr[REG_RAX] = 0x100000005;
+	assert_int_equal(sys_vmcall(v, INSN()), 0);
+	assert_memory_equal(called, ((u64[]){ 5, 6, 3, 4, 7, 0 }), sizeof(called));
+	assert_int_equal(c->gpr[REG_RAX], (u32)-KVM_ENOSYS);
+	c->seg[SEG_CS].attr |= SEG_L;
+	set_cpl(v, 3);
+	called[0] = 99;
+	assert_int_equal(sys_vmcall(v, INSN()), 0);
+	assert_int_equal(called[0], 99);
+	assert_int_equal(c->gpr[REG_RAX], (u64)-KVM_EPERM);
+	/* a kick is as good as an interrupt, once */
+	set_cpl(v, 0);
+	v->kicked = true;
+	assert_int_equal(sys_hlt(v, INSN()), 0);
+	assert_int_equal(c->activity, ACT_RUNNING);
+	assert_int_equal(sys_hlt(v, INSN()), 0);
+	assert_int_equal(c->activity, ACT_HALTED);
+	free(v);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -429,6 +486,7 @@ int main(void)
 		cmocka_unit_test(test_microcode), cmocka_unit_test(test_tsc),	       cmocka_unit_test(test_efer),
 		cmocka_unit_test(test_cr0),	  cmocka_unit_test(test_pdptes),       cmocka_unit_test(test_cr3_cr4),
 		cmocka_unit_test(test_dr),	  cmocka_unit_test(test_io),	       cmocka_unit_test(test_small),
+		cmocka_unit_test(test_vmcall),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

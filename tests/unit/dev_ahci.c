@@ -301,6 +301,17 @@ static void queued(void **state)
 	assert_int_equal(arig_get(r, 0, SACT), 0);
 	for (unsigned i = 0; i < 32; i++)
 		assert_memory_equal(arig_ptr(r, ARIG_DATA + 512 * i), b->data + i * 3 * 512, 512);
+	/* what the host has finished is found when there is more to start */
+	queue(r, 0, READ_FPDMA, 7);
+	b->ready = 1;
+	queue(r, 1, READ_FPDMA, 8);
+	assert_int_equal(arig_get(r, 0, SACT), 2); /* before the new one is started */
+	assert_false(door_pending(r->board.door));
+	b->ready = 1;
+	queue(r, 2, READ_FPDMA, 9);
+	fake_run(b, 1);
+	door_deliver(r->board.door, 0);
+	assert_int_equal(arig_get(r, 0, SACT), 0);
 	/* one that is not queued waits for those that are */
 	queue(r, 0, READ_FPDMA, 0);
 	arig_prepare(r, 0, 1, &(struct arig_command){ .command = FLUSH_EXT }, 0);

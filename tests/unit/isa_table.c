@@ -81,7 +81,9 @@ static void test_forms(void **state)
 	assert_int_equal(ROW_OF(CODE_64, "\xff\xe0")->method, METHOD_CORE);
 	assert_int_equal(ROW_OF(CODE_64, "\xc3")->method, METHOD_CORE);
 	assert_int_equal(ROW_OF(CODE_64, "\x0f\xae\x20")->sys, ISA_SYS_xsave);
-	assert_int_equal(ROW_OF(CODE_64, "\x0f\x01\xc1")->sys, ISA_SYS_ud); /* VMCALL */
+	assert_int_equal(ROW_OF(CODE_64, "\x0f\x01\xc1")->sys, ISA_SYS_vmcall);
+	assert_int_equal(ROW_OF(CODE_64, "\x0f\x01\xd9")->sys, ISA_SYS_vmcall); /* VMMCALL */
+	assert_int_equal(ROW_OF(CODE_64, "\x0f\x01\xc2")->sys, ISA_SYS_ud);	/* VMLAUNCH */
 	assert_int_equal(ROW_OF(CODE_64, "\x0f\x58\xc0")->method, METHOD_HOST);
 }
 

@@ -562,6 +562,152 @@ static void test_save(void **state)
 	enc_free(&b);
 }
 
+/* EOI by flag: the word is at 1000H of RAM. */
+#define FLAG_AT 0x1000
+
+static u8 flag(struct fixture *f)
+{
+	return memory_ram(f->board.mem)[FLAG_AT];
+}
+
+static void clear_flag(struct fixture *f)
+{
+	memory_ram(f->board.mem)[FLAG_AT] = 0;
+}
+
+static void with_flag(struct fixture *f)
+{
+	memory_map_ram(f->board.mem, 0, 0, MiB, 0, "ram");
+	enable_all(f);
+	assert_int_equal(lapic_set_pv_eoi(on(f, 0), FLAG_AT | 1), 0);
+}
+
+static void test_pv_eoi(void **state)
+{
+	struct fixture *f = *state;
+	struct apic_message level = { .dest = 0, .level = true, .vector = 0x62 };
+	struct lapic *l = on(f, 0);
+
+	with_flag(f);
+	assert_int_equal(lapic_set_pv_eoi(l, FLAG_AT | 3), -1);
+	assert_int_equal(lapic_set_pv_eoi(l, MiB | 1), -1);
+	assert_int_equal(lapic_set_pv_eoi(l, LAPIC_DEFAULT_BASE | 1), -1);
+	assert_int_equal(lapic_pv_eoi(l), FLAG_AT | 1);
+	/* offered, and used */
+	send(f, 0, false, APIC_FIXED, 0x45);
+	assert_int_equal(lapic_ack(l), 0x45);
+	assert_int_equal(flag(f), 1);
+	assert_int_equal(rd(f, 0, 0xa0), 0x40);
+	clear_flag(f);
+	assert_int_equal(rd(f, 0, 0xa0), 0);
+	assert_int_equal(rd(f, 0, 0x120), 0);
+	/* a level: the IOAPIC wants to hear of it */
+	lapic_deliver(f->bus, &level);
+	assert_int_equal(lapic_ack(l), 0x62);
+	assert_int_equal(flag(f), 0);
+	wr(f, 0, 0xb0, 0);
+	assert_int_equal(f->eois, 1);
+	/* one that waits, a nested one */
+	send(f, 0, false, APIC_FIXED, 0x45);
+	send(f, 0, false, APIC_FIXED, 0x55);
+	assert_int_equal(lapic_ack(l), 0x55);
+	assert_int_equal(flag(f), 0);
+	send(f, 0, false, APIC_FIXED, 0x65);
+	assert_int_equal(lapic_ack(l), 0x65);
+	assert_int_equal(flag(f), 0);
+	wr(f, 0, 0xb0, 0);
+	wr(f, 0, 0xb0, 0);
+	assert_int_equal(lapic_ack(l), 0x45);
+	assert_int_equal(flag(f), 1);
+	/* taken back as another one comes, which the EOI then lets through */
+	send(f, 0, false, APIC_FIXED, 0x46);
+	assert_int_equal(flag(f), 1); /* from elsewhere: nobody looks yet */
+	assert_false(lapic_pending(l));
+	assert_int_equal(flag(f), 0);
+	unsigned before = f->intr[0];
+
+	wr(f, 0, 0xb0, 0);
+	assert_true(f->intr[0] > before);
+	/* cleared before anybody looked: EOI came first */
+	assert_int_equal(lapic_ack(l), 0x46);
+	assert_int_equal(flag(f), 1);
+	send(f, 0, false, APIC_FIXED, 0x47);
+	clear_flag(f);
+	assert_true(lapic_pending(l));
+	assert_int_equal(lapic_ack(l), 0x47);
+	/* a write ends it too, once; off, and INIT, take it back */
+	wr(f, 0, 0xb0, 0);
+	assert_int_equal(flag(f), 0);
+	assert_int_equal(rd(f, 0, 0x120), 0);
+	send(f, 0, false, APIC_FIXED, 0x48);
+	assert_int_equal(lapic_ack(l), 0x48);
+	assert_int_equal(flag(f), 1);
+	assert_int_equal(lapic_set_pv_eoi(l, 0), 0);
+	assert_int_equal(flag(f), 0);
+	assert_int_equal(rd(f, 0, 0xa0), 0x40);
+	wr(f, 0, 0xb0, 0);
+	lapic_set_pv_eoi(l, FLAG_AT | 1);
+	send(f, 0, false, APIC_FIXED, 0x49);
+	assert_int_equal(lapic_ack(l), 0x49);
+	lapic_reset(l, true);
+	assert_int_equal(flag(f), 0);
+	assert_int_equal(lapic_pv_eoi(l), 0);
+}
+
+/* Whether somebody looked makes no difference to the stream. */
+static void test_pv_eoi_saved(void **state)
+{
+	struct fixture *f = *state;
+	struct encoder unseen, seen;
+
+	with_flag(f);
+	send(f, 0, false, APIC_FIXED, 0x45);
+	assert_int_equal(lapic_ack(on(f, 0)), 0x45);
+	clear_flag(f);
+	enc_init(&unseen);
+	f->board.first->ops->save(f->board.first, &unseen);
+	assert_false(lapic_pending(on(f, 0)));
+	enc_init(&seen);
+	f->board.first->ops->save(f->board.first, &seen);
+	assert_int_equal(unseen.len, seen.len);
+	assert_memory_equal(unseen.data, seen.data, seen.len);
+	/* open while there is no address: not sound */
+	unseen.data[unseen.len - 1] = 1;
+	unseen.data[unseen.len - 9] &= ~1;
+	struct decoder d = { .data = unseen.data, .len = unseen.len };
+
+	assert_int_equal(f->board.first->ops->check(f->board.first, &d), -1);
+	enc_free(&unseen);
+	enc_free(&seen);
+}
+
+static void test_send_many(void **state)
+{
+	struct fixture *f = *state;
+
+	enable_all(f);
+	assert_int_equal(lapic_send_many(f->bus, 5, 0, 0, 0x41, true), 2);
+	assert_int_equal(got(f, 0x41), 5);
+	assert_int_equal(lapic_send_many(f->bus, ~0ull, ~0ull, 1, 0x42, true), 2);
+	assert_int_equal(got(f, 0x42), 6);
+	assert_int_equal(lapic_send_many(f->bus, ~0ull, ~0ull, 3, 0x42, true), 0);
+	assert_int_equal(lapic_send_many(f->bus, ~0ull, ~0ull, ~0ull - 30, 0x42, true), 0);
+	assert_int_equal(lapic_send_many(f->bus, 4, 0, 0, APIC_NMI << 8, true), 1);
+	assert_int_equal(f->nmi[2], 1);
+	/* the upper half begins at 32 or 64 */
+	lapic_msr_write(on(f, 1), 0x1b, LAPIC_DEFAULT_BASE);
+	assert_int_equal(lapic_send_many(f->bus, 7, 0, 0, 0x43, false), 2);
+	assert_int_equal(got(f, 0x43), 5);
+	wr(f, 2, 0x20, 40u << 24);
+	assert_int_equal(lapic_send_many(f->bus, 0, 1 << 8, 0, 0x44, false), 1);
+	assert_int_equal(lapic_send_many(f->bus, 0, 1 << 8, 0, 0x44, true), 0);
+	assert_int_equal(lapic_send_many(f->bus, 1ull << 40, 0, 0, 0x44, true), 1);
+	assert_int_equal(lapic_send_many(f->bus, 1ull << 40, 0, 0, 0x44, false), 0);
+	assert_int_equal(lapic_find(f->bus, 40), 2);
+	assert_int_equal(lapic_find(f->bus, 1), -1);
+	assert_int_equal(lapic_find(f->bus, 1ull << 32), -1);
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
@@ -569,7 +715,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_reset), T(test_priority), T(test_level_eoi),    T(test_extint),		 T(test_destinations),
 		T(test_icr),   T(test_timer),	 T(test_tsc_deadline), T(test_base_transitions), T(test_x2apic),
-		T(test_save),
+		T(test_save),  T(test_pv_eoi),	 T(test_pv_eoi_saved), T(test_send_many),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

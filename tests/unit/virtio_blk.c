@@ -473,6 +473,31 @@ static void later(void **state)
 	destroy(&b);
 }
 
+/* What the host has finished is found when the guest submits more, with no thread of the backend and no signal. */
+static void polled(void **state)
+{
+	struct bench b;
+
+	build(&b, DOOR_REAL, SECTORS * 512, false);
+	start(&b, FEATURES);
+	b.image->wait = true;
+	for (unsigned n = 0; n < 8; n++) {
+		const struct piece p[] = { { HEADER + 16 * n, 16, 0 },
+					   { DATA + 512 * n, 512, WRITE },
+					   { STATUS + n, 1, WRITE } };
+
+		header(&b, n, IN, n + 1);
+		offer(&b, 0, p, 3);
+		b.image->ready = n & 1 ? 2 : 0;
+		virtio_kick(b.v, 0);
+		assert_int_equal(used(&b, 0), n & 1 ? n + 1 : n);
+		assert_false(door_pending(b.r->board.door));
+	}
+	for (unsigned n = 0; n < 8; n++)
+		assert_memory(&b, DATA + 512 * n, b.image->data + 512 * (n + 1), 512);
+	destroy(&b);
+}
+
 /* With the virtual clock nothing is left to a thread. */
 static void at_once(void **state)
 {
@@ -659,11 +684,11 @@ static void other_image(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(configuration), cmocka_unit_test(transfers),	    cmocka_unit_test(layouts),
-		cmocka_unit_test(refused),	 cmocka_unit_test(discards),	    cmocka_unit_test(write_through),
-		cmocka_unit_test(errors),	 cmocka_unit_test(later),	    cmocka_unit_test(at_once),
-		cmocka_unit_test(quiesced),	 cmocka_unit_test(reset_in_flight), cmocka_unit_test(bounded),
-		cmocka_unit_test(roundtrip),	 cmocka_unit_test(other_image),
+		cmocka_unit_test(configuration), cmocka_unit_test(transfers), cmocka_unit_test(layouts),
+		cmocka_unit_test(refused),	 cmocka_unit_test(discards),  cmocka_unit_test(write_through),
+		cmocka_unit_test(errors),	 cmocka_unit_test(later),     cmocka_unit_test(polled),
+		cmocka_unit_test(at_once),	 cmocka_unit_test(quiesced),  cmocka_unit_test(reset_in_flight),
+		cmocka_unit_test(bounded),	 cmocka_unit_test(roundtrip), cmocka_unit_test(other_image),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

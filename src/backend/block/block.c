@@ -214,8 +214,32 @@ void block_submit(struct block *b, struct block_request *r)
 		pool_put(b->pool, r);
 }
 
+bool block_pollable(const struct block *b)
+{
+	return b->uring && uring_inflight(b->uring) && uring_is_submitter(b->uring);
+}
+
+bool block_poll(struct block *b)
+{
+	return b->uring && uring_poll(b->uring);
+}
+
+void block_kick(struct block *b)
+{
+	if (b->uring)
+		uring_kick(b->uring);
+}
+
+void block_poll_ends(struct block *b)
+{
+	if (b->uring)
+		uring_unpark(b->uring);
+}
+
 void block_drain(struct block *b)
 {
+	block_kick(b);
+	block_poll_ends(b);
 	pthread_mutex_lock(&b->lock);
 	while (b->inflight)
 		pthread_cond_wait(&b->idle, &b->lock);

@@ -68,6 +68,22 @@ unsigned block_granularity(const struct block *b);    /* of discards that free s
 
 /* Offsets are checked again: a request outside the image is done with EINVAL (writes to a readonly one: EROFS). */
 void block_submit(struct block *b, struct block_request *r);
+/*
+ * Polling: requests that the host does by itself need no other thread to be
+ * found done, if somebody looks. block_poll() calls their `done`, true if
+ * there was any; it costs a few loads if there is none. Where it finds things
+ * often, others stop looking: so who has called it says by block_poll_ends()
+ * that it is going to sleep. Any thread.
+ *
+ * Requests may also be held back for a moment to go to the host together, not
+ * longer than others are in flight or half a millisecond; block_kick() lets
+ * them go.
+ */
+/* There are such requests, and the calling thread submitted the last one: others had better leave them to it. */
+bool block_pollable(const struct block *b);
+bool block_poll(struct block *b);
+void block_poll_ends(struct block *b);
+void block_kick(struct block *b);
 /* Returns when all requests submitted before are done. */
 void block_drain(struct block *b);
 

@@ -6,6 +6,7 @@
  *   lapic_regs.c   registers: MMIO page, x2APIC MSRs, APIC_BASE transitions
  *   lapic_timer.c  the timer
  *   lapic_ipi.c    messages: ICR, destinations, MSI
+ *   lapic_pv_eoi.c EOI by a flag in guest memory
  *   lapic_save.c   the state stream
  *
  * The question asked most often is lapic_pending(): every STI, POPF or IRET
@@ -83,7 +84,7 @@ static bool extint_pending(const struct lapic *l)
 	return !(lvt & LVT_MASKED) && (lvt & LVT_MODE) >> LVT_MODE_SHIFT == APIC_EXTINT;
 }
 
-bool lapic_pending(const struct lapic *l)
+static bool pending(const struct lapic *l)
 {
 	if (l->lint[0] && extint_pending(l))
 		return true;
@@ -94,8 +95,15 @@ bool lapic_pending(const struct lapic *l)
 	return irr >= 0 && ((u32)irr & 0xf0) > (l->ppr & 0xf0);
 }
 
+bool lapic_pending(struct lapic *l)
+{
+	lapic_pv_eoi_sync(l);
+	return pending(l);
+}
+
 int lapic_ack(struct lapic *l)
 {
+	lapic_pv_eoi_sync(l);
 	if (extint_pending(l))
 		return l->bus->w.pic_ack(l->bus->w.opaque);
 	if (!lapic_hw_enabled(l))
@@ -107,12 +115,15 @@ int lapic_ack(struct lapic *l)
 	irr_clear(l, (u8)irr);
 	l->isr[irr / 32] |= 1u << irr % 32;
 	update_ppr(l);
+	if (l->pv_eoi & 1)
+		lapic_pv_eoi_offer(l, (u8)irr);
 	return irr;
 }
 
 void lapic_notify(struct lapic *l)
 {
-	if (lapic_pending(l))
+	/* Perhaps on another processor's thread: the flag of a paravirtual EOI is for its own to look at. */
+	if (l->pv_eoi_open || pending(l))
 		l->bus->w.intr(l->bus->w.opaque, l->cpu);
 }
 
@@ -196,6 +207,7 @@ void lapic_set_lint(struct lapic *l, unsigned pin, bool level)
 
 void lapic_set_tpr(struct lapic *l, u32 tpr)
 {
+	lapic_pv_eoi_sync(l);
 	l->tpr = tpr;
 	update_ppr(l);
 	lapic_notify(l);
@@ -211,14 +223,25 @@ void lapic_cr8_write(struct lapic *l, u64 val)
 	lapic_set_tpr(l, (u32)(val & 0xf) << 4);
 }
 
-void lapic_eoi(struct lapic *l)
+int lapic_isr_pop(struct lapic *l)
 {
 	int vector = highest_isr(l);
 
+	if (vector >= 0) {
+		l->isr[vector / 32] &= ~(1u << vector % 32);
+		update_ppr(l);
+	}
+	return vector;
+}
+
+void lapic_eoi(struct lapic *l)
+{
+	lapic_pv_eoi_sync(l);
+	lapic_pv_eoi_close(l);
+	int vector = lapic_isr_pop(l);
+
 	if (vector < 0)
 		return;
-	l->isr[vector / 32] &= ~(1u << vector % 32);
-	update_ppr(l);
 	if (l->tmr[vector / 32] & 1u << vector % 32) {
 		u32 *lint0 = &l->lvt[LVT_LINT0];
 
@@ -237,6 +260,7 @@ void lapic_eoi(struct lapic *l)
 /* SDM vol. 3, 11.4.7.1 and 11.4.7.3. */
 static void reset_registers(struct lapic *l)
 {
+	lapic_pv_eoi_close(l);
 	l->tpr = l->ppr = 0;
 	l->ldr = 0;
 	l->dfr = 0xffffffff;
@@ -260,6 +284,7 @@ void lapic_reset(struct lapic *l, bool init)
 		l->id = l->cpu & 0xff;
 	}
 	reset_registers(l);
+	l->pv_eoi = 0;
 	lapic_map(l);
 }
 

@@ -78,7 +78,7 @@ void lapic_setup_virtual_wire(struct lapic *l);
 void lapic_reset(struct lapic *l, bool init);
 
 /* Is there anything for INTR: a vector above PPR, or ExtINT? */
-bool lapic_pending(const struct lapic *l);
+bool lapic_pending(struct lapic *l);
 /* Acknowledge it: the vector, or -1 if it went away. */
 int lapic_ack(struct lapic *l);
 
@@ -91,6 +91,15 @@ int lapic_msr_write(struct lapic *l, u32 msr, u64 val);
 u64 lapic_base(const struct lapic *l); /* IA32_APIC_BASE */
 u32 lapic_id(const struct lapic *l);
 
+/*
+ * Paravirtual EOI: MSR_KVM_PV_EOI_EN (Linux, Documentation/virt/kvm/x86/msr.rst).
+ * Writing: 0, or -1 (#GP) if the address is not aligned to 4 bytes or no RAM.
+ */
+int lapic_set_pv_eoi(struct lapic *l, u64 val);
+u64 lapic_pv_eoi(const struct lapic *l);
+/* Is the guest's flag out? Then what lapic_pending() does is more than a look. */
+bool lapic_pv_eoi_is_open(const struct lapic *l);
+
 /* The processor's TSC was written: what depends on it is computed anew. */
 void lapic_tsc_changed(struct lapic *l);
 
@@ -102,6 +111,12 @@ void lapic_set_lint(struct lapic *l, unsigned pin, bool level);
 
 /* Hands the message to every processor it addresses. True if one accepted it. */
 bool lapic_deliver(struct lapic_bus *bus, const struct apic_message *m);
+/* An IPI as of the command register `icr`, of which mode and vector count, to
+ * the APIC IDs min + n for each bit n of low:high (128 bits; 64, a half each,
+ * unless `wide`). How many took it. */
+unsigned lapic_send_many(struct lapic_bus *bus, u64 low, u64 high, u64 min, u32 icr, bool wide);
+/* The processor with that APIC ID, or -1. */
+int lapic_find(const struct lapic_bus *bus, u64 apic_id);
 /* A message-signalled interrupt: a write of `data` to `addr` (SDM vol. 3, 11.11). */
 bool lapic_msi(struct lapic_bus *bus, gpa_t addr, u32 data);
 

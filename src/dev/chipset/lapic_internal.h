@@ -48,6 +48,9 @@ struct lapic {
 	u32 irr_words; /* bit n: irr[n] may hold something (set after, cleared before irr[n]) */
 	bool lint[2];  /* levels of the pins */
 
+	u64 pv_eoi;	  /* MSR_KVM_PV_EOI_EN */
+	bool pv_eoi_open; /* the guest may end the one interrupt in service by its flag (lapic_pv_eoi.c) */
+
 	/* The timer. While it counts, the count was `count` at guest time
 	 * `start`; a stopped one has count 0. */
 	u32 init_count, count, divide; /* divide: as written, DCR */
@@ -75,6 +78,22 @@ static inline bool lapic_sw_enabled(const struct lapic *l)
 {
 	return lapic_hw_enabled(l) && (l->svr & SVR_ENABLE);
 }
+
+/* lapic_pv_eoi.c. What looks at ISR or PPR, or changes the TPR, calls lapic_pv_eoi_sync() first. */
+void lapic_pv_eoi_look(struct lapic *l);
+static inline void lapic_pv_eoi_sync(struct lapic *l)
+{
+	if (l->pv_eoi_open)
+		lapic_pv_eoi_look(l);
+}
+/* An edge-triggered interrupt went into service: offer the flag if nothing else waits. */
+void lapic_pv_eoi_offer(struct lapic *l, u8 vector);
+/* The guest writes EOI, or the registers are reset. */
+void lapic_pv_eoi_close(struct lapic *l);
+/* Has the guest ended the interrupt by its flag? Changes nothing. */
+bool lapic_pv_eoi_ended(const struct lapic *l);
+/* lapic.c: ends the interrupt in service without what follows for others. The vector, or -1. */
+int lapic_isr_pop(struct lapic *l);
 
 /* Above RAM and ROM, wherever the guest moves the page. */
 #define LAPIC_REGION_PRIO 20

@@ -161,3 +161,28 @@ void lapic_send_icr(struct lapic *l)
 		break;
 	}
 }
+
+int lapic_find(const struct lapic_bus *bus, u64 apic_id)
+{
+	for (unsigned i = 0; i < bus->w.cpus; i++)
+		if (lapic_hw_enabled(bus->cpu[i]) && lapic_id(bus->cpu[i]) == apic_id)
+			return (int)i;
+	return -1;
+}
+
+unsigned lapic_send_many(struct lapic_bus *bus, u64 low, u64 high, u64 min, u32 icr, bool wide)
+{
+	const struct apic_message m = { .mode = icr >> 8 & 7, .vector = (u8)icr };
+	unsigned half = wide ? 64 : 32, taken = 0;
+
+	for (unsigned i = 0; i < bus->w.cpus; i++) {
+		struct lapic *l = bus->cpu[i];
+		u64 id = lapic_id(l), n = id - min;
+
+		if (!lapic_hw_enabled(l) || id < min || n >= 2 * half)
+			continue;
+		if ((n < half ? low >> n : high >> (n - half)) & 1)
+			taken += receive(l, &m);
+	}
+	return taken;
+}

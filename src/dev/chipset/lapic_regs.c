@@ -99,6 +99,7 @@ static void write_svr(struct lapic *l, u32 val)
 
 bool lapic_reg_read(struct lapic *l, unsigned reg, u32 *val)
 {
+	lapic_pv_eoi_sync(l);
 	switch (reg) {
 	case REG_ID:
 		*val = lapic_x2(l) ? l->cpu : l->id << 24;
@@ -285,8 +286,11 @@ static int write_base(struct lapic *l, u64 val)
 	l->base = val;
 	if ((old & BASE_EN) && !(val & BASE_EN)) {
 		/* Registers start from their reset state when it is enabled again. */
+		u64 pv_eoi = l->pv_eoi;
+
 		l->id = l->cpu & 0xff;
 		lapic_reset(l, true);
+		l->pv_eoi = pv_eoi; /* no register of the APIC's own */
 	} else if (!(old & BASE_EXTD) && (val & BASE_EXTD)) {
 		l->ldr = lapic_x2_ldr(l->cpu);
 		l->icr &= 0xffffffff; /* 11.12.5.1: ICR_High is not kept */

@@ -1,14 +1,21 @@
 /*
- * The local APIC in a state stream. Section "lapic", version 1, one a
+ * The local APIC in a state stream. Section "lapic", version 2, one a
  * processor, in order: the fields of decode() below.
+ *
+ * When the end of an interrupt by the guest's flag is noticed (lapic_pv_eoi.c)
+ * is the engine's affair; the stream has it as if that were at once.
  */
 #include "dev/chipset/lapic_internal.h"
 
 void lapic_save(const struct device *d, struct encoder *e)
 {
-	const struct lapic *l = container_of(d, const struct lapic, dev);
+	struct lapic s = *container_of(d, const struct lapic, dev), *l = &s;
 
-	enc_begin(e, d->ops->name, 1);
+	if (l->pv_eoi_open && lapic_pv_eoi_ended(l)) {
+		l->pv_eoi_open = false;
+		lapic_isr_pop(l);
+	}
+	enc_begin(e, d->ops->name, 2);
 	enc_u32(e, l->cpu);
 	enc_u64(e, l->base);
 	enc_u8(e, (u8)l->id);
@@ -34,6 +41,8 @@ void lapic_save(const struct device *d, struct encoder *e)
 	enc_u8(e, (u8)l->divide);
 	enc_u64(e, l->start);
 	enc_u64(e, l->tsc_deadline);
+	enc_u64(e, l->pv_eoi);
+	enc_bool(e, l->pv_eoi_open);
 	enc_end(e);
 }
 
@@ -45,6 +54,8 @@ static bool sound(const struct lapic *l, const struct lapic *s)
 		return false;
 	if (s->count > s->init_count || (s->divide & ~0xbu))
 		return false;
+	if ((s->pv_eoi & 2) || (s->pv_eoi_open && !(s->pv_eoi & 1)))
+		return false;
 	/* The first sixteen vectors never get past acceptance. */
 	return !((s->isr[0] | s->irr[0]) & 0xffff);
 }
@@ -53,7 +64,7 @@ static bool decode(const struct device *d, struct decoder *in, struct lapic *s)
 {
 	struct decoder sec;
 
-	if (!dec_begin(in, d->ops->name, &sec) || sec.version != 1)
+	if (!dec_begin(in, d->ops->name, &sec) || sec.version != 2)
 		return false;
 	s->cpu = dec_u32(&sec);
 	s->base = dec_u64(&sec);
@@ -83,6 +94,8 @@ static bool decode(const struct device *d, struct decoder *in, struct lapic *s)
 	s->divide = dec_u8(&sec);
 	s->start = dec_u64(&sec);
 	s->tsc_deadline = dec_u64(&sec);
+	s->pv_eoi = dec_u64(&sec);
+	s->pv_eoi_open = dec_bool(&sec);
 	return dec_done(&sec);
 }
 

@@ -348,6 +348,9 @@ void ahci_work(struct ahci *h)
 	do {
 		for (unsigned i = 0; i < AHCI_PORTS; i++)
 			run_port(&h->port[i]);
+		for (unsigned i = 0; i < AHCI_PORTS; i++)
+			if (h->port[i].flying)
+				block_poll(h->port[i].drive.image);
 		s = take_done(h);
 		for (struct ahci_slot *at = s; at; at = next) {
 			next = at->next;

@@ -514,6 +514,7 @@ static void visit(struct blk *b, u32 queues)
 
 			signal |= serve(b, n) ? 1u << n : 0;
 		}
+		block_poll(b->image);
 		r = take_done(b);
 		if (!r)
 			break;

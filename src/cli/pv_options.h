@@ -1,0 +1,11 @@
+/* The value of --pv. */
+#ifndef ECTYPE_CLI_PV_OPTIONS_H
+#define ECTYPE_CLI_PV_OPTIONS_H
+
+#include "base/types.h"
+
+/* "on", "off", or names with commas between; "on,no-NAME" leaves some out. 0 or an exit status; *features as PV_* of
+ * cpu/pv.h. */
+int pv_option_parse(const char *value, u32 *features);
+
+#endif
