@@ -193,6 +193,9 @@ def long():
         Job("long: debian.py (interp)", ["tests/guest/debian.py", "--engine", "interp"], 7200),
         Job("long: block, writers killed", ["tests/block/killed.py", "--rounds", "100"], 900),
         Job("long: 400 machines killed", ["tests/guest/killsafe.py", "--engine", "dbt", "--rounds", "100"], 3600),
+        Job("long: 1000 changes of the engine", ["tests/guest/switch.py", "--switches", "1000"], 1800),
+        Job("long: 1000 changes of the engine, 4 processors", ["tests/guest/switch.py", "--switches", "1000", "--cpus", "4"], 3600),
+        Job("long: lockstep, payloads, engines in turn", ["tests/lockstep/payloads.py", "--alternate", "30011"], 1800),
         Job("long: lockstep, compile.py", ["tests/lockstep/compile.py"], 3600),
         Job("long: lockstep, 1000 random programs", ["tests/lockstep/programs.py", "--seeds", "1000", "--start", "1001"], 3600),
     ]
