@@ -12,5 +12,13 @@ static inline long host_syscall3(long n, const void *a, u64 b, u64 c)
 	__asm__ volatile("syscall" : "=a"(rc) : "0"(n), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
 	return rc;
 }
+static inline long host_syscall4(long n, const void *a, u64 b, u64 c, const void *d)
+{
+	register const void *r10 __asm__("r10") = d;
+	long rc;
+
+	__asm__ volatile("syscall" : "=a"(rc) : "0"(n), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
+	return rc;
+}
 
 #endif

@@ -5,6 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+_Thread_local unsigned world_self __attribute__((tls_model("initial-exec")));
+
 static void futex_wait(_Atomic u32 *word, u32 val)
 {
 	syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, val, NULL, NULL, 0);
@@ -44,6 +46,7 @@ static bool stopped_by(const struct world *w, unsigned who)
  * threads sees the other. */
 void world_enter(struct world *w, unsigned who)
 {
+	world_self = who;
 	for (;;) {
 		atomic_store(&w->member[who].inside, 1);
 		u32 stopping = atomic_load(&w->stopping);

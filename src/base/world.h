@@ -25,6 +25,9 @@
 
 #define WORLD_MAX 64u
 
+/* Which member this thread is: of the world it came inside last. */
+extern _Thread_local unsigned world_self __attribute__((tls_model("initial-exec")));
+
 struct world_member {
 	_Alignas(64) _Atomic u32 inside;
 };

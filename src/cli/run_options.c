@@ -16,8 +16,8 @@
 #include "cli/disk_options.h"
 #include "cli/pv_options.h"
 #include "cli/trace_options.h"
-#include "ctl/rundir.h"
 #include "cpu/pv.h"
+#include "ctl/rundir.h"
 #include "dev/virtio/vsock.h"
 
 #define DEFAULT_MEMORY (512 * MiB)

@@ -36,6 +36,9 @@ struct machine_cpu {
 	u8 sipi_vector; /* of ASKED_SIPI */
 	u64 tsc_offset; /* the APIC's timer knows of */
 	bool parked;	/* its thread waits until the machine goes on */
+	/* its own thread alone */
+	unsigned depth;		       /* how often it holds the machine's lock by machine_lock() */
+	struct machine_cpu *waits_for; /* it has sent that one an INIT */
 	/* its own thread, any other */
 	_Atomic u32 sleeping; /* its thread waits, or is about to, on v->event */
 	u64 poll_window;      /* ns; for disks (poll.c) */
@@ -58,8 +61,8 @@ struct machine {
 	unsigned turn; /* whose it is */
 	u64 turn_left; /* instructions */
 	/* parallel (parallel.c), under the lock */
-	bool pausing, quitting; /* the threads of all but processor 0 are to park, to end */
-	pthread_cond_t parked, go_on;
+	bool pausing, quitting;		      /* the threads of all but processor 0 are to park, to end */
+	pthread_cond_t parked, go_on, served; /* served: an INIT was taken, or is not to be waited for */
 	struct memory *mem;
 	struct portmap *ports;
 	struct door *door;
@@ -205,8 +208,6 @@ void wake_machine(struct machine *m, u32 events);
 void wake_cpu(struct machine *m, unsigned n, u32 events);
 /* The thread of `c` sleeps until an event of it is raised or, with a real clock, guest time `deadline`. */
 void wake_sleep(struct machine_cpu *c, u64 deadline);
-/* Processor 0's thread sleeps until EV_KICK is raised; all events stay as they are. */
-void wake_wait_kick(struct machine *m);
 /* Whether wake_sleep() would return at once. */
 bool wake_pending(const struct machine_cpu *c);
 u64 host_ns(void); /* for statistics and how long to poll, alone */
@@ -214,5 +215,7 @@ u64 host_ns(void); /* for statistics and how long to poll, alone */
 /* poll.c: wake_sleep(), after looking for completions of the disks' requests for a while if there are any. True if it
  * found some: the door has something. */
 bool poll_sleep(struct machine_cpu *c, u64 deadline);
+/* Processor 0's thread sleeps until EV_KICK is raised; all events stay as they are. */
+void wake_wait_kick(struct machine *m);
 
 #endif

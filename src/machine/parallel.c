@@ -15,6 +15,20 @@
 #include "machine/pv.h"
 #include "replay/door.h"
 
+/* The loops' own hold on the lock; see machine_unlock(). */
+static void loop_lock(struct machine_cpu *c)
+{
+	pthread_mutex_lock(&c->m->lock);
+	c->depth = 1;
+}
+
+static void loop_unlock(struct machine_cpu *c)
+{
+	c->depth = 0;
+	c->waits_for = NULL;
+	pthread_mutex_unlock(&c->m->lock);
+}
+
 /* One run of the engine, without the lock. */
 static void run_unlocked(struct machine_cpu *c)
 {
@@ -24,12 +38,12 @@ static void run_unlocked(struct machine_cpu *c)
 	enum vcpu_exit why;
 
 	pv_enter(m, who);
-	pthread_mutex_unlock(&m->lock);
+	loop_unlock(c);
 	world_enter(&m->world, who);
 	why = c->v->engine->run(c->v, &unlimited);
 	fpu_park(c->v);
 	world_leave(&m->world, who);
-	pthread_mutex_lock(&m->lock);
+	loop_lock(c);
 	assert(why < VCPU_EXIT_COUNT);
 	c->exits[why]++;
 }
@@ -38,7 +52,7 @@ static void sleep_unlocked(struct machine_cpu *c, u64 deadline)
 {
 	struct machine *m = c->m;
 
-	pthread_mutex_unlock(&m->lock);
+	loop_unlock(c);
 	u64 start = host_ns();
 
 	pv_sleep(m, c->v->index);
@@ -47,7 +61,7 @@ static void sleep_unlocked(struct machine_cpu *c, u64 deadline)
 	pv_wake(m, c->v->index);
 	u64 slept = host_ns() - start;
 
-	pthread_mutex_lock(&m->lock);
+	loop_lock(c);
 	/* rather than to leave it to processor 0, which may sleep */
 	if (found && door_pending(m->door))
 		door_deliver(m->door, machine_icount(m));
@@ -73,7 +87,10 @@ static void *cpu_main(void *opaque)
 
 	thread_take_faults();
 	machine_set_current(c);
-	pthread_mutex_lock(&m->lock);
+	/* so that the world knows this thread before it runs device code */
+	world_enter(&m->world, c->v->index);
+	world_leave(&m->world, c->v->index);
+	loop_lock(c);
 	for (;;) {
 		if (m->pausing)
 			park(c);
@@ -92,7 +109,7 @@ static void *cpu_main(void *opaque)
 				machine_serve_timers(m);
 		}
 	}
-	pthread_mutex_unlock(&m->lock);
+	loop_unlock(c);
 	machine_set_current(NULL);
 	return NULL;
 }
@@ -110,6 +127,7 @@ static bool all_parked(const struct machine *m)
 void parallel_pause(struct machine *m)
 {
 	m->pausing = true;
+	pthread_cond_broadcast(&m->served);
 	for (unsigned n = 1; n < m->cfg.cpus; n++)
 		if (!m->cpu[n].parked)
 			wake_cpu(m, n, EV_KICK);
@@ -157,7 +175,7 @@ void parallel_loop(struct machine *m)
 {
 	struct machine_cpu *c = &m->cpu[0];
 
-	pthread_mutex_lock(&m->lock);
+	loop_lock(c);
 	machine_set_current(c);
 	parallel_resume(m);
 	while (!m->ended && m->group.parallel) {
@@ -172,5 +190,5 @@ void parallel_loop(struct machine *m)
 	}
 	parallel_pause(m);
 	machine_set_current(NULL);
-	pthread_mutex_unlock(&m->lock);
+	loop_unlock(c);
 }

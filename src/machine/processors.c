@@ -37,13 +37,43 @@ static void lock_contended(struct machine *m)
 
 void machine_lock(struct machine *m)
 {
-	if (m->group.parallel && pthread_mutex_trylock(&m->lock))
+	if (!m->group.parallel)
+		return;
+	if (pthread_mutex_trylock(&m->lock))
 		lock_contended(m);
+	if (own)
+		own->depth++;
+}
+
+/*
+ * The processor has sent an INIT. Hardware takes it within microseconds; a
+ * thread that the host does not let run may take milliseconds, in which the
+ * guest has gone on to use what the other still writes to. So the sender waits,
+ * unless it is to stop itself.
+ */
+static void wait_for_init(struct machine *m)
+{
+	unsigned who = own->v->index;
+	const struct machine_cpu *to = own->waits_for;
+	bool inside = world_inside(&m->world, who);
+
+	own->waits_for = NULL;
+	if (inside)
+		world_leave(&m->world, who);
+	while ((to->asked & ASKED_INIT) && !own->asked && !m->pausing)
+		pthread_cond_wait(&m->served, &m->lock);
+	pthread_mutex_unlock(&m->lock);
+	if (inside)
+		world_enter(&m->world, who);
 }
 
 void machine_unlock(struct machine *m)
 {
-	if (m->group.parallel)
+	if (!m->group.parallel)
+		return;
+	if (own && !--own->depth && own->waits_for)
+		wait_for_init(m);
+	else
 		pthread_mutex_unlock(&m->lock);
 }
 
@@ -94,6 +124,7 @@ int machine_cpus_create(struct machine *m, struct error *e)
 	pthread_mutexattr_destroy(&again);
 	pthread_cond_init(&m->parked, NULL);
 	pthread_cond_init(&m->go_on, NULL);
+	pthread_cond_init(&m->served, NULL);
 	world_init(&m->world, m->cfg.cpus, stop_world, m);
 	m->cpu = calloc(m->cfg.cpus, sizeof(*m->cpu));
 	m->group = (struct vcpu_group){ .count = m->cfg.cpus, .vcpu = calloc(m->cfg.cpus, sizeof(*m->group.vcpu)) };
@@ -119,6 +150,7 @@ void machine_cpus_destroy(struct machine *m)
 		free(m->cpu[n].v);
 	}
 	world_destroy(&m->world);
+	pthread_cond_destroy(&m->served);
 	pthread_cond_destroy(&m->go_on);
 	pthread_cond_destroy(&m->parked);
 	pthread_mutex_destroy(&m->lock);
@@ -230,8 +262,10 @@ void machine_serve_cpu(struct machine_cpu *c)
 	u32 asked = c->asked;
 
 	c->asked = 0;
-	if (asked & ASKED_INIT)
+	if (asked & ASKED_INIT) {
 		init_cpu(c);
+		pthread_cond_broadcast(&c->m->served);
+	}
 	if (asked & ASKED_SIPI)
 		start_cpu(c);
 	if (asked & ASKED_NMI) {
@@ -250,6 +284,10 @@ void machine_ask_cpu(struct machine *m, unsigned n, u32 request)
 
 	/* An INIT takes back what was asked before. */
 	c->asked = request & ASKED_INIT ? request : c->asked | request;
+	if (m->group.parallel && own && own != c && (request & ASKED_INIT)) {
+		own->waits_for = c;
+		pthread_cond_broadcast(&m->served); /* perhaps it waits for this one */
+	}
 	if (c == machine_current(m) || m->group.parallel)
 		wake_cpu(m, n, EV_KICK);
 	else

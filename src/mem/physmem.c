@@ -240,8 +240,16 @@ static void notify(struct memory *m, gpa_t gpa, u64 len)
 	}
 }
 
+/* A processor that decodes code marks its frame and then reads it; a writer writes and then looks at the mark. */
+static inline void order_marks(const struct memory *m)
+{
+	if (unlikely(m->world != NULL))
+		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
 void memory_notify_written(struct memory *m, gpa_t gpa, unsigned len)
 {
+	order_marks(m);
 	notify(m, gpa, len);
 }
 
@@ -258,6 +266,7 @@ int memory_write(struct memory *m, gpa_t gpa, const void *src, u64 len)
 			rc = -1;
 		} else if (r->kind == REGION_RAM) {
 			guest_copy(flat_host(r, gpa), from, n);
+			order_marks(m);
 			notify(m, gpa, n);
 		} else {
 			u64 val = 0;

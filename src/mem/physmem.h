@@ -50,7 +50,8 @@ struct memory;
 /* Flags of a RAM page frame, for software engines. */
 #define PAGE_CODE_INTERP 1u
 #define PAGE_CODE_DBT 2u
-#define PAGE_CODE 3u /* an engine holds decoded code of it: writes take the slow path */
+#define PAGE_STORES 4u /* a processor may store to the frame all the same (engine-internal use) */
+#define PAGE_CODE 3u   /* an engine holds decoded code of it: writes take the slow path */
 
 /* Where a guest-physical page leads. */
 struct page_target {
@@ -98,6 +99,11 @@ void memory_add_listener(struct memory *m, const struct memory_listener *l);
 void memory_remove_listener(struct memory *m, void *opaque);
 /* For writers that bypass memory_write (the MMU's slow path). */
 void memory_notify_written(struct memory *m, gpa_t gpa, unsigned len);
+
+/* Processors that run at once look the map up without a lock: who changes it stops their world. NULL: none do. */
+struct world;
+void memory_set_world(struct memory *m, struct world *w);
+u64 memory_map_stops(const struct memory *m); /* how often */
 
 /* Look up the page of `gpa`. False for a hole (host and mmio NULL). */
 bool memory_page(struct memory *m, gpa_t gpa, struct page_target *t);

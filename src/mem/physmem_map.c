@@ -19,6 +19,7 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
+#include "base/world.h"
 #include "mem/physmem_priv.h"
 
 /* "512M", "4G": as one would type it. */
@@ -192,6 +193,31 @@ static void add_range(struct memory *m, const struct region *r, gpa_t first, gpa
 	};
 }
 
+void memory_set_world(struct memory *m, struct world *w)
+{
+	m->world = w;
+}
+
+u64 memory_map_stops(const struct memory *m)
+{
+	return m->world_stops;
+}
+
+/* What others look up changes in between. */
+static void begin_change(struct memory *m)
+{
+	if (!m->world)
+		return;
+	world_stop(m->world, world_self);
+	m->world_stops++;
+}
+
+static void end_change(struct memory *m)
+{
+	if (m->world)
+		world_go(m->world, world_self);
+}
+
 static void rebuild(struct memory *m)
 {
 	gpa_t at = 0, next;
@@ -241,11 +267,11 @@ static bool reserve(struct memory *m)
 
 static struct region *add_region(struct memory *m, const struct region *init, const char *name)
 {
-	struct region *r;
+	struct region *r = m->spare;
 
+	begin_change(m);
 	if (!reserve(m))
-		return NULL;
-	r = m->spare;
+		goto fail;
 	if (r) {
 		m->spare = r->opaque;
 		if (r->own_flags)
@@ -253,7 +279,7 @@ static struct region *add_region(struct memory *m, const struct region *init, co
 	} else {
 		r = malloc(sizeof(*r));
 		if (!r)
-			return NULL;
+			goto fail;
 	}
 	*r = *init;
 	r->mem = m;
@@ -262,7 +288,11 @@ static struct region *add_region(struct memory *m, const struct region *init, co
 	snprintf(r->name, sizeof(r->name), "%s", name);
 	m->region[m->region_count++] = r;
 	rebuild(m);
+	end_change(m);
 	return r;
+fail:
+	end_change(m);
+	return NULL;
 }
 
 struct region *memory_map_ram(struct memory *m, gpa_t gpa, u64 ram_off, u64 len, int prio, const char *name)
@@ -325,10 +355,14 @@ void region_set(struct memory *m, struct region *r, gpa_t gpa, bool visible)
 	bool was = r->visible, moved = r->gpa != gpa;
 
 	assert(r->kind == REGION_MMIO || !(gpa & ~PAGE_MASK));
+	if (was == visible && !moved)
+		return;
+	begin_change(m);
 	r->gpa = gpa;
 	r->visible = visible;
-	if (was != visible || (visible && moved))
+	if (was || visible)
 		rebuild(m);
+	end_change(m);
 }
 
 void region_set_len(struct memory *m, struct region *r, u64 len)
@@ -336,9 +370,11 @@ void region_set_len(struct memory *m, struct region *r, u64 len)
 	assert(len <= r->max_len && (r->kind == REGION_MMIO || !(len & ~PAGE_MASK)));
 	if (r->len == len)
 		return;
+	begin_change(m);
 	r->len = len;
 	if (r->visible)
 		rebuild(m);
+	end_change(m);
 }
 
 void region_remove(struct memory *m, struct region *r)
@@ -348,6 +384,7 @@ void region_remove(struct memory *m, struct region *r)
 	while (i < m->region_count && m->region[i] != r)
 		i++;
 	assert(i < m->region_count);
+	begin_change(m);
 	m->region[i] = m->region[--m->region_count];
 	r->visible = false;
 	/* A dispatch in progress may still hold `r`: len 0 refuses what is left of it. */
@@ -355,6 +392,7 @@ void region_remove(struct memory *m, struct region *r)
 	rebuild(m);
 	r->opaque = m->spare;
 	m->spare = r;
+	end_change(m);
 }
 
 void memory_add_listener(struct memory *m, const struct memory_listener *l)

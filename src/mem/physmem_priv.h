@@ -57,6 +57,8 @@ struct memory {
 	struct memory_listener listener[LISTENER_MAX];
 	u32 listeners;
 	struct memory_stats stats;
+	struct world *world;
+	u64 world_stops; /* for changes of the map */
 	struct io_guard guard;
 	unsigned depth; /* of dispatches to devices that access memory themselves */
 };

@@ -17,6 +17,7 @@
 #define AT_TSS (AT_GDT + PAGE_SIZE)
 #define AT_STUBS (AT_TSS + PAGE_SIZE)
 #define AT_STACK (AT_STUBS + PAGE_SIZE)
+#define TASK_SIZE 128u
 #define SUPER 0xffff800000000000ull /* where they are mapped, supervisor only */
 
 static u64 fake_tsc(void *m)
@@ -98,7 +99,8 @@ static u64 *entry(struct rig *r, gva_t lin, bool make)
 static void map(struct rig *r, gva_t lin, u64 off, u64 bits)
 {
 	*entry(r, lin, true) = off | bits;
-	mmu_flush_all(r->v);
+	for (unsigned n = 0; n < r->group.count; n++)
+		mmu_flush_all(r->cpu[n]);
 }
 
 void rig_map(struct rig *r, gva_t lin, u64 off, bool writable)
@@ -112,7 +114,8 @@ void rig_unmap(struct rig *r, gva_t lin)
 
 	if (e)
 		*e = 0;
-	mmu_flush_all(r->v);
+	for (unsigned n = 0; n < r->group.count; n++)
+		mmu_flush_all(r->cpu[n]);
 }
 
 static void set_segment(struct segment *s, u16 sel, u32 attr)
@@ -123,16 +126,13 @@ static void set_segment(struct segment *s, u16 sel, u32 attr)
 static void make_tables(struct rig *r)
 {
 	u64 *gdt = (u64 *)rig_ram(r, AT_GDT);
-	u8 *stubs = rig_ram(r, AT_STUBS), *tss = rig_ram(r, AT_TSS);
-	u64 rsp0 = SUPER + AT_STACK + PAGE_SIZE;
+	u8 *stubs = rig_ram(r, AT_STUBS);
 
 	gdt[1] = 0x00af9b000000ffffull; /* 08 kernel code */
 	gdt[2] = 0x00cf93000000ffffull; /* 10 kernel data */
 	gdt[3] = 0x00cff3000000ffffull; /* 1b user data */
 	gdt[4] = 0x00affb000000ffffull; /* 23 user code */
 	gdt[5] = 0x00cffb000000ffffull; /* 2b user code, 32 bits */
-	memcpy(tss + 4, &rsp0, 8);
-	tss[102] = 0x68; /* no I/O permission bitmap */
 	for (unsigned n = 0; n < 32; n++) {
 		u64 at = SUPER + AT_STUBS + 16 * n;
 		u64 *gate = (u64 *)rig_ram(r, AT_IDT + 16 * n);
@@ -145,9 +145,21 @@ static void make_tables(struct rig *r)
 		map(r, SUPER + p, p, 3);
 }
 
-static void make_cpu(struct rig *r)
+/* Each processor has a TSS in the page, of 128 bytes, and a stack of as many. */
+static void make_task(struct rig *r, struct vcpu *v)
 {
-	struct cpu *c = &r->v->cpu;
+	u64 rsp0 = SUPER + AT_STACK + PAGE_SIZE - TASK_SIZE * v->index;
+	u8 *tss = rig_ram(r, AT_TSS + TASK_SIZE * v->index);
+
+	memcpy(tss + 4, &rsp0, 8);
+	tss[102] = 0x68; /* no I/O permission bitmap */
+	v->cpu.tr =
+	    (struct segment){ .sel = 0x30, .attr = 0x8b, .limit = 0x67, .base = SUPER + AT_TSS + TASK_SIZE * v->index };
+}
+
+static void make_cpu(struct rig *r, struct vcpu *v)
+{
+	struct cpu *c = &v->cpu;
 
 	c->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
 	c->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_FSGSBASE;
@@ -163,12 +175,12 @@ static void make_cpu(struct rig *r)
 			set_segment(&c->seg[s], 0x1b, 0xc0f3);
 	c->gdtr = (struct table_reg){ SUPER + AT_GDT, 47 };
 	c->idtr = (struct table_reg){ SUPER + AT_IDT, 511 };
-	c->tr = (struct segment){ .sel = 0x30, .attr = 0x8b, .limit = 0x67, .base = SUPER + AT_TSS };
+	make_task(r, v);
 	c->ldtr.attr = SEG_UNUSABLE;
 	c->activity = ACT_RUNNING;
 	fpu_reset(c);
-	mmu_mode_changed(r->v);
-	mmu_flush_all(r->v);
+	mmu_mode_changed(v);
+	mmu_flush_all(v);
 }
 
 void rig_reset(struct rig *r)
@@ -176,7 +188,7 @@ void rig_reset(struct rig *r)
 	fpu_park(r->v);
 	memset(&r->v->cpu, 0, sizeof(r->v->cpu));
 	r->compatibility = false;
-	make_cpu(r);
+	make_cpu(r, r->v);
 }
 
 void rig_create(struct rig *r, const struct engine_ops *engine)
@@ -185,6 +197,37 @@ void rig_create(struct rig *r, const struct engine_ops *engine)
 }
 
 void rig_create_with(struct rig *r, const struct engine_ops *engine, const struct engine_options *options)
+{
+	rig_create_group(r, engine, options, 1, false);
+	if (engine == &engine_dbt)
+		dbt_translate_single(r->v, true);
+}
+
+static void stop(void *rig, unsigned who)
+{
+	vcpu_raise(((struct rig *)rig)->cpu[who], EV_WORLD);
+}
+
+static void make_processor(struct rig *r, unsigned n, const struct engine_options *options)
+{
+	struct vcpu *v = aligned_alloc(64, (sizeof(*v) + 63) & ~63ull);
+
+	if (!v)
+		die("no memory");
+	memset(v, 0, sizeof(*v));
+	r->cpu[n] = v;
+	v->index = n;
+	v->model = &r->model;
+	v->hooks = &hooks;
+	v->engine_options = options;
+	v->mem = r->mem;
+	v->mmu = mmu_create();
+	v->group = &r->group;
+	make_cpu(r, v);
+}
+
+void rig_create_group(struct rig *r, const struct engine_ops *engine, const struct engine_options *options, unsigned n,
+		      bool parallel)
 {
 	struct error e = { "" };
 	struct engine_verdict why = { 0 };
@@ -196,50 +239,53 @@ void rig_create_with(struct rig *r, const struct engine_ops *engine, const struc
 	}
 	memset(r, 0, sizeof(*r));
 	r->mem = memory_create(RIG_RAM, &e);
-	r->v = aligned_alloc(64, (sizeof(*r->v) + 63) & ~63ull);
-	if (!r->mem || !r->v || cpu_model_init(&r->model, "host", 1, 1000000000, &e))
+	if (!r->mem || cpu_model_init(&r->model, "host", 1, 1000000000, &e))
 		die(e.text);
-	memset(r->v, 0, sizeof(*r->v));
 	if (!memory_map_ram(r->mem, 0, 0, RIG_RAM, 0, "ram"))
 		die("no memory");
-	r->v->model = &r->model;
-	r->v->hooks = &hooks;
-	r->v->engine_options = options;
-	r->v->mem = r->mem;
-	r->v->mmu = mmu_create();
-	make_cpu(r);
+	world_init(&r->world, n, stop, r);
+	r->group = (struct vcpu_group){
+		.count = n, .vcpu = r->cpu, .parallel = parallel, .world = parallel ? &r->world : NULL
+	};
+	for (unsigned k = 0; k < n; k++)
+		make_processor(r, k, options);
+	r->v = r->cpu[0];
 	make_tables(r);
-	if (engine->vcpu_attach(r->v, &e))
-		die(e.text);
-	r->v->engine = engine;
-	if (engine == &engine_dbt)
-		dbt_translate_single(r->v, true);
+	for (unsigned k = 0; k < n; k++) {
+		if (engine->vcpu_attach(r->cpu[k], &e))
+			die(e.text);
+		r->cpu[k]->engine = engine;
+	}
 }
 
-static void set_code(struct rig *r)
+static void set_code(struct rig *r, struct vcpu *v)
 {
-	set_segment(&r->v->cpu.seg[SEG_CS], r->compatibility ? 0x2b : 0x23, r->compatibility ? 0xc0fb : 0xa0fb);
+	set_segment(&v->cpu.seg[SEG_CS], r->compatibility ? 0x2b : 0x23, r->compatibility ? 0xc0fb : 0xa0fb);
 }
 
 void rig_compatibility_mode(struct rig *r)
 {
 	r->compatibility = true;
-	set_code(r);
+	set_code(r, r->v);
 	mmu_mode_changed(r->v);
 }
 
 void rig_destroy(struct rig *r)
 {
-	r->v->engine->vcpu_detach(r->v);
-	mmu_destroy(r->v->mmu);
-	free(r->v);
+	for (unsigned n = 0; n < r->group.count; n++)
+		r->cpu[n]->engine->vcpu_detach(r->cpu[n]);
+	for (unsigned n = 0; n < r->group.count; n++) {
+		mmu_destroy(r->cpu[n]->mmu);
+		free(r->cpu[n]);
+	}
 	memory_destroy(r->mem);
+	world_destroy(&r->world);
 }
 
 /* Undo the delivery: what the frame says is the state at the fault. */
-static int undo_exception(struct rig *r)
+static int undo_exception(struct rig *r, struct vcpu *v)
 {
-	struct cpu *c = &r->v->cpu;
+	struct cpu *c = &v->cpu;
 	u64 at = c->rip - 1 - (SUPER + AT_STUBS), frame[6], *sp;
 	bool has_error;
 	int vector = (int)(at / 16);
@@ -252,31 +298,52 @@ static int undo_exception(struct rig *r)
 	memcpy(frame, sp, has_error ? 48 : 40);
 	if (!has_error)
 		memmove(frame + 1, frame, 40);
-	r->v->fault = (struct fault){ (u8)vector, has_error, has_error ? (u32)frame[0] : 0, c->cr2 };
+	v->fault = (struct fault){ (u8)vector, has_error, has_error ? (u32)frame[0] : 0, c->cr2 };
 	c->rip = frame[1];
 	c->rflags = frame[3] & ~FL_RF;
 	c->gpr[REG_RSP] = frame[4];
-	set_code(r);
+	set_code(r, v);
 	set_segment(&c->seg[SEG_SS], 0x1b, 0xc0f3);
 	c->activity = ACT_RUNNING;
-	mmu_mode_changed(r->v);
+	mmu_mode_changed(v);
 	return vector;
+}
+
+static enum vcpu_exit enter(struct rig *r, struct vcpu *v, u64 insns)
+{
+	const struct run_budget b = { insns };
+	enum vcpu_exit why;
+
+	if (r->group.world)
+		world_enter(r->group.world, v->index);
+	why = v->engine->run(v, &b);
+	if (r->group.world)
+		world_leave(r->group.world, v->index);
+	return why;
+}
+
+static int run(struct rig *r, struct vcpu *v, u64 insns)
+{
+	enum vcpu_exit why;
+
+	vcpu_clear(v, ~(u32)EV_TRAP); /* what waits at this boundary stays */
+	why = enter(r, v, insns);
+	if (why == VCPU_EXIT_BUDGET) {
+		if (cpu_cpl(&v->cpu) == 3)
+			return -1;
+		why = enter(r, v, 1); /* delivered with the last instruction of the budget: on to the HLT */
+	}
+	if (why != VCPU_EXIT_HALT || v->cpu.activity != ACT_HALTED)
+		die("unexpected exit");
+	return undo_exception(r, v);
 }
 
 int rig_run(struct rig *r, u64 insns)
 {
-	struct run_budget b = { insns };
-	enum vcpu_exit why;
+	return run(r, r->v, insns);
+}
 
-	r->v->event &= EV_TRAP; /* what waits at this boundary */
-	why = r->v->engine->run(r->v, &b);
-	if (why == VCPU_EXIT_BUDGET) {
-		if (cpu_cpl(&r->v->cpu) == 3)
-			return -1;
-		b.insns = 1; /* delivered with the last instruction of the budget: on to the HLT */
-		why = r->v->engine->run(r->v, &b);
-	}
-	if (why != VCPU_EXIT_HALT || r->v->cpu.activity != ACT_HALTED)
-		die("unexpected exit");
-	return undo_exception(r);
+int rig_run_cpu(struct rig *r, unsigned n, u64 insns)
+{
+	return run(r, r->cpu[n], insns);
 }

@@ -7,6 +7,7 @@
 #ifndef ECTYPE_TESTS_ISA_RIG_H
 #define ECTYPE_TESTS_ISA_RIG_H
 
+#include "base/world.h"
 #include "cpu/cpuid.h"
 #include "engine/engine.h"
 #include "mem/mmu.h"
@@ -16,6 +17,10 @@ struct rig {
 	struct vcpu *v;
 	struct cpu_model model;
 	bool compatibility; /* mode, instead of 64-bit mode */
+	/* Of rig_create_group(): */
+	struct vcpu_group group;
+	struct vcpu *cpu[WORLD_MAX]; /* the first is `v` */
+	struct world world;
 };
 
 #define RIG_RAM (64 * MiB)
@@ -26,6 +31,10 @@ struct rig {
 void rig_create(struct rig *r, const struct engine_ops *engine);
 /* The same with options, which outlive the rig; NULL: defaults. */
 void rig_create_with(struct rig *r, const struct engine_ops *engine, const struct engine_options *options);
+/* Several processors on one memory, for rig_run_cpu() in turns or, if `parallel`, by a thread each. */
+void rig_create_group(struct rig *r, const struct engine_ops *engine, const struct engine_options *options, unsigned n,
+		      bool parallel);
+int rig_run_cpu(struct rig *r, unsigned n, u64 insns);
 void rig_destroy(struct rig *r);
 /* The processor as rig_create() leaves it, in 64-bit mode; memory and mappings stay. General registers are zero. */
 void rig_reset(struct rig *r);

@@ -41,7 +41,9 @@ static void set_code_flag(struct vcpu *v, gpa_t gpa, bool on)
 	if (!memory_page(v->mem, gpa, &t) || !t.flags)
 		return;
 	if (!on) {
-		*t.flags &= (u8)~PAGE_CODE_DBT;
+		if (*t.flags & PAGE_STORES)
+			dbt_drop_frame_stores(dbt_of(v)->sh, t.host);
+		*t.flags &= (u8) ~(PAGE_CODE_DBT | PAGE_STORES);
 		return;
 	}
 	if (!(*t.flags & PAGE_CODE))
@@ -163,13 +165,13 @@ void dbt_shut_door(struct dbt_shared *sh, const struct tblock *b)
 	u8 *p = sh->rw + b->door;
 	const u8 *to = b->saved ? sh->leave_saved[LEAVE_ENTRY] : sh->leave[LEAVE_ENTRY];
 	u32 id = (u32)(b - sh->blocks);
-	s32 rel = (s32)(to - (sh->rx + b->door + 10));
+	s32 rel = (s32)(to - (sh->rx + b->door + DOOR_BYTES));
 
 	dbt_entry_saved(sh, b, false);
 	p[0] = 0xb9;
 	__builtin_memcpy(p + 1, &id, 4);
 	p[5] = 0xe9;
-	__builtin_memcpy(p + 6, &rel, 4);
+	__builtin_memcpy(p + DOOR_REL, &rel, 4);
 }
 
 /* Before something else lies where its links are. */
@@ -184,6 +186,7 @@ static void kill_block(struct dbt *x, struct tblock *b)
 	if (unlikely(x->trace & TRACE_SMC))
 		dbt_observe_kill(x->v, b);
 	b->dead = true;
+	x->sh->changes++;
 	if (b->calls)
 		reset_all_returns(x->sh);
 	b->page->live--;
@@ -225,7 +228,7 @@ void dbt_find_lines(struct tpage *p)
 void dbt_frame_changed(struct vcpu *v, const struct tpage *p)
 {
 	struct dbt *x = dbt_of(v);
-	u64 *frame_lines = dbt_lines(x, p->host), lines = 0;
+	u64 *frame_lines = dbt_lines(x->sh, p->host), lines = 0;
 	u32 live = 0;
 
 	for (const struct tpage *q = x->sh->by_frame[frame_hash(p->host)]; q; q = q->frame_next) {
@@ -265,10 +268,29 @@ static void page_written(struct vcpu *v, struct tpage *p, unsigned off, unsigned
 		p->lines = (p->lines & ~lines) | lines_in_use(p, lines);
 }
 
+static bool page_holds(const struct tpage *p, unsigned off, unsigned len)
+{
+	if (!(p->lines & line_mask(off, len)))
+		return false;
+	for (unsigned k = bucket_of(off - MIN(off, p->longest)); k <= bucket_of(off + len - 1); k++)
+		for (const struct tblock *b = p->bucket[k]; b; b = b->next)
+			if (!b->dead && (b->lin & ~PAGE_MASK) < off + len && off < (b->lin & ~PAGE_MASK) + b->bytes)
+				return true;
+	return false;
+}
+
+bool dbt_frame_holds(struct dbt_shared *sh, const u8 *host, unsigned off, unsigned len)
+{
+	for (const struct tpage *p = sh->by_frame[frame_hash(host)]; p; p = p->frame_next)
+		if (p->host == host && page_holds(p, off, len))
+			return true;
+	return false;
+}
+
 u32 dbt_frame_written(struct vcpu *v, const u8 *host, unsigned off, unsigned len)
 {
 	struct dbt *x = dbt_of(v);
-	u64 *frame_lines = dbt_lines(x, host), lines = 0;
+	u64 *frame_lines = dbt_lines(x->sh, host), lines = 0;
 	u32 live = 0;
 
 	for (struct tpage *p = x->sh->by_frame[frame_hash(host)]; p; p = p->frame_next) {
@@ -285,7 +307,7 @@ u32 dbt_frame_written(struct vcpu *v, const u8 *host, unsigned off, unsigned len
 
 void dbt_page_written(struct dbt_shared *sh, gpa_t gpa, unsigned len)
 {
-	struct vcpu *v = sh->peers.n ? sh->peers.v[0] : NULL;
+	struct vcpu *v = sh->peers.n ? own_processor(sh->peers.v[0]) : NULL;
 	unsigned off = gpa & ~PAGE_MASK;
 	struct page_target t;
 
@@ -297,8 +319,29 @@ void dbt_page_written(struct dbt_shared *sh, gpa_t gpa, unsigned len)
 	}
 	if (!memory_page(v->mem, gpa, &t) || !t.host || !t.flags || !(*t.flags & PAGE_CODE_DBT))
 		return;
-	if (!dbt_frame_written(v, t.host, off, len))
-		set_code_flag(v, gpa, false);
+	if (!sh->parallel) {
+		if (!dbt_frame_written(v, t.host, off, len))
+			set_code_flag(v, gpa, false);
+		return;
+	}
+	/* The bytes were written before this, and what is being translated is marked before it is read. That the frame
+	 * may hold no code any more is left to the next store: code that is patched will be back soon. */
+	if (__atomic_load_n(&sh->translating, __ATOMIC_ACQUIRE) != t.host && !dbt_frame_holds(sh, t.host, off, len))
+		return;
+	dbt_stop(v, STOP_KILL);
+	dbt_frame_written(v, t.host, off, len);
+	dbt_go(v);
+}
+
+bool dbt_frame_freed(struct vcpu *v, const u8 *host, gpa_t gpa)
+{
+	struct dbt_shared *sh = dbt_of(v)->sh;
+
+	for (const struct tpage *p = sh->by_frame[frame_hash(host)]; p; p = p->frame_next)
+		if (p->host == host && p->live)
+			return false;
+	set_code_flag(v, gpa, false);
+	return true;
 }
 
 void dbt_flush(struct vcpu *v)
@@ -308,7 +351,7 @@ void dbt_flush(struct vcpu *v)
 	if (unlikely(x->trace & TRACE_SMC))
 		dbt_observe_kill(v, NULL);
 	for (u32 k = 0; k < x->sh->pages_n; k++) {
-		u64 *lines = dbt_lines(x, x->sh->pages[k].host);
+		u64 *lines = dbt_lines(x->sh, x->sh->pages[k].host);
 
 		if (lines)
 			*lines = 0;
@@ -326,6 +369,7 @@ void dbt_flush(struct vcpu *v)
 	zero_words((u8 *)x->sh->twins, sizeof(*x->sh->twins) << TWIN_BITS);
 	x->sh->stale = false;
 	x->sh->flushes++;
+	x->sh->changes++;
 }
 
 static struct tpage *find_page(struct dbt *x, gva_t lin, const u8 *host)
@@ -357,10 +401,11 @@ static struct tpage *make_page(struct vcpu *v, gva_t lin, u8 *host, gpa_t gpa)
 	p->touched = p->needed = false;
 	for (unsigned k = 0; k < TPAGE_BUCKETS; k++)
 		p->bucket[k] = NULL;
+	/* looked through by others without the lock */
 	p->lin_next = x->sh->by_lin[lin_hash(lin)];
-	x->sh->by_lin[lin_hash(lin)] = p;
+	__atomic_store_n(&x->sh->by_lin[lin_hash(lin)], p, __ATOMIC_RELEASE);
 	p->frame_next = x->sh->by_frame[frame_hash(host)];
-	x->sh->by_frame[frame_hash(host)] = p;
+	__atomic_store_n(&x->sh->by_frame[frame_hash(host)], p, __ATOMIC_RELEASE);
 	return p;
 }
 
@@ -390,17 +435,28 @@ static bool room(const struct dbt_shared *sh)
 	       sh->recipes_n < sh->recipes_max - 256;
 }
 
+static bool must_flush(const struct dbt_shared *sh)
+{
+	return unlikely(sh->stale) || unlikely(!sh->free_pages && sh->pages_n >= PAGES_MAX - 1);
+}
+
 /* Room for a block of the present mode. Blocks found before may be gone. */
 static void make_room(struct vcpu *v)
 {
 	struct dbt *x = dbt_of(v);
 
-	if (unlikely(x->sh->stale) || unlikely(!x->sh->free_pages && x->sh->pages_n >= PAGES_MAX - 1))
+	if (must_flush(x->sh)) {
+		dbt_stop(v, STOP_ROOM);
 		dbt_flush(v);
+		dbt_go(v);
+	}
 	if (x->sh->current != x->sh->fills[x->user])
 		dbt_choose_region(x);
-	if (unlikely(!room(x->sh)))
+	if (unlikely(!room(x->sh))) {
+		dbt_stop(v, STOP_ROOM);
 		dbt_next_region(v);
+		dbt_go(v);
+	}
 }
 
 static void open_door(struct dbt_shared *sh, const struct tblock *b)
@@ -420,31 +476,112 @@ static void put_in_bucket(struct tpage *p, struct tblock *b, struct tblock *old)
 	while (old && *at != old)
 		at = &(*at)->next;
 	b->next = old ? old->next : *at;
-	*at = b;
+	__atomic_store_n(at, b, __ATOMIC_RELEASE);
+}
+
+static struct tblock *translate_or_clone(struct vcpu *v, struct tpage *p, u64 lin, struct tblock *old)
+{
+	struct dbt *x = dbt_of(v);
+	const struct tblock *twin = old ? NULL : dbt_twin(x, p, lin);
+	struct tblock *b = twin ? dbt_clone(x, twin, p, lin) : NULL;
+
+	if (b)
+		return b;
+	fpu_park(v);
+	return dbt_translate(v, p, lin, old);
+}
+
+static void add_block(struct vcpu *v, struct tpage *p, struct tblock *b, struct tblock *old)
+{
+	struct dbt *x = dbt_of(v);
+	u64 *lines = dbt_lines(x->sh, p->host);
+
+	dbt_note_twin(x, b);
+	b->dead = false;
+	p->longest = MAX(p->longest, b->bytes);
+	p->lines |= line_mask(b->lin & ~PAGE_MASK, b->bytes);
+	if (lines)
+		*lines |= p->lines;
+	p->live++;
+	if (b != old)
+		put_in_bucket(p, b, old);
+	open_door(x->sh, b);
+	set_code_flag(v, p->gpa, true);
 }
 
 static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin, struct tblock *old)
 {
-	struct dbt *x = dbt_of(v);
-	u64 *lines = dbt_lines(x, p->host);
-	const struct tblock *twin = old ? NULL : dbt_twin(x, p, lin);
-	struct tblock *b = twin ? dbt_clone(x, twin, p, lin) : NULL;
+	struct tblock *b = translate_or_clone(v, p, lin, old);
 
-	if (!b) {
-		fpu_park(v);
-		b = dbt_translate(v, p, lin, old);
-	}
-	dbt_note_twin(x, b);
-	if (b != old)
-		put_in_bucket(p, b, old);
-	open_door(x->sh, b);
-	b->dead = false;
-	p->live++;
-	p->longest = MAX(p->longest, b->bytes);
-	p->lines |= line_mask(lin & ~PAGE_MASK, b->bytes);
-	if (lines)
-		*lines |= p->lines;
+	add_block(v, p, b, old);
+	return b;
+}
+
+/*
+ * Where processors run at once a dead block is not translated again in its
+ * place, for others may be on their way through its entries. The door of the old
+ * one leads on to the new one.
+ */
+static void add_beside(struct vcpu *v, struct tpage *p, struct tblock *b, struct tblock *old)
+{
+	u8 *door = dbt_of(v)->sh->rw + (old ? old->door : 0);
+
+	add_block(v, p, b, old);
+	if (old) /* the rel32 of the jump: a word of 8 bytes holds it */
+		*(volatile any_u32 *)(door + DOOR_REL) =
+		    (old->saved ? b->entry_saved : b->entry) - (old->door + DOOR_BYTES);
+}
+
+/*
+ * What must the others be stopped for before the code is read? For the first
+ * code in a frame, since their write entries go first, and where they may be
+ * about to store without looking again.
+ */
+static bool needs_stop(struct vcpu *v, const struct tpage *p, enum stop_cause *why)
+{
+	struct page_target t;
+
+	*why = STOP_FRAME;
+	if (!memory_page(v->mem, p->gpa, &t) || !t.flags || t.host != p->host || !(*t.flags & PAGE_CODE_DBT))
+		return true;
+	*why = STOP_MIXED;
+	return *t.flags & PAGE_STORES;
+}
+
+/* With the others stopped. */
+static struct tblock *make_block_stopped(struct vcpu *v, struct tpage *p, u64 lin, struct tblock *old)
+{
+	struct page_target t;
+	struct tblock *b;
+
 	set_code_flag(v, p->gpa, true);
+	if (memory_page(v->mem, p->gpa, &t) && t.flags && *t.flags & PAGE_STORES) {
+		dbt_drop_frame_stores(dbt_of(v)->sh, t.host);
+		*t.flags &= (u8)~PAGE_STORES;
+	}
+	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* the mark, before the code is read: devices are not stopped */
+	b = translate_or_clone(v, p, lin, NULL);
+	add_beside(v, p, b, old);
+	return b;
+}
+
+/* The same while others run. NULL: they came in between after all. */
+static struct tblock *make_block_beside(struct vcpu *v, struct tpage *p, u64 lin, struct tblock *old)
+{
+	struct dbt_shared *sh = dbt_of(v)->sh;
+	u64 stops = world_stops(v);
+	struct tblock *b;
+
+	__atomic_store_n(&sh->translating, p->host, __ATOMIC_SEQ_CST);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	b = translate_or_clone(v, p, lin, NULL);
+	if (likely(world_stops(v) == stops)) {
+		add_beside(v, p, b, old);
+	} else {
+		b->dead = true;
+		b = NULL;
+	}
+	__atomic_store_n(&sh->translating, NULL, __ATOMIC_RELEASE);
 	return b;
 }
 
@@ -472,36 +609,75 @@ struct tpage *dbt_page_at(struct vcpu *v, gva_t page)
 
 void dbt_crossing_left(struct vcpu *v, struct tblock *b)
 {
-	gva_t next = (b->lin & PAGE_MASK) + PAGE_SIZE;
-	struct tpage *p = dbt_page_at(v, cpu_64bit(&v->cpu) ? next : (u32)next);
-	bool same = p && p == b->page2;
+	gva_t next;
+	struct tpage *p;
+	bool same;
 
-	if (!p)
+	if (!unchanged(v))
 		return;
+	next = (b->lin & PAGE_MASK) + PAGE_SIZE;
+	p = dbt_page_at(v, cpu_64bit(&v->cpu) ? next : (u32)next);
+	if (!p || !unchanged(v))
+		return;
+	same = p == b->page2;
 	for (unsigned k = 0; same && k < b->tail_len; k++)
 		same = p->host[k] == b->tail[k];
-	if (same)
+	if (same) {
 		v->mmu->flat_base[AUX_VALID + p->index] = 1;
-	else if (!b->dead)
+		return;
+	}
+	dbt_stop(v, STOP_KILL);
+	if (unchanged(v) && !b->dead)
 		kill_block(dbt_of(v), b);
+	dbt_go(v);
 }
 
-struct tblock *dbt_find(struct vcpu *v, u64 lin)
+/* The block at `lin` of the page `*p`, dead or alive. NULL: there is none, or (*p NULL) no such page. */
+static struct tblock *look_up(struct vcpu *v, u64 lin, struct tpage **p)
 {
-	struct tpage *p;
 	struct tblock *b;
 
 	make_room(v);
 	v->fault.vector = 0xff;
-	p = dbt_page_at(v, lin & PAGE_MASK);
-	if (!p) {
+	*p = dbt_page_at(v, lin & PAGE_MASK);
+	if (!*p) {
 		v->fault.addr = v->fault.vector == EXC_PF ? lin : v->fault.addr;
 		return NULL;
 	}
-	v->mmu->flat_base[AUX_VALID + p->index] = 1;
-	for (b = p->bucket[bucket_of(lin)]; b && b->lin != lin; b = b->next)
+	v->mmu->flat_base[AUX_VALID + (*p)->index] = 1;
+	for (b = (*p)->bucket[bucket_of(lin)]; b && b->lin != lin; b = b->next)
 		;
-	return b && likely(!b->dead) ? b : make_block(v, p, lin, b);
+	return b;
+}
+
+/* There is no such block, with the others running: stop them, and look again. */
+static struct tblock *find_stopped(struct vcpu *v, u64 lin, enum stop_cause why)
+{
+	struct tpage *p;
+	struct tblock *b;
+
+	dbt_stop(v, why);
+	b = look_up(v, lin, &p);
+	if (p && (!b || b->dead))
+		b = make_block_stopped(v, p, lin, b);
+	dbt_go(v);
+	return b;
+}
+
+struct tblock *dbt_find(struct vcpu *v, u64 lin)
+{
+	enum stop_cause why;
+	struct tpage *p;
+	struct tblock *b = look_up(v, lin, &p);
+
+	if (!p || likely(b && !b->dead))
+		return b;
+	if (likely(!dbt_of(v)->world))
+		return make_block(v, p, lin, b);
+	if (needs_stop(v, p, &why))
+		return find_stopped(v, lin, why);
+	b = make_block_beside(v, p, lin, b);
+	return b ? b : find_stopped(v, lin, STOP_MIXED);
 }
 
 const struct tblock *dbt_block_at(const struct dbt_shared *sh, u32 host)

@@ -143,6 +143,7 @@ static struct dbt_shared *make_shared(struct vcpu *v, struct error *e)
 	sh->ram = memory_ram(v->mem);
 	sh->frames = memory_ram_size(v->mem) >> PAGE_SHIFT;
 	sh->no_store = ~0ull;
+	sh->parallel = world_of(v);
 	if (map_cache(sh, e)) {
 		free_shared(sh);
 		return NULL;
@@ -159,6 +160,7 @@ static struct dbt_shared *make_shared(struct vcpu *v, struct error *e)
 		return NULL;
 	}
 	memory_add_listener(v->mem, &(struct memory_listener){ map_changed, page_written, sh });
+	memory_set_world(v->mem, world_of(v));
 	return sh;
 }
 
@@ -184,6 +186,7 @@ static void drop_shared(struct vcpu *v, struct dbt_shared *sh)
 	if (g)
 		g->engine_shared = NULL;
 	memory_remove_listener(v->mem, sh);
+	memory_set_world(v->mem, NULL);
 	free_shared(sh);
 }
 
@@ -269,6 +272,7 @@ static int dbt_attach(struct vcpu *v, struct error *e)
 	if (!h)
 		return error_set(e, "engine dbt: out of memory");
 	x->v = v;
+	x->world = world_of(v);
 	x->sh = take_shared(v, e);
 	if (!x->sh) {
 		free_engine(h);
@@ -340,7 +344,7 @@ static void dbt_probe(struct engine_verdict *out)
 const struct engine_ops engine_dbt = {
 	.name = "dbt",
 	.summary = "binary translation: guest code runs on the host, sensitive instructions in software",
-	.caps = ENGINE_EXACT_ICOUNT | ENGINE_SINGLE_STEP | ENGINE_TRANSLATES | ENGINE_COUNTS_IF_ASKED,
+	.caps = ENGINE_EXACT_ICOUNT | ENGINE_SINGLE_STEP | ENGINE_SMP | ENGINE_TRANSLATES | ENGINE_COUNTS_IF_ASKED,
 	.probe = dbt_probe,
 	.vcpu_attach = dbt_attach,
 	.vcpu_detach = dbt_detach,

@@ -28,6 +28,7 @@
 #include "engine/dbt/clone.h"
 #include "engine/dbt/observe.h"
 #include "engine/interp/interp.h"
+#include "engine/stop.h"
 #include "mem/flat.h"
 
 /* Why translated code was left: dbt_hot.reason. `info` says where. */
@@ -241,6 +242,14 @@ struct cursors {
 	u32 used, blocks, insns, exits, sys, recipes, fixes;
 };
 #define REGIONS_MAX 8u
+/* What the world is stopped for. */
+enum stop_cause {
+	STOP_FRAME, /* a frame gets its first code */
+	STOP_MIXED, /* code is added to one that is stored to */
+	STOP_KILL,
+	STOP_ROOM, /* a region is emptied, or all */
+	STOP_CAUSES,
+};
 struct dbt_stats {
 	u64 evictions;
 	u64 clones, translations, insns, guest_bytes, host_bytes, translate_cycles, trace_cycles, links, kills, steps;
@@ -249,6 +258,7 @@ struct dbt_stats {
 	u64 lost_jumps, lost_returns; /* indirect branches and returns that had to look for their block */
 	u64 return_resets;
 	u64 leaves[LEAVE_COUNT], sys_calls[ISA_SYS_COUNT];
+	u64 stops[STOP_CAUSES], lock_waits;
 };
 
 /* Rarely changed state that translations or the hot data depend on. */
@@ -273,6 +283,10 @@ struct dbt_shared {
 	const u8 *ret_miss[WIDTHS], *ret_wrong[WIDTHS], *jump_indirect[WIDTHS];
 	const u8 *rep[REP_OPS][4]; /* by log2 of the size, see rep.c */
 	bool stale;		   /* the memory map changed: drop all */
+	bool parallel;		   /* processors run at once */
+	_Atomic u32 lock;	   /* smp.c */
+	const u8 *translating;	   /* the frame of which code is being translated while others run */
+	u64 changes;		   /* moves when a block dies or goes: what was found before may be something else */
 	/* Of the region that is being filled; `region_end`: where it ends in the cache. */
 	u32 blocks_n, insns_n, exits_n, sys_n, pages_n, region_end;
 	u32 blocks_max, insns_max, exits_max, sys_max, recipes_n, recipes_max;
@@ -310,6 +324,8 @@ struct dbt {
 	struct interp interp; /* first: the embedded reference engine */
 	struct dbt_shared *sh;
 	struct vcpu *v;
+	struct world *world;	       /* NULL: not parallel */
+	u64 changes;		       /* sh->changes as translated code was left */
 	void (*enter)(struct vcpu *v); /* sh->enter_code, or dbt_enter_observed */
 	u32 key;		       /* of the blocks that run */
 	u32 key_of[WIDTHS];	       /* of the jump caches' entries, KEY_USER apart */
@@ -352,12 +368,52 @@ static inline struct dbt_hot *dhot(struct vcpu *v)
 	return (struct dbt_hot *)&v->engine_hot[HOT_INDEX];
 }
 
-/* cache.c */
+/* smp.c: nothing where processors do not run at once. */
+void dbt_lock_slow(struct vcpu *v);
+void dbt_unlock_slow(struct dbt_shared *sh);
+bool dbt_stop(struct vcpu *v, enum stop_cause why); /* as stop_others() */
+/* How often it was, by anyone. */
+static inline u64 world_stops(const struct vcpu *v)
+{
+	const struct world *w = dbt_of((struct vcpu *)(uintptr_t)v)->world;
+
+	return w ? __atomic_load_n(&w->stops, __ATOMIC_RELAXED) : 0;
+}
+static inline void dbt_go(struct vcpu *v)
+{
+	let_others_go(v);
+}
+/* For what is shared, while inside the world. Others may stop the world, and kill blocks, before it returns. */
+static inline void dbt_lock(struct vcpu *v)
+{
+	struct dbt_shared *sh = dbt_of(v)->sh;
+	u32 free = 0;
+
+	if (unlikely(sh->parallel) &&
+	    !__atomic_compare_exchange_n((u32 *)&sh->lock, &free, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+		dbt_lock_slow(v);
+}
+static inline void dbt_unlock(struct vcpu *v)
+{
+	struct dbt_shared *sh = dbt_of(v)->sh;
+
+	if (unlikely(sh->parallel) && __atomic_exchange_n((u32 *)&sh->lock, 0, __ATOMIC_RELEASE) == 2)
+		dbt_unlock_slow(sh);
+}
+/* What a leave of translated code named (blocks, instructions, exits) is still there. */
+static inline bool unchanged(struct vcpu *v)
+{
+	return likely(dbt_of(v)->changes == dbt_of(v)->sh->changes);
+}
+
+/* cache.c. dbt_find, dbt_page_at, dbt_crossing_left: with the lock. */
 struct tblock *dbt_find(struct vcpu *v, u64 lin); /* NULL: fault in v->fault, or *not_code set */
 void dbt_flush(struct vcpu *v);
 void dbt_page_written(struct dbt_shared *sh, gpa_t gpa, unsigned len);
-/* Kills what bytes [off, off + len) of the frame at `host` hold; returns the blocks left alive in it. */
+/* Kills what bytes [off, off + len) of the frame at `host` hold; returns the blocks left alive in it. World stopped. */
 u32 dbt_frame_written(struct vcpu *v, const u8 *host, unsigned off, unsigned len);
+/* Does a block that is alive hold any of them? */
+bool dbt_frame_holds(struct dbt_shared *sh, const u8 *host, unsigned off, unsigned len);
 void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all);
 void dbt_reset_returns(struct vcpu *v);
 void dbt_reset_jumps(const struct dbt_shared *sh, u8 *base, enum dbt_width w); /* of the set at `base` */
@@ -383,6 +439,8 @@ void dbt_note_cursors(struct dbt_shared *sh);
 struct cursors dbt_in_use(const struct dbt_shared *sh); /* counts, of all regions together */
 /* cache.c, for that */
 struct tblock **dbt_bucket(struct tpage *p, u64 lin);
+#define DOOR_BYTES 10u						   /* of what it puts there */
+#define DOOR_REL 6u						   /* where that has its rel32 */
 void dbt_shut_door(struct dbt_shared *sh, const struct tblock *b); /* its entries lead out of translated code */
 void dbt_forget_exits(struct dbt_shared *sh, const struct tblock *b);
 void dbt_find_lines(struct tpage *p);
@@ -402,8 +460,11 @@ enum code_store_result {
  */
 bool dbt_known_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry);
 enum code_store_result dbt_new_store(struct vcpu *v, gva_t lin, unsigned size, u64 *entry);
-void dbt_drop_stores(struct vcpu *v);	       /* empties every struct code_store of the processor */
-u64 *dbt_lines(struct dbt *x, const u8 *host); /* of the frame at `host`; NULL: not in RAM */
+void dbt_drop_stores(struct vcpu *v); /* empties every struct code_store of the processor */
+void dbt_drop_frame_stores(struct dbt_shared *sh, const u8 *host); /* those for a frame, of all; world stopped */
+/* The lock is held: if no code is left in the frame it is no code page any more. */
+bool dbt_frame_freed(struct vcpu *v, const u8 *host, gpa_t gpa);
+u64 *dbt_lines(struct dbt_shared *sh, const u8 *host); /* of the frame at `host`; NULL: not in RAM */
 
 extern const size_t dbt_decoded_size;
 

@@ -192,6 +192,7 @@ static void emit_stub(struct tr *t, struct stub *s)
 			t->x->sh->exits[s->info].stub = (u16)(e->p - t->x->sh->rw - t->x->sh->exits[s->info].patch);
 		if (s->kind == STUB_LINK && !s->saved) { /* to another page: with the flags saved */
 			emit_save_flags(t);
+			align_link(t, 1);
 			t->x->sh->exits[s->info].far = (u16)(e->p + 1 - t->x->sh->rw - t->x->sh->exits[s->info].patch);
 			put_bytes(e, (const u8[]){ 0xe9, 0, 0, 0, 0 }, 5);
 			s->saved = true;

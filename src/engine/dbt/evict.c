@@ -173,6 +173,16 @@ static void return_entries(struct dbt_shared *sh, const struct tblock *b)
 	*at = owner;
 }
 
+/* The door of a dead block leads out again, not to a block in region `r` that has followed it. */
+static void shut_again(struct dbt_shared *sh, const struct tblock *b, u32 r)
+{
+	s32 rel;
+
+	__builtin_memcpy(&rel, sh->rw + b->door + DOOR_REL, 4);
+	if (in_region(sh, r, b->door + DOOR_BYTES + (u32)rel))
+		dbt_shut_door(sh, b);
+}
+
 static void forget_blocks(struct dbt_shared *sh, u32 r)
 {
 	for (u32 k = 0; k < sh->pages_n; k++)
@@ -182,6 +192,8 @@ static void forget_blocks(struct dbt_shared *sh, u32 r)
 			struct tblock *b = &sh->blocks[k];
 			bool entered_here = in_region(sh, r, b->door);
 
+			if (sh->parallel && q != r && b->dead)
+				shut_again(sh, b, r);
 			if (q != r && !entered_here) {
 				if (b->page2 && !b->dead)
 					b->page2->needed = true;
@@ -256,6 +268,7 @@ static void evict(struct vcpu *v, u32 r)
 	empty(x->sh, r);
 	x->stats.evictions++;
 	x->sh->flushes++;
+	x->sh->changes++;
 }
 
 /* The region of those that hold `what` that was begun first, of those being filled none; x->sh->regions: there is none.

@@ -235,7 +235,7 @@ static bool flags_die(const struct tr *t)
 	u64 next = t->lin + t->d->len;
 
 	return t->next_here && !t->narrow && !t->steps_only && !(t->g->traits & TRAIT_BRANCH) &&
-	       *dbt_cut_slot(t->x, next) != next && only_sets_flags(t->b->page->host + (next & ~PAGE_MASK));
+	       *dbt_cut_slot(t->x, next) != next && only_sets_flags(t->code + (next - t->b->lin));
 }
 
 bool flags_prepare(struct tr *t, bool aware)

@@ -100,10 +100,20 @@ static void put_link(struct tr *t, u64 lin)
 	put32(&t->e, 0);
 }
 
+void align_link(struct tr *t, unsigned bytes)
+{
+	static const u8 nop[][3] = { { 0x90 }, { 0x66, 0x90 }, { 0x0f, 0x1f, 0x00 } };
+	unsigned at = (unsigned)((uintptr_t)t->e.p + bytes) & 7;
+
+	if (t->x->sh->parallel && at > 4)
+		put_bytes(&t->e, nop[7 - at], 8 - at);
+}
+
 void emit_exit(struct tr *t, u64 lin)
 {
 	if (t->flags == FLAGS_LOST)
 		flags_to_host(t);
+	align_link(t, 1);
 	put(&t->e, 0xe9);
 	put_link(t, lin);
 	islands(t, 0, false);
@@ -164,6 +174,7 @@ void emit_entries(struct tr *t)
 		b->entry = (u32)(e->p - t->x->sh->rw);
 		t->flags = FLAGS_HOST;
 	}
+	align_link(t, DOOR_REL); /* of what is put there when it is dead */
 	b->body = b->door = (u32)(e->p - t->x->sh->rw);
 }
 
@@ -193,6 +204,7 @@ static bool emit_jcc(struct tr *t)
 		emit_safepoint(t, false);
 	islands(t, 40, true);
 	end_at_branch(t);
+	align_link(t, 2);
 	put(&t->e, 0x0f);
 	put(&t->e, 0x80 | (t->d->opcode & 15));
 	if (loops)
@@ -219,9 +231,11 @@ static bool emit_loop(struct tr *t)
 		op_rm(e, w, 0x8d, home[1], home[1], -1);
 	op_rr(e, w, 0x89, home[1], H_RCX);
 	if (op == 0xe2) {
+		align_link(t, 3);
 		put_bytes(e, (const u8[]){ 0xe3, 5, 0xe9 }, 3);
 		put_link(t, to);
 	} else {
+		align_link(t, 5);
 		put_bytes(e, (const u8[]){ 0xe3, 2, 0xeb, 5, 0xe9 }, 5);
 		put_link(t, to);
 	}
@@ -241,6 +255,7 @@ static bool emit_call(struct tr *t)
 	end_at_branch(t);
 	flags_to_memory(t);
 	islands(t, 40, true);
+	align_link(t, 1);
 	put(&t->e, 0xe8);
 	put_link(t, to);
 	t->b->calls = true;

@@ -132,6 +132,7 @@ static void put_set(struct tr *t)
 	op_gs(e, false, 0x8b, H_RCX, HOT(loop_warm));
 	op_rm(e, false, 0x8d, H_RCX, H_RCX, -1);
 	op_gs(e, false, 0x89, H_RCX, HOT(loop_warm));
+	align_link(t, 4);
 	put_bytes(e, (const u8[]){ 0x67, 0xe3, 5 }, 3); /* jecxz over the jump */
 	round = e->p;
 	emit_exit(t, t->b->lin);

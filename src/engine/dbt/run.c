@@ -168,8 +168,11 @@ static enum next enter_block(struct vcpu *v, const struct tblock *b)
 
 static enum next look(struct vcpu *v)
 {
-	struct tblock *b = dbt_find(v, v->cpu.rip);
+	struct tblock *b;
 
+	dbt_lock(v);
+	b = dbt_find(v, v->cpu.rip);
+	dbt_unlock(v);
 	if (likely(b != NULL))
 		return enter_block(v, b);
 	if (v->fault.vector == 0xff)
@@ -213,13 +216,16 @@ static enum next go_elsewhere(struct vcpu *v)
 static enum next go_on(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
-	const struct tblock *b = dbt_insn_block(x->sh, i);
 	const struct tinsn *n = i + 1;
+	const struct tblock *b;
 
 	if (unlikely(!undisturbed(v)) || unlikely(dbt_mode(&v->cpu) != x->mode) || unlikely(!right_ring(v)))
 		return NEXT_LOOP;
 	if (x->mode & KEY_32)
 		dbt_note_segments(v);
+	if (!unchanged(v))
+		return NEXT_JUMP;
+	b = dbt_insn_block(x->sh, i);
 	if (n == &x->sh->insns[b->first] + b->n || n->kind == KIND_LOOP || v->cpu.rip != b->lin + n->guest || b->dead ||
 	    b->page->key != x->key)
 		return NEXT_JUMP;
@@ -251,19 +257,19 @@ static void drop_windows(struct vcpu *v)
 static enum next do_step(struct vcpu *v, const struct tinsn *i)
 {
 	struct dbt *x = dbt_of(v);
-	u32 flushes = (u32)x->sh->flushes;
 	struct tblock *b;
 
 	x->stats.steps++;
 	drop_windows(v);
 	exact_at(v, i);
 	b = dbt_insn_block(x->sh, i);
-	if (unlikely(b->crosses))
+	if (unlikely(b->crosses)) {
+		dbt_lock(v);
 		dbt_crossing_left(v, b);
+		dbt_unlock(v);
+	}
 	interp_single(v);
 	if (!settled(v))
-		return NEXT_LOOP;
-	if ((u32)x->sh->flushes != flushes)
 		return NEXT_LOOP;
 	return go_on(v, i);
 }
@@ -272,8 +278,14 @@ static enum next do_sys(struct vcpu *v, const struct tsys *s)
 {
 	struct dbt *x = dbt_of(v);
 	const struct tinsn *i = &x->sh->insns[s->insn];
+	struct tsys copy;
 	u64 rip;
 
+	if (unlikely(x->world != NULL)) { /* devices are waited for outside the world */
+		copy = *s;
+		s = &copy;
+		__atomic_thread_fence(__ATOMIC_SEQ_CST); /* many of them serialize */
+	}
 	x->stats.sys_calls[s->sys]++;
 	exact_at(v, i);
 	rip = v->cpu.rip;
@@ -289,33 +301,35 @@ static enum next do_sys(struct vcpu *v, const struct tsys *s)
 	return go_on(v, i);
 }
 
+/* Others may run through it: one store, and where they run at once it lies in a word of 8 bytes. */
+static void link(struct dbt *x, const struct texit *exit, const struct tblock *b, bool same_page)
+{
+	u32 patch = same_page ? exit->patch : exit->patch + exit->far;
+	u32 to = !same_page ? b->entry_page : exit->far ? b->entry : b->entry_saved;
+
+	*(volatile any_u32 *)(x->sh->rw + patch) = to - (patch + 4);
+	x->stats.links++;
+}
+
 static enum next do_link(struct vcpu *v, u32 id)
 {
 	struct dbt *x = dbt_of(v);
 	const struct texit *exit = &x->sh->exits[id];
-	u64 flushes = x->sh->flushes;
 	u32 patch = exit->patch;
 	const struct tpage *from;
 	struct tblock *b;
-	s32 rel;
 
 	count(v, 0);
 	v->cpu.rip = exit->lin;
 	if (unlikely(!patch)) /* its block died while it ran */
 		return NEXT_LOOK;
-	from = dbt_block_at(x->sh, patch)->page;
-	b = dbt_find(v, exit->lin);
-	if (!b || x->sh->flushes != flushes)
-		return NEXT_LOOK;
-	if (b->page != from) {
-		patch = patch + exit->far;
-		rel = (s32)(b->entry_page - (patch + 4));
-	} else {
-		rel = (s32)((exit->far ? b->entry : b->entry_saved) - (patch + 4));
-	}
-	__builtin_memcpy(x->sh->rw + patch, &rel, 4);
-	x->stats.links++;
-	return enter_block(v, b);
+	dbt_lock(v);
+	from = unchanged(v) ? dbt_block_at(x->sh, patch)->page : NULL;
+	b = dbt_find(v, v->cpu.rip);
+	if (b && unchanged(v))
+		link(x, exit, b, b->page == from);
+	dbt_unlock(v);
+	return b ? enter_block(v, b) : NEXT_LOOK;
 }
 
 /* The target is not canonical: that is a fault of the branch. Undo it. */
@@ -355,7 +369,9 @@ static enum next do_indirect(struct vcpu *v)
 		x->stats.lost_jumps++;
 	count(v, 0);
 	v->cpu.rip = lin;
+	dbt_lock(v);
 	b = dbt_find(v, lin);
+	dbt_unlock(v);
 	if (!b)
 		return NEXT_LOOK;
 	jump_cache(v)[dbt_jump_slot(lin)] = x->sh->rx + b->entry_indirect;
@@ -420,13 +436,32 @@ static bool write_entry(struct vcpu *v, const struct tinsn *i)
 	return !b->dead;
 }
 
+/* What was left has changed: the instruction at rip, to which state was brought back, in the reference engine. */
+static enum next do_alone(struct vcpu *v)
+{
+	dbt_of(v)->stats.steps++;
+	interp_single(v);
+	return NEXT_LOOP;
+}
+
 static enum next do_miss(struct vcpu *v, const struct tinsn *i, bool write)
 {
 	struct dbt *x = dbt_of(v);
 	struct dbt_hot *h = dhot(v);
+	unsigned left = i->left;
+	u64 rip = 0;
+	bool found;
 
 	drop_windows(v);
-	if (write ? !write_entry(v, i) : !read_entry(v))
+	if (unlikely(x->world != NULL))
+		rip = dbt_insn_block(x->sh, i)->lin + i->guest;
+	found = write ? write_entry(v, i) : read_entry(v);
+	if (unlikely(x->world != NULL) && !unchanged(v)) {
+		count(v, left);
+		v->cpu.rip = rip;
+		return do_alone(v);
+	}
+	if (!found)
 		return do_step(v, i);
 	h->pc = (u64)(uintptr_t)(x->sh->rx + h->resume);
 	return NEXT_ENTER;
@@ -504,6 +539,7 @@ static enum next leave(struct vcpu *v)
 	struct dbt_hot *h = dhot(v);
 
 	x->stats.leaves[h->reason]++;
+	x->changes = x->sh->changes;
 	if (h->saved && left_insn(x, h))
 		find_flags(v, left_insn(x, h));
 	flags_from_hot(v);
@@ -617,6 +653,11 @@ enum vcpu_exit dbt_run(struct vcpu *v, const struct run_budget *budget)
 
 		if (v->event) {
 			vcpu_clear(v, EV_FLUSH);
+			if (unlikely(v->event & EV_WORLD)) {
+				dbt_observe_pause(x);
+				fpu_park(v);
+				wait_for_others(v);
+			}
 			if (v->event & (EV_KICK | EV_TIMER | EV_RESET)) {
 				why = v->debug.hit_kind ? VCPU_EXIT_DEBUG : VCPU_EXIT_EVENT;
 				break;

@@ -88,6 +88,15 @@ static void add_counters(void *sum, const void *add, size_t size)
 		to[k] += from[k];
 }
 
+static u64 sum_of_stops(const struct dbt_stats *s)
+{
+	u64 sum = 0;
+
+	for (unsigned k = 0; k < STOP_CAUSES; k++)
+		sum += s->stops[k];
+	return sum;
+}
+
 unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigned max)
 {
 	const struct dbt_shared *sh = dbt_of(v)->sh;
@@ -118,6 +127,14 @@ unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigned max)
 		{ "reference_steps", s->steps },
 		{ "untranslated_mode_runs", s->other_modes },
 		{ "untranslated_mode_instructions", s->other_insns },
+		{ "world_stops", world_stops(v) },
+		{ "world_stops_first_code", s->stops[STOP_FRAME] },
+		{ "world_stops_mixed_frame", s->stops[STOP_MIXED] },
+		{ "world_stops_code_written", s->stops[STOP_KILL] },
+		{ "world_stops_room", s->stops[STOP_ROOM] },
+		{ "world_stops_memory_map", memory_map_stops(v->mem) },
+		{ "world_stops_interpreter", world_stops(v) - sum_of_stops(s) - memory_map_stops(v->mem) },
+		{ "translator_lock_waits", s->lock_waits },
 		{ "mmu_fills", f->fills },
 		{ "mmu_misses", f->misses },
 		{ "mmu_neighbours", f->neighbours },

@@ -277,6 +277,8 @@ static bool emit_mov_cr(struct tr *t)
 	if (d->reg != 2)
 		return false;
 	store_gs(&t->e, read_reg(t, d->rm, H_R14), off);
+	if (t->x->sh->parallel) /* it serializes */
+		put_bytes(&t->e, (const u8[]){ 0x0f, 0xae, 0xf0 }, 3);
 	return true;
 }
 
@@ -323,6 +325,14 @@ static bool emit_rdpid(struct tr *t)
 	return true;
 }
 
+/* sys_pause(), where it ends no turn. */
+static bool emit_pause(struct tr *t)
+{
+	if (t->x->sh->parallel)
+		put_bytes(&t->e, (const u8[]){ 0xf3, 0x90 }, 2);
+	return t->x->sh->parallel || !t->v->group || t->v->group->count == 1;
+}
+
 bool sensitive_aware(unsigned sys)
 {
 	return sys != ISA_SYS_pushf && sys != ISA_SYS_popf;
@@ -333,11 +343,13 @@ bool emit_sensitive(struct tr *t, unsigned sys)
 	/* Nothing to do for one that waits for nobody. */
 	if (sys == ISA_SYS_pause && (!t->v->group || t->v->group->count == 1))
 		return true;
-	if (t->narrow && sys != ISA_SYS_cli && sys != ISA_SYS_sti)
+	if (t->narrow && sys != ISA_SYS_cli && sys != ISA_SYS_sti && sys != ISA_SYS_pause)
 		return false;
 	note_of(t)->how = HOW_SYS;
 	islands(t, 100, true);
 	switch (sys) {
+	case ISA_SYS_pause:
+		return emit_pause(t);
 	case ISA_SYS_cli:
 		return emit_cli(t);
 	case ISA_SYS_sti:

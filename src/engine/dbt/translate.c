@@ -581,6 +581,10 @@ static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps
 	t->recipe_at = -1;
 	t->code = b->page->host + off;
 	t->avail = (unsigned)PAGE_SIZE - off;
+	if (t->x->sh->parallel) { /* others may write it meanwhile: what is asked twice is to have one answer */
+		t->avail = MIN(t->avail, (unsigned)sizeof(t->copy));
+		t->code = memcpy(t->copy, t->code, t->avail);
+	}
 	/* what watches translations is to see each; the code at the entries is not translated again */
 	if (entries && !t->narrow && !(x->trace & TRACE_BLOCKS) && !x->sh->perf)
 		t->e.fixes = &t->fixes;

@@ -224,6 +224,7 @@ struct tr {
 	struct note note[BLOCK_RECORDS];
 	struct ginsn ginsn[BLOCK_INSNS];
 	u16 ginsn_at[BLOCK_INSNS + 1]; /* offsets in `code` */
+	u8 copy[15 * (BLOCK_INSNS + 1) + 16];
 	struct windows windows;
 	struct loop loop;
 };
@@ -338,6 +339,9 @@ void begin_segment(struct tr *t);
 void end_segment(struct tr *t);
 /* `next`: jump to linear address `lin` at the end of the block. */
 void emit_exit(struct tr *t, u64 lin);
+/* Before code of `bytes` bytes that ends in a rel32 to be linked: processors that run through it while it is patched
+ * must find the old one or the new. */
+void align_link(struct tr *t, unsigned bytes);
 
 /* sysfast.c: a sensitive instruction done in place. False: not expressible. */
 bool emit_sensitive(struct tr *t, unsigned sys);

@@ -15,6 +15,7 @@
  * only, whose entries are keyed by mmu->gen.
  */
 #include "engine/interp/thunk.h"
+#include "engine/stop.h"
 
 static unsigned page_hash(const u8 *host)
 {
@@ -56,14 +57,19 @@ static void mark_code(struct vcpu *v, gpa_t gpa)
 	const struct interp_peers *all = interp_of(v)->peers;
 	struct page_target t;
 
-	if (!memory_page(v->mem, gpa, &t) || !t.flags)
+	if (!memory_page(v->mem, gpa, &t) || !t.flags || *t.flags & PAGE_CODE_INTERP)
 		return;
-	if (!(*t.flags & PAGE_CODE))
-		mmu_protect_frame(v, gpa);
-	else if (!(*t.flags & PAGE_CODE_INTERP))
-		for (unsigned n = 0; n < all->n; n++)
-			all->v[n]->mmu->gen++; /* another engine may let stores to the page through */
-	*t.flags |= PAGE_CODE_INTERP;
+	stop_others(v);
+	/* Whatever they have changed meanwhile: */
+	if (memory_page(v->mem, gpa, &t) && t.flags) {
+		if (!(*t.flags & PAGE_CODE))
+			mmu_protect_frame(v, gpa);
+		else
+			for (unsigned n = 0; n < all->n; n++)
+				all->v[n]->mmu->gen++; /* another engine may let stores to the page through */
+		*t.flags |= PAGE_CODE_INTERP;
+	}
+	let_others_go(v);
 }
 
 /* Unless another processor has decoded code there. */
@@ -82,6 +88,7 @@ static struct code_page *make_page(struct vcpu *v, u8 *host, gpa_t gpa)
 
 	if (!p)
 		return NULL;
+	mark_code(v, gpa); /* before anyone can find it to drop it */
 	/* member by member: clang makes memset() of an initialiser */
 	p->hash_next = x->pages[page_hash(host)];
 	p->gpa = gpa & PAGE_MASK;
@@ -90,7 +97,6 @@ static struct code_page *make_page(struct vcpu *v, u8 *host, gpa_t gpa)
 	for (unsigned n = 0; n < PAGE_BUCKETS; n++)
 		p->bucket[n] = NULL;
 	x->pages[page_hash(host)] = p;
-	mark_code(v, gpa);
 	return p;
 }
 
@@ -118,11 +124,17 @@ void cache_page_written(struct interp_peers *all, gpa_t gpa, unsigned len)
 		return;
 	last = (unsigned)(MIN((gpa & ~PAGE_MASK) + len, PAGE_SIZE) - 1) >> 6;
 	lines = (last == 63 ? ~0ull : (BIT(last + 1) - 1)) & ~(BIT(first) - 1);
-	for (unsigned n = 0; n < all->n && *t.flags & PAGE_CODE_INTERP; n++) {
-		struct code_page *p = find_page(interp_of(all->v[n]), t.host);
+	if (*t.flags & PAGE_CODE_INTERP) {
+		struct vcpu *own = own_processor(all->v[0]);
 
-		if (p && (p->lines & lines))
-			drop_page(all->v[n], p);
+		stop_others(own);
+		for (unsigned n = 0; n < all->n; n++) {
+			struct code_page *p = find_page(interp_of(all->v[n]), t.host);
+
+			if (p && (p->lines & lines))
+				drop_page(all->v[n], p);
+		}
+		let_others_go(own);
 	}
 	if ((gpa & ~PAGE_MASK) + len > PAGE_SIZE) /* the rest lies in the next frame */
 		cache_page_written(all, (gpa & PAGE_MASK) + PAGE_SIZE,
@@ -132,6 +144,8 @@ void cache_page_written(struct interp_peers *all, gpa_t gpa, unsigned len)
 void cache_flush(struct vcpu *v)
 {
 	struct interp *x = interp_of(v);
+
+	stop_others(v);
 
 	for (unsigned k = 0; k < ARRAY_SIZE(x->pages); k++) {
 		struct code_page *pages = x->pages[k];
@@ -145,6 +159,7 @@ void cache_flush(struct vcpu *v)
 	v->mmu->gen++;
 	/* a branch of the present instruction must not find what was flushed */
 	hot(v)->key = (v->mmu->gen << 8) | (hot(v)->key & 0xff);
+	let_others_go(v);
 }
 
 static void mark_lines(struct code_page *p, unsigned off, unsigned bytes)
@@ -339,7 +354,8 @@ struct block *cache_find(struct vcpu *v, u64 lin)
 		b = build(v, p, lin);
 	if (!b)
 		return NULL;
-	if (hot(v)->mode == BLOCK_64 || hot(v)->mode == BLOCK_32_FLAT) {
+	/* Where the world was stopped meanwhile the page may have been dropped: it serves this once. */
+	if ((hot(v)->mode == BLOCK_64 || hot(v)->mode == BLOCK_32_FLAT) && likely(find_page(x, p->host) == p)) {
 		struct jump_entry *j = &x->jump[jump_hash(lin)];
 
 		/* The key as of now: building may have moved the generation. */

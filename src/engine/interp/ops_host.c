@@ -5,6 +5,7 @@
 #include "engine/interp/ops.h"
 #include "engine/interp/thunk.h"
 #include "engine/interp/vector.h"
+#include "engine/stop.h"
 #include "cpu/xstate.h"
 
 /*
@@ -241,6 +242,39 @@ static int bounced_operand(struct vcpu *v, const struct insn *i, gva_t lin)
 	return 0;
 }
 
+/* Is all of an operand that may be written RAM? */
+static bool in_ram(struct vcpu *v, gva_t lin, unsigned size)
+{
+	gva_t last = lin_operand(&v->cpu, lin + size - 1);
+	struct xlat a, b;
+
+	return !mmu_translate(v, lin, MMU_WRITE, v->mmu->index, &a) && a.host &&
+	       !mmu_translate(v, last, MMU_WRITE, v->mmu->index, &b) && b.host;
+}
+
+/*
+ * A locked access that is not simply one of the host: it lies in two pages, or
+ * in one with code, or nobody has written there yet. Nobody else accesses RAM
+ * while it is done. Devices may not be waited for then: they are no better off
+ * without a lock.
+ */
+static int locked_operand(struct vcpu *v, const struct insn *i, gva_t lin)
+{
+	const struct thunk *t = i->thunk;
+	int r;
+
+	if (!world_of(v) || (t->align && (lin & (t->align - 1u))) || !in_ram(v, lin, t->mem_size))
+		return bounced_operand(v, i, lin);
+	stop_others(v);
+	if (in_ram(v, lin, t->mem_size)) {
+		r = bounced_operand(v, i, lin);
+		let_others_go(v);
+		return r;
+	}
+	let_others_go(v); /* the page was taken away while others were waited for */
+	return bounced_operand(v, i, lin);
+}
+
 static int host_with_memory(struct vcpu *v, const struct insn *i)
 {
 	const struct thunk *t = i->thunk;
@@ -254,7 +288,7 @@ static int host_with_memory(struct vcpu *v, const struct insn *i)
 	e = tlb_slot(hot(v)->tlb, lin);
 	if (likely(TLB_HIT(e, lin, t->mem & THUNK_WRITE ? MMU_WRITE : MMU_READ, t->mem_size)))
 		return call_thunk(v, i, (void *)(lin + e->addend));
-	r = bounced_operand(v, i, lin);
+	r = i->thunk->locked ? locked_operand(v, i, lin) : bounced_operand(v, i, lin);
 	if (!r && v->event)
 		break_after(v, i);
 	return r;
@@ -317,7 +351,7 @@ static OP(bit_mem)
 	s64 offset = d->opsize == 2 ? (s16)R16(i->src) : d->opsize == 4 ? (s32)R32(i->src) : (s64)R64(i->src);
 	s64 unit = offset >> (d->opsize == 2 ? 4 : d->opsize == 4 ? 5 : 6);
 	u64 ea = R64(i->base) + (R64(i->index) << i->shift) + (u64)i->disp + (u64)(unit * d->opsize);
-	bool write = d->opcode != 0xa3;
+	bool write = d->opcode != 0xa3, stop = false;
 	u64 val, mask = BIT((u64)offset & (bits - 1));
 	gva_t lin;
 
@@ -326,15 +360,27 @@ static OP(bit_mem)
 	if (interp_segment(v, i, d->opsize, write))
 		return interp_fault(v, i);
 	lin = hot(v)->tmp[7];
+	if (d->prefixes & DI_LOCK)
+		stop = world_of(v) && in_ram(v, lin, d->opsize);
+	if (stop && stop_others(v) && !in_ram(v, lin, d->opsize)) {
+		let_others_go(v);
+		stop = false;
+	}
 	if (write ? interp_rmw(v, i, lin, d->opsize) : interp_load(v, i, lin, d->opsize))
-		return interp_fault(v, i);
+		goto fault;
 	val = hot(v)->tmp[0];
 	if (write) {
 		hot(v)->tmp[1] = d->opcode == 0xab ? val | mask : d->opcode == 0xb3 ? val & ~mask : val ^ mask;
 		if (interp_store(v, i, lin, d->opsize))
-			return interp_fault(v, i);
+			goto fault;
 	}
+	if (stop)
+		let_others_go(v);
 	hot(v)->flags = (u16)((hot(v)->flags & ~0x100) | (val & mask ? 0x100 : 0));
 	NEXT;
+fault:
+	if (stop)
+		let_others_go(v);
+	return interp_fault(v, i);
 }
 const op_fn op_bit_mem = bit_mem;

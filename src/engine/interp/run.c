@@ -3,6 +3,7 @@
  * the exact state of `struct cpu` and the running form (interp.h).
  */
 #include "engine/interp/interp.h"
+#include "engine/stop.h"
 
 /* Bit per segment: accesses through it need only truncation (interp_ea). */
 static u16 flat_segments(const struct cpu *c)
@@ -309,6 +310,10 @@ enum vcpu_exit interp_run(struct vcpu *v, const struct run_budget *budget)
 
 		if (v->event) {
 			vcpu_clear(v, EV_FLUSH);
+			if (unlikely(v->event & EV_WORLD)) {
+				fpu_park(v);
+				wait_for_others(v);
+			}
 			if (v->event & (EV_KICK | EV_TIMER | EV_RESET)) {
 				why = v->debug.hit_kind ? VCPU_EXIT_DEBUG : VCPU_EXIT_EVENT;
 				break;

@@ -654,6 +654,7 @@ struct thunk *thunk_make(struct thunk_cache *c, const ZydisDecodedInstruction *z
 		return NULL;
 	if (m)
 		describe_memory(&want, z, m);
+	want.locked = m && (z->attributes & ZYDIS_ATTRIB_HAS_LOCK || z->mnemonic == ZYDIS_MNEMONIC_XCHG);
 	if (want.mem_size > 64 || !generate(&e, z, ops, d, need == FPU_NONE, m != NULL))
 		return NULL;
 	want.hash = hash_bytes(e.b, e.n);

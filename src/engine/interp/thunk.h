@@ -33,6 +33,7 @@ struct thunk {
 	u8 elements;   /* mask bits that count; more than the operand holds if it is broadcast */
 	u8 x87;	       /* enum x87_pointers */
 	bool converts; /* sets MXCSR before it stores */
+	bool locked;   /* its access is one for all processors: LOCK, XCHG */
 	bool waits;    /* a pending x87 exception comes before any fault of the operand */
 };
 
