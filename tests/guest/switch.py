@@ -1,8 +1,12 @@
 #!/usr/bin/env python3
-"""The engine changes to and fro under a guest that works: stress-ng --verify, a disk and the network, checksums over
-all.
+"""The engine changes under a guest that verifies all it does.
 
-switch.py [--engine NAME] [--switches N] [--cpus N]
+switch.py [--engine NAME] [--switches N] [--cpus N,N] [--to NAME]
+
+While stress-ng --verify, disk and network traffic with checksums and a watch on
+the clock run in the guest, the host changes the engine to and fro. Afterwards
+nothing has failed, no clock has gone back or stepped by more than 10 ms (or
+than it does on this host without any change), and dmesg has no complaint.
 """
 import argparse
 import hashlib
@@ -10,137 +14,170 @@ import http.server
 import os
 import random
 import re
+import shutil
 import subprocess
 import tempfile
 import threading
-import time
 
-import guest
-from guest import ECTYPE, Timeout, finish, ok, read_json, toolbox
+from boot import BAD, KNOWN
+from guest import ECTYPE, ENGINE, ROOT, SLOW, Timeout, finish, ok, skip, toolbox
 
-# Each for a second or so, over and over; failures are those that --verify finds.
-STRESSORS = ["cpu", "vecmath", "fp", "crypt", "sigsegv", "timer", "fork", "pthread", "pipe", "futex", "vm", "switch", "hash",
-             "str", "matrix", "signal", "mmap", "clone", "qsort", "memcpy", "vecshuf", "itimer", "priv-instr", "cpu"]
-SCRIPT = """
-ip link set lo up; ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up; ip route add default via 10.0.2.2
-stress() {
-	n=0
-	while [ $n = 0 ] || [ ! -e /stop ]; do
-		for s in STRESSORS; do
-			[ $n != 0 ] && [ -e /stop ] && break
-			stress-ng --$s 1 --verify --timeout 1s --oomable -q >/tmp/out 2>&1 || { echo "stress $s failed: $?"; cat /tmp/out; }
-			grep -i 'fail' /tmp/out
-			n=$((n+1))
-		done
-	done
-	echo "stress rounds $n"
-}
-disk() {
-	n=0
-	dd if=/dev/urandom of=/tmp/src bs=1M count=8 2>/dev/null
-	want=$(sha256sum </tmp/src)
-	while [ $n = 0 ] || [ ! -e /stop ]; do
-		dd if=/tmp/src of=/dev/vda bs=256k seek=$((n % 4 * 32)) oflag=direct conv=notrunc 2>/dev/null
-		got=$(dd if=/dev/vda bs=64k skip=$((n % 4 * 128)) count=128 iflag=direct 2>/dev/null | sha256sum)
-		[ "$got" = "$want" ] || echo "disk failed: $got"
-		n=$((n+1))
-	done
-	echo "disk rounds $n"
-}
-net() {
-	n=0
-	while [ $n = 0 ] || [ ! -e /stop ]; do
-		got=$(bash -c 'exec 3<>/dev/tcp/10.0.2.2/PORT; printf "GET / HTTP/1.0\\r\\n\\r\\n" >&3; tail -c SIZE <&3' | sha256sum)
-		[ "$got" = "DIGEST  -" ] || echo "net failed: $got"
-		n=$((n+1))
-	done
-	echo "net rounds $n"
-}
-echo switch test begins
-stress & disk & net &
-read line
-touch /stop
-wait
-dmesg | grep -E 'WARNING|BUG|Oops|rcu.*stall|soft lockup|clocksource.*unstable|Call Trace' && echo "kernel failed"
-echo switch test ends
+MIB = 1 << 20
+STEP_US = 10000
+STRESS = "--cpu 1 --memcpy 1 --qsort 1 --qsort-size 32768 --pipe 1 --futex 1 --switch 1 --fork 1 --vecmath 1 --timer 1"
+
+RUN = """#!/bin/sh
+cd /tmp
+net=$(basename $(ls -d /sys/class/net/e*))
+udhcpc -q -f -i $net >/dev/null 2>&1 || echo "FAILED dhcp"
+echo "START"
+/timejump %(calm)d first | sed 's/^TIME/CALM/'
+echo "GO"
+/timejump 100000 first >time & watch=$!
+python3 /traffic.py %(host)s & traffic=$!
+rounds=0
+while [ ! -e over ]; do
+	stress-ng %(stress)s --verify --timeout 4 >log 2>&1 || { echo "FAILED stress-ng $?"; grep -E 'fail|error' log; }
+	rounds=$((rounds + 1))
+	# the host says so by a file
+	busybox wget -q -O answer http://%(host)s/over && grep -q yes answer && touch over
+done
+kill -INT $watch; wait $watch
+cat time
+wait $traffic || echo "FAILED traffic $?"
+echo "ROUNDS $rounds"
+echo "== dmesg"
+dmesg
+echo "== all done"
+sleep 2
 """
 
-def serve(data):
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+TRAFFIC = """
+import hashlib, os, random, sys, urllib.request
+rng, rounds = random.Random(1), 0
+disk = os.open("/dev/vda", os.O_RDWR)
+while not os.path.exists("/tmp/over"):
+    data = rng.randbytes(rng.randrange(1 << 20))
+    at = rng.randrange(16 << 20) & ~511
+    os.pwrite(disk, data, at)
+    os.fsync(disk)
+    os.posix_fadvise(disk, 0, 0, os.POSIX_FADV_DONTNEED)
+    if os.pread(disk, len(data), at) != data:
+        sys.exit("FAILED disk")
+    with urllib.request.urlopen(f"http://{sys.argv[1]}/data/{rng.randrange(1 << 20)}", timeout=120) as r:
+        body = r.read()
+        if hashlib.sha256(body).hexdigest() != r.headers["Digest"]:
+            sys.exit("FAILED download")
+    want = hashlib.sha256(data).hexdigest()
+    q = urllib.request.Request(f"http://{sys.argv[1]}/sum", data=data, method="POST")
+    with urllib.request.urlopen(q, timeout=120) as r:
+        if r.read().decode() != want:
+            sys.exit("FAILED upload")
+    rounds += 1
+    if rounds == 1:
+        print("FLOWS", flush=True)
+print("TRAFFIC", rounds)
+"""
 
-        def log_message(self, *args):
-            pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server.server_address[1]
+class Host(http.server.BaseHTTPRequestHandler):
+    """What the guest's traffic talks to."""
+    protocol_version = "HTTP/1.1"
+    over = False
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self, body, **headers):
+        self.send_response(200)
+        for k, v in headers.items():
+            self.send_header(k, v)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):  # noqa: N802
+        if self.path == "/over":
+            self.answer(b"yes" if Host.over else b"no")
+        else:
+            body = random.Random(self.path).randbytes(int(self.path.rsplit("/", 1)[1]))
+            self.answer(body, Digest=hashlib.sha256(body).hexdigest())
+
+    def do_POST(self):  # noqa: N802
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(hashlib.sha256(body).hexdigest().encode())
+
+
+def switches(g, name, count, engines):
+    """Changes the engine `count` times; how many were made, the longest standstill in ms."""
+    done, longest = 0, 0.0
+    for i in range(count):
+        p = subprocess.run([ECTYPE, "ctl", name, "engine", engines[i % 2]], capture_output=True, text=True, timeout=120 * SLOW)
+        m = re.search(r"still for ([\d.]+) ms", p.stdout)
+        if p.returncode or not m:
+            return done, longest, p.stdout + p.stderr
+        done += 1
+        longest = max(longest, float(m.group(1)))
+        g.pump(random.random() * 0.1)  # what lies between two changes differs
+    return done, longest, ""
+
+
+def judge(what, text, calm_limit):
+    ok(f"{what}: nothing failed", "FAILED" not in text, "\n".join(re.findall(r".*FAILED.*(?:\n.*){3}", text)))
+    m, calm = re.search(r"TIME largest=(\d+) back=(\d+) wrong=(\d+)", text), re.search(r"CALM largest=(\d+)", text)
+    ok(f"{what}: no clock goes back, nothing computed wrongly", m and m.group(2, 3) == ("0", "0"), m)
+    if m and calm and int(m.group(1)) > STEP_US and int(calm.group(1)) > calm_limit:
+        skip(f"{what}: no step of the clock over {STEP_US // 1000} ms", f"the host is too busy: {calm.group(1)} us without changes")
+    else:
+        ok(f"{what}: no step of the clock over {STEP_US // 1000} ms", m and int(m.group(1)) <= STEP_US, m)
+    traffic, rounds = re.search(r"TRAFFIC (\d+)", text), re.search(r"ROUNDS (\d+)", text)
+    ok(f"{what}: disk and network", traffic and int(traffic.group(1)) > 0, text[-500:])
+    print(f"# {what}: {m and m.group(1)} us the largest step ({calm and calm.group(1)} without changes), "
+          f"{rounds and rounds.group(1)} rounds of stress-ng, {traffic and traffic.group(1)} of traffic")
+    log = text[text.find("== dmesg"):]
+    found = [line for line in log.splitlines() if BAD.search(line) and not any(k.search(line) for k in KNOWN)]
+    ok(f"{what}: dmesg has no complaint", len(log) > 100 and not found, "\n".join(found))
+
+
+def one(cpus, count, engines, port):
+    what, name = f"{cpus} processor{'s' if cpus > 1 else ''}", f"switch-{cpus}-{os.getpid()}"
+    Host.over = False
+    with tempfile.TemporaryDirectory() as d:
+        subprocess.run(["cc", "-O2", "-static", "-o", f"{d}/timejump", os.path.join(ROOT, "tests/guest/timejump.c")], check=True)
+        with open(f"{d}/timejump", "rb") as f:
+            jump = f.read()
+        with open(f"{d}/disk", "wb") as f:
+            f.truncate(20 * MIB)
+        run = RUN % {"host": f"10.0.2.2:{port}", "stress": STRESS, "calm": 5}
+        with toolbox(d, {"run.sh": run, "traffic.py": TRAFFIC, "timejump": jump}, "--name", name, "--cpus", cpus,
+                     "--disk", f"{d}/disk,format=raw", "--net", "user") as g:
+            try:
+                g.expect("FLOWS", 300)
+                done, longest, err = switches(g, name, count, engines)
+                ok(f"{what}: {count} changes of the engine", done == count, f"{done}: {err}")
+                print(f"# {what}: the guest stood still for at most {longest:.1f} ms")
+                Host.over = True
+                g.expect("== all done", 300)
+                ok(f"{what}: the guest powers off", g.wait(60) == 0, g.errors())
+            except Timeout as e:
+                ok(f"{what}: it goes on", False, e)
+            judge(what, g.text.replace("\r", ""), STEP_US)
 
 
 def main():
-    p = argparse.ArgumentParser()
-    p.add_argument("--switches", type=int, default=80)
-    p.add_argument("--cpus", type=int, default=1)
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--switches", type=int, default=60)
+    p.add_argument("--cpus", default="1,4")
+    p.add_argument("--to", default="interp", help="the other engine")
     a = p.parse_args()
-    engine = "dbt" if guest.ENGINE == "auto" else guest.ENGINE
-    others = ["interp", "dbt"]
-    data = random.Random(1).randbytes(2 << 20)
-    with tempfile.TemporaryDirectory() as d:
-        os.environ["XDG_RUNTIME_DIR"] = d
-        script = SCRIPT.replace("STRESSORS", " ".join(STRESSORS)).replace("PORT", str(serve(data)))
-        script = script.replace("SIZE", str(len(data))).replace("DIGEST", hashlib.sha256(data).hexdigest())
-        image = os.path.join(d, "disk.raw")
-        with open(image, "wb") as f:
-            f.truncate(64 << 20)
-        files = {"run.sh": script}
-        stats = os.path.join(d, "stats")
-        with toolbox(d, files, "--name", "switch", "--cpus", a.cpus, "--net", "user", "--disk", image, "--stats=json:" + stats,
-                     engine=engine) as g:
-            try:
-                g.expect("switch test begins", 120)
-                time.sleep(2)
-                rss, done, times = None, 0, []
-                for i in range(a.switches):
-                    start = time.monotonic()
-                    r = subprocess.run([ECTYPE, "ctl", "switch", "engine", others[i % 2]], capture_output=True, text=True)
-                    times.append(time.monotonic() - start)
-                    done += r.returncode == 0 and r.stdout.startswith(others[i % 2])
-                    if r.returncode or g.process.poll() is not None:
-                        print("# " + r.stderr.strip(), flush=True)
-                        break
-                    if i == min(20, a.switches // 2):
-                        rss = usage(g.process.pid)
-                    time.sleep(random.random() * (0.1 if i % 2 == 0 else 0.3))
-                more = usage(g.process.pid) if g.process.poll() is None else None
-                g.send("stop\n")
-                text = g.expect(r"switch test ends", 300)
-                status = g.wait(60)
-                ok(f"{a.switches} changes of the engine, {a.cpus} processor(s)", done == a.switches, f"{done}")
-                ok("the guest ends", status == 0, f"{status} {g.errors()}")
-                bad = [l for l in text.splitlines() if "fail" in l or "FAIL" in l]
-                ok("nothing failed: stress-ng, disk, network, kernel", not bad, "\n".join(bad))
-                rounds = re.findall(r"^(\w+) rounds (\d+)", text, re.M)
-                ok("all of them worked", sorted(r[0] for r in rounds) == ["disk", "net", "stress"] and all(int(r[1]) for r in rounds), text[-600:])
-                ok("the monitor keeps no memory, maps or files", rss and more and more[0] - rss[0] < 64 << 10 and
-                   more[1] - rss[1] < 4000 and more[2] <= rss[2] + 2, f"{rss} {more}")
-                print(f"# rounds: {dict(rounds)}; a change took {min(times) * 1000:.0f} to {max(times) * 1000:.0f} ms with its command; "
-                      f"private KiB, maps, files: {rss} then {more}; halted {read_json(stats)['halted_seconds']:.1f} s")
-            except (Timeout, OSError) as e:
-                ok("the guest answers", False, f"{e}\n{g.errors()}")
+    os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="ectype-switch-")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for cpus in a.cpus.split(","):
+        one(int(cpus), a.switches, (a.to, ENGINE), server.server_address[1])
+    server.shutdown()
+    shutil.rmtree(os.environ["XDG_RUNTIME_DIR"])
     finish()
-
-
-def usage(pid):
-    """Private KiB, maps, open files."""
-    with open(f"/proc/{pid}/status", encoding="ascii") as f:
-        anonymous = int(re.search(r"RssAnon:\s+(\d+)", f.read()).group(1))
-    with open(f"/proc/{pid}/maps", encoding="ascii") as f:
-        maps = len(f.readlines())
-    return anonymous, maps, len(os.listdir(f"/proc/{pid}/fd"))
 
 
 if __name__ == "__main__":
