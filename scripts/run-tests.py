@@ -207,6 +207,7 @@ def long():
             ["tests/guest/torture.py", "--minutes", "15", "--engine", "dbt"], 5400),
         Job("long: block, writers killed", ["tests/block/killed.py", "--rounds", "100"], 900),
         Job("long: 400 machines killed", ["tests/guest/killsafe.py", "--engine", "dbt", "--rounds", "100"], 3600),
+        Job("long: lockstep, payloads, engines in turn", ["tests/lockstep/payloads.py", "--alternate", "30011"], 1800),
         Job("long: lockstep, compile.py", ["tests/lockstep/compile.py"], 3600),
         Job("long: lockstep, 1000 random programs", ["tests/lockstep/programs.py", "--seeds", "1000", "--start", "1001"], 3600),
     ]

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/control_socket.h"
 #include "cli/exec.h"
 #include "cli/exec_streams.h"
 #include "jail/jail.h"
@@ -24,6 +25,8 @@ struct exec {
 	struct virtio_console_port ports[EXEC_PORTS];
 	struct machine *machine;
 	struct jail jail;
+	struct janitor *janitor; /* removes the control socket */
+	struct control_socket control;
 	int initrd_fd;
 	char base[4096], initrd[64];
 };
@@ -43,6 +46,38 @@ static void on_signal(void *opaque)
 
 	if (!exec_streams_signal(x->streams, signals_caught()))
 		stop(x);
+}
+
+/* What cannot be had is not spoken of: stderr is the command's. */
+static int create_control(struct exec *x, struct error *e)
+{
+	struct error why;
+
+	return x->o.run.no_control ? 0 : control_socket_open(&x->control, x->o.run.machine.name, "exec", &why, e);
+}
+
+static int prepare_jail(struct exec *x, struct error *e)
+{
+	if (!x->o.run.jail)
+		return 0;
+	jail_prepare(&x->jail, !x->o.run.nets.count);
+	if (x->control.fd < 0)
+		return 0;
+	x->janitor = janitor_start(e);
+	return x->janitor ? 0 : -1;
+}
+
+static int lock_jail(struct exec *x, struct error *e)
+{
+	unsigned needs = x->o.net ? JAIL_SOCKETS : 0;
+
+	if (!x->o.run.jail)
+		return 0;
+	if (x->control.fd >= 0) {
+		janitor_add(x->janitor, x->control.path);
+		needs |= JAIL_EXEC_MAPS;
+	}
+	return jail_lock(&x->jail, needs, e);
 }
 
 /* The host's root, then the writable directories, by the names that the guest shall see. */
@@ -89,10 +124,10 @@ static int build(struct exec *x, struct error *e)
 	m->console = x->ports;
 	m->consoles = EXEC_PORTS;
 	/* helpers make namespaces of their own, from the host's */
-	if (machine_check(m, e) || share_options_start(&x->o.run.shares, e))
+	if (machine_check(m, e) || create_control(x, e) || share_options_start(&x->o.run.shares, e))
 		return -1;
-	if (x->o.run.jail)
-		jail_prepare(&x->jail, !x->o.run.nets.count);
+	if (prepare_jail(x, e))
+		return -1;
 	if (net_options_create(&x->o.run.nets, m, e))
 		return -1;
 	m->vhost_user = x->o.run.shares.config;
@@ -102,8 +137,9 @@ static int build(struct exec *x, struct error *e)
 		share_options_explain(&x->o.run.shares, e);
 		return -1;
 	}
-	if (x->o.run.jail && jail_lock(&x->jail, x->o.net ? JAIL_SOCKETS : 0, e))
+	if (lock_jail(x, e))
 		return -1;
+	control_socket_start(&x->control, x->machine);
 	return 0;
 }
 
@@ -136,6 +172,7 @@ static int run(struct exec *x)
 	signals_install(on_signal, x);
 	exec_streams_enter(x->streams);
 	machine_run(x->machine, &res);
+	control_socket_stop(&x->control);
 	exec_streams_leave(x->streams);
 	signals_remove();
 	return exit_status(x, &res);
@@ -149,7 +186,7 @@ int cmd_exec(int argc, char **argv)
 
 	if (!x)
 		return EXEC_FAILED;
-	x->initrd_fd = -1;
+	x->initrd_fd = x->control.fd = -1;
 	status = exec_options_parse(&x->o, argc, argv);
 	if (!status && x->o.help) {
 		exec_options_help();
@@ -157,10 +194,12 @@ int cmd_exec(int argc, char **argv)
 	} else if (!status && !(status = cache_path(x->base, sizeof(x->base), "exec-initramfs"))) {
 		status = build(x, &e) ? usage_error("exec: %s", e.text) : run(x);
 		signals_remove();
+		control_socket_close(&x->control);
 		machine_destroy(x->machine);
 		net_options_destroy(&x->o.run.machine);
 		share_options_stop(&x->o.run.shares);
 		exec_streams_destroy(x->streams);
+		janitor_finish(x->janitor);
 		if (x->initrd_fd >= 0)
 			close(x->initrd_fd);
 	}

@@ -9,14 +9,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "backend/chr/chr_mux.h"
+#include "backend/chr/chr.h"
 #include "backend/vsock/vsock.h"
 #include "cli/cli.h"
+#include "cli/control_socket.h"
 #include "cli/run_options.h"
 #include "cli/run_stats.h"
 #include "cli/trace_options.h"
-#include "ctl/ctl.h"
-#include "ctl/rundir.h"
 #include "engine/symbols.h"
 #include "gdb/gdb.h"
 #include "jail/jail.h"
@@ -32,11 +31,7 @@ struct run {
 	FILE *trace, *stats;
 	struct jail jail;
 	struct janitor *janitor;
-	/* the control socket */
-	int control_fd; /* -1: none */
-	char control_path[CTL_PATH_MAX], name[CTL_NAME_MAX + 1];
-	struct chr *mux; /* the stream that ectype console attaches to; NULL: none */
-	struct ctl *ctl;
+	struct control_socket control;
 };
 
 static void stop(void *opaque)
@@ -55,55 +50,17 @@ static void next_engine(void *opaque)
 		machine_next_engine(r->machine);
 }
 
-/* A machine without a control socket runs as well, but not one under a living one's name. */
 static int create_control(struct run *r, struct error *e)
 {
 	struct error why;
-	bool taken;
 
 	if (r->o.no_control)
 		return 0;
-	snprintf(r->name, sizeof(r->name), "vm-%d", (int)getpid());
-	if (!r->o.machine.name)
-		r->o.machine.name = r->name;
-	r->control_fd = ctl_listen(r->o.machine.name, r->control_path, &taken, &why);
-	if (r->control_fd >= 0)
-		return 0;
-	if (taken) {
-		*e = why;
+	if (control_socket_open(&r->control, r->o.machine.name, "vm", &why, e))
 		return -1;
-	}
-	fprintf(stderr, "ectype: no control socket: %s\n", why.text);
+	if (why.text[0])
+		fprintf(stderr, "ectype: no control socket: %s\n", why.text);
 	return 0;
-}
-
-/* COM1 or the first console, if there is one. */
-static void create_mux(struct run *r)
-{
-	struct chr **first = r->o.machine.serial[0] ? &r->o.machine.serial[0] : &r->console[0].chr;
-
-	if (r->control_fd < 0 || !*first)
-		return;
-	r->mux = chr_mux_create(*first, NULL);
-	if (r->mux)
-		*first = r->mux;
-}
-
-static void start_control(struct run *r)
-{
-	const struct ctl_config cfg = {
-		.machine = r->machine,
-		.name = r->o.machine.name,
-		.fd = r->control_fd,
-		.console = r->mux,
-	};
-	struct error e;
-
-	if (r->control_fd < 0)
-		return;
-	r->ctl = ctl_start(&cfg, &e);
-	if (!r->ctl)
-		fprintf(stderr, "ectype: the control socket does not answer: %s\n", e.text);
 }
 
 static int create_streams(struct run *r, struct error *e)
@@ -127,7 +84,7 @@ static int create_streams(struct run *r, struct error *e)
 		if (!r->console[i].chr)
 			return -1;
 	}
-	create_mux(r);
+	control_socket_mux(&r->control, r->o.machine.serial[0] ? &r->o.machine.serial[0] : &r->console[0].chr);
 	r->o.machine.console = r->console;
 	r->o.machine.consoles = r->o.consoles;
 	return 0;
@@ -194,8 +151,8 @@ static unsigned each_socket(struct run *r, struct janitor *j)
 		path[n++] = r->o.vsock;
 	if (is_unix(r->o.gdb))
 		path[n++] = r->o.gdb + strlen("unix:");
-	if (r->control_fd >= 0)
-		path[n++] = r->control_path;
+	if (r->control.fd >= 0)
+		path[n++] = r->control.path;
 	for (unsigned i = 0; j && i < n; i++)
 		janitor_add(j, path[i]);
 	return n;
@@ -226,7 +183,7 @@ static bool has_user_net(const struct run *r)
 static int lock_jail(struct run *r, struct error *e)
 {
 	/* who can ask for another engine: a client, or Ctrl-A e */
-	bool engines_change = r->control_fd >= 0 || isatty(STDIN_FILENO);
+	bool engines_change = r->control.fd >= 0 || isatty(STDIN_FILENO);
 
 	if (!r->o.jail)
 		return 0;
@@ -285,18 +242,14 @@ static int build(struct run *r, struct error *e)
 		return -1;
 	if (lock_jail(r, e))
 		return -1;
-	start_control(r);
+	control_socket_start(&r->control, r->machine);
 	return 0;
 }
 
 static void destroy(struct run *r)
 {
 	signals_remove();
-	ctl_stop(r->ctl);
-	if (r->control_fd >= 0) {
-		unlink(r->control_path); /* in the jail, the janitor does */
-		close(r->control_fd);
-	}
+	control_socket_close(&r->control);
 	gdb_destroy(r->gdb);
 	if (r->gdb_fd >= 0) {
 		close(r->gdb_fd);
@@ -363,8 +316,7 @@ static int run(struct run *r)
 		fprintf(stderr, "ectype: engine %s: %s\n", machine_vcpu(r->machine, 0)->engine->name,
 			machine_verdict(r->machine)->reason);
 	machine_run(r->machine, &res);
-	ctl_stop(r->ctl);
-	r->ctl = NULL;
+	control_socket_stop(&r->control);
 	signals_remove();
 	status = exit_status(r, &res);
 	if (r->o.stats && !r->o.stats_path)
@@ -384,7 +336,7 @@ int cmd_run(int argc, char **argv)
 
 	if (!r)
 		return EXIT_FAILED;
-	r->gdb_fd = r->control_fd = -1;
+	r->gdb_fd = r->control.fd = -1;
 	status = run_options_parse(&r->o, argc, argv);
 	if (!status && r->o.help) {
 		run_options_help();

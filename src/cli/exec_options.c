@@ -9,9 +9,8 @@
 #define PASSED_MAX 32
 
 /* Options of `ectype run`, all with a value, that make sense here. */
-static const char *const passed_on[] = {
-	"kernel", "memory", "cpus", "engine", "cpu-model", "net", "code-cache", "jail"
-};
+static const char *const passed_on[] = { "kernel", "memory",	 "cpus", "engine", "cpu-model",
+					 "net",	   "code-cache", "jail", "name" };
 
 void exec_options_help(void)
 {
@@ -24,6 +23,8 @@ void exec_options_help(void)
 	       "  --kernel F         Linux to boot; default: vmlinuz of the cache, which `make run` fills\n"
 	       "  --memory SIZE      RAM, default 1G\n"
 	       "  --cpus N, --engine NAME, --cpu-model NAME, --code-cache SIZE, --jail on|off   as of ectype run\n"
+	       "  --name NAME        of the machine, for ectype ps and others; default exec-PID\n"
+	       "  --no-control       no control socket\n"
 	       "  --help             this\n\n"
 	       "With a terminal on stdin and stdout the command has a terminal; Ctrl-] three times ends the machine.\n"
 	       "Exit status: the command's; 128 + N if signal N killed it; 125 the machine failed, 126 the command\n"
@@ -52,6 +53,12 @@ static int parse_one(struct exec_options *o, int argc, char **argv, int *i, char
 {
 	char *arg = argv[(*i)++], *value;
 	size_t len = strcspn(arg + 2, "=");
+	if (!strcmp(arg, "--no-control")) {
+		if (*n + 1 > PASSED_MAX)
+			return usage_error("exec: too many options");
+		passed[(*n)++] = arg;
+		return 0;
+	}
 	bool rw = len == 2 && !strncmp(arg + 2, "rw", 2), env = len == 3 && !strncmp(arg + 2, "env", 3);
 
 	if (!rw && !env && !is_passed_on(arg + 2, len))

@@ -143,7 +143,7 @@ static void give_order(const struct api_machine *m, const struct api_request *q,
 {
 	struct order o = { .m = m->machine, .q = q };
 
-	if (!machine_call_within(m->machine, fn, &o, CTL_CALL_MS))
+	if (machine_state(m->machine) == MACHINE_DEBUGGED || !machine_call_within(m->machine, fn, &o, CTL_ORDER_MS))
 		no_answer(m, r);
 	else if (o.failed)
 		api_error(r, 409, "%s", o.e.text);

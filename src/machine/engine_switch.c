@@ -21,10 +21,13 @@ static int attach(struct machine *m, const struct engine_ops *engine, struct err
 		return -1;
 	m->uncounted |= (engine->caps & ENGINE_COUNTS_IF_ASKED) != 0;
 	m->uncountable |= !(engine->caps & ENGINE_EXACT_ICOUNT);
-	/* what waits at this boundary; then breakpoints of a debugger */
+	/* what waits at this boundary, and what was asked of a processor that may not have a turn before it is done;
+	 * then breakpoints of a debugger */
 	machine_cpus_changed(m);
-	for (unsigned n = 0; n < m->cfg.cpus; n++)
+	for (unsigned n = 0; n < m->cfg.cpus; n++) {
+		machine_serve_cpu(&m->cpu[n]);
 		engine->debug_changed(m->cpu[n].v);
+	}
 	return 0;
 }
 

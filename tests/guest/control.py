@@ -392,6 +392,31 @@ def one_guest(others):
             ok("its socket is gone", not os.path.exists(os.path.join(RUN, name + ".sock")))
 
 
+def several(others):
+    """Processors that run at once under one engine and take turns under the other."""
+    name = "control-smp"
+    with linux("--name", name, "--cpus", 4) as g:
+        g.expect(PROMPT, 170)
+        ok("4 processors in ps and counters", json.loads(command("ps", "--json")[1])[0]["config"]["cpus"]["boot_vcpus"] == 4 and
+           "cpu3" in json.loads(ask(name, "GET", V1 + "vm.counters")[2]))
+        pause(g, name)
+        work = "for i in 1 2 3 4; do (n=0; while [ $n -lt 12 ]; do sha256sum /bin/busybox; n=$((n+1)); done) & done; wait"
+        want = g.shell("sha256sum /bin/busybox").strip()
+        g.send(f"({work}) | sort | uniq -c; echo E''ND\n")
+        done = 0
+        for i in range(SWITCHES):
+            done += command("ctl", name, "engine", others[i % len(others)])[0] == 0
+            command("pause" if i % 5 == 4 else "resume", name)
+            command("resume", name)
+            time.sleep(0.1)
+        text = g.expect(r"END\r?\n", 120)
+        g.expect(PROMPT, 60)
+        ok(f"{SWITCHES} changes with 4 processors at work", done == SWITCHES and re.search(rf"^ *48 {want}\r?$", text, re.M), f"{done} {text}")
+        cpus = g.shell("cat /sys/devices/system/cpu/online; dmesg | grep -E 'WARNING|BUG|stall|unstable'")
+        ok("and nothing for the kernel to complain of", cpus.strip() == "0-3", cpus)
+        ok("stop --force", command("stop", name, "--force")[0] == 0 and g.wait(20) == 0)
+
+
 # ---- without a guest's help ----
 
 def machine(name, *args):
@@ -510,6 +535,7 @@ def main():
         ends()
         debugged()
         one_guest(others)
+        several(others)
         same_to_the_bit(others)
     except Timeout as e:
         ok("the guest answers", False, e)
