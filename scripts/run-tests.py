@@ -169,6 +169,7 @@ GUEST = {
     "smp.py": (420, False, ("dbt",), ("interp",)),
     "streams.py": (120, False, ("dbt",), ("interp",)),
     "stress.py": (480, False, ("dbt",), ("interp",)),
+    "switch.py": (420, False, ("dbt",), ()),
     "terminal.py": (240, True, ("dbt",), ("interp",)),
     "vsock.py": (180, False, ("dbt",), ("interp",)),
     "virtio.py": (420, False, ENGINES, ()),
@@ -176,7 +177,8 @@ GUEST = {
 
 
 def guest_jobs(suite, rare):
-    return [Job(f"{suite}: {name} ({e})", ["tests/guest/" + name, "--engine", e], limit, alone=alone)
+    """`rare`: what the suite long runs, with limits for hosts that are busy as well."""
+    return [Job(f"{suite}: {name} ({e})", ["tests/guest/" + name, "--engine", e], limit * (3 if rare else 1), alone=alone)
             for name, (limit, alone, often, seldom) in GUEST.items() for e in (seldom if rare else often)]
 
 
@@ -198,6 +200,8 @@ def long():
         Job("long: smp.py, up to 64 processors (dbt)", ["tests/guest/smp.py", "--long", "--engine", "dbt"], 3600),
         Job("long: stress.py, 4 processors (dbt)",
             ["tests/guest/stress.py", "--minutes", "15", "--cpus", "4", "--engine", "dbt"], 3600),
+        Job("long: switch.py, 1000 changes of the engine (dbt)",
+            ["tests/guest/switch.py", "--switches", "1000", "--engine", "dbt"], 5400),
         Job("long: torture.py, 15 minutes each (dbt)",
             ["tests/guest/torture.py", "--minutes", "15", "--engine", "dbt"], 5400),
         Job("long: block, writers killed", ["tests/block/killed.py", "--rounds", "100"], 900),
