@@ -342,7 +342,7 @@ def main():
         files, want = checks(tmp)
         with toolbox(tmp, {"run.sh": script, **files}, "--cpus", a.cpus) as g:
             # a turn of the long form, in a slow engine, is some ten minutes
-            usage, status = follow(g, a.minutes, 1800 if a.minutes else 300)
+            usage, status = follow(g, a.minutes, (1800 if a.minutes else 300) * a.cpus)
             ok("the guest powers off, status 0", status == 0, f"{g.text[-2000:]}\n{g.errors()}\nstatus {status}")
         judge(g.text, table, want, a.seconds)
         if len(usage) > 3:

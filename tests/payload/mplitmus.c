@@ -7,7 +7,7 @@
  * all executions of the x86-TSO abstract machine; what comes out besides is an
  * error.
  *
- * Command line: iterations=N of each test; relaxed=1: outcomes that only store
+ * Command line: iterations=N of each test; test=N: only that line; relaxed=1: outcomes that only store
  * buffers explain must be seen (of SB), relaxed=0: they must not; histograms=1:
  * print them.
  */
@@ -445,7 +445,8 @@ asm("litmus_run:\n"
     "ret\n");
 
 /* A batch: each iteration has variables of its own, so that the threads need not wait for one another. */
-#define BATCH 512
+#define BATCH 4096
+#define TOGETHER 512	 /* after so many they wait for one another again */
 #define ARENA (1u << 20) /* of each variable */
 static u8 arena[4 * ARENA + 4096] __attribute__((aligned(4096)));
 static u64 results[THREADS][BATCH][4];
@@ -539,14 +540,16 @@ static void thread(ulong slot)
 		if (slot == 0)
 			clear();
 		barrier(&gather, threads);
-		u32 patience = 20000;
+		u32 patience = 0;
 		for (u32 i = 0; i < batch(); i++) {
 			ulong a[4];
 			u64 got[4];
 			addresses(i, a);
+			if (i % TOGETHER == 0)
+				patience = 20000;
 			seed = seed * 1103515245 + 12345;
 			position[t].at = i;
-			/* wait for the others; not again in this batch for one that does not run */
+			/* wait for the others; not again soon for one that does not run */
 			u32 behind = 1;
 			for (u32 k = 0; k < patience && behind; k++) {
 				behind = 0;
@@ -593,7 +596,7 @@ static void one(const struct test *test, u64 iterations, u64 *forbidden, u64 *we
 	for (u32 t = 0; t < threads; t++)
 		assemble(t);
 	memset(histogram, 0, sizeof(histogram));
-	batch_size = layout == PAGES ? 128 : BATCH;
+	batch_size = layout == PAGES ? ARENA / 4096 : BATCH;
 	if (batch_size > iterations)
 		batch_size = iterations + 1;
 	batches = (iterations + batch_size - 1) / batch_size;
@@ -659,11 +662,12 @@ static void run(const struct test *test, u64 iterations)
 int main(void)
 {
 	mp_init();
-	u64 iterations = mp_option("iterations", 200), want = mp_option("relaxed", 2), ran = 0;
+	u64 iterations = mp_option("iterations", 200), want = mp_option("relaxed", 2), alone = mp_option("test", 0),
+	    ran = 0;
 
 	for (u32 i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {
 		parse(tests[i].code);
-		if (threads > mp_started)
+		if (threads > mp_started || (alone && i + 1 != alone))
 			continue;
 		run(&tests[i], iterations);
 		ran++;

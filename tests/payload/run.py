@@ -124,7 +124,7 @@ MP = {
 
 def ways(engine):
     """How N processors run: "turns" one at a time, "parallel" with a host thread each."""
-    if IS_QEMU:
+    if IS_QEMU or engine == "kvm":  # no virtual clock
         return {"parallel": ()}
     return {"turns": ("--clock", "virtual"), **({"parallel": ()} if engine != "interp" else {})}
 
@@ -145,7 +145,7 @@ def several(name, image):
 def race(name, image):
     """Twice the same, and under the other engine: what is printed, instructions, the hash of the machine's state."""
     several(name, image)
-    for cpus in OPTIONS.cpus.split(",") if not IS_QEMU else ():
+    for cpus in OPTIONS.cpus.split(",") if "turns" in ways(ENGINE) else ():
         found = {}
         for engine in dict.fromkeys((ENGINE, "interp", ENGINE + " again")):
             with tempfile.TemporaryDirectory() as tmp:
