@@ -64,8 +64,10 @@ struct kvm_vm {
 	struct kvm_slot slot[KVM_SLOTS_MAX];
 	unsigned slots_set; /* times KVM was told of a slot */
 	unsigned unmapped;  /* pieces of RAM or ROM for which there is no slot: their accesses come out as MMIO */
-	bool logs;	    /* dirty pages are noted */
-	u8 *log;	    /* one bit a frame of RAM: written by others than KVM, and what was harvested before */
+	u64 tsc_offset;	    /* KVM's of a processor whose own is 0; under the lock */
+	bool tsc_known;
+	bool logs; /* dirty pages are noted */
+	u8 *log;   /* one bit a frame of RAM: written by others than KVM, and what was harvested before */
 	int vcpu_fd[KVM_VCPUS_MAX];
 };
 

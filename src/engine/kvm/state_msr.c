@@ -163,39 +163,41 @@ void kvm_msr_written(struct vcpu *v, u32 msr)
 
 /*
  * The guest reads the TSC without an exit: KVM adds an offset to the host's
- * (and scales it). The machine's clock is CLOCK_MONOTONIC, which NTP slews, and
- * which stands still while the machine is paused: so whenever the state goes
- * in, KVM's value is compared with the machine's and put right if it is off by
- * more than the comparison itself may be. The guest has run nothing since
- * tsc_last, so that a step back to any later value is none it can see.
+ * (and scales it). One offset for all processors, beside what each one's own
+ * WRMSR adds, so that their TSCs agree to the tick. The machine's clock is
+ * CLOCK_MONOTONIC, which NTP slews, and which stands still while the machine is
+ * paused: whenever a processor's state goes in, KVM's value is compared with
+ * the machine's, and where it is off by more than a millisecond, the offset is
+ * made anew for all. A processor never goes back behind what it read last.
  */
-#define TSC_SLACK 100000 /* of a second */
+#define TSC_SLACK 1000 /* of a second */
 
-static bool set_offset(const struct kvm_vcpu *x, u64 move)
+static bool tsc_attr(const struct kvm_vcpu *x, unsigned long request, u64 *offset)
 {
-	u64 offset = 0;
 	struct kvm_device_attr a = { .group = KVM_VCPU_TSC_CTRL,
 				     .attr = KVM_VCPU_TSC_OFFSET,
-				     .addr = (u64)(uintptr_t)&offset };
+				     .addr = (u64)(uintptr_t)offset };
 
-	if (kvm_ioctl(x->fd, KVM_GET_DEVICE_ATTR, &a))
+	return kvm_ioctl(x->fd, request, &a) == 0;
+}
+
+static bool read_tsc(const struct kvm_vcpu *x, u64 *tsc)
+{
+	struct msr_list l = { .head.nmsrs = 0 };
+
+	append(&l, MSR_TSC, 0);
+	if (!get(x, &l))
 		return false;
-	offset += move;
-	return kvm_ioctl(x->fd, KVM_SET_DEVICE_ATTR, &a) == 0;
+	*tsc = l.entry[0].data;
+	return true;
 }
 
-static bool set_value(const struct kvm_vcpu *x, struct msr_list *l, u64 value)
+static bool write_tsc(const struct kvm_vcpu *x, u64 tsc)
 {
-	l->entry[0].data = value;
-	return set(x, l);
-}
+	struct msr_list l = { .head.nmsrs = 0 };
 
-/* Is the TSC that was read now where it was set a moment ago? That moment may be long on a busy host. */
-static bool took(const struct msr_list *l, u64 expected, u64 slack)
-{
-	s64 late = (s64)(l->entry[0].data - expected);
-
-	return late >= -(s64)slack && late < (s64)(1000 * slack);
+	append(&l, MSR_TSC, tsc);
+	return set(x, &l);
 }
 
 /* A KVM that gives the guest the host's TSC as it is (software emulation does): the processor's offset follows it. */
@@ -210,26 +212,62 @@ static void adopt(struct vcpu *v, u64 off)
 	x->tsc_offset = x->seen.tsc_offset = v->cpu.tsc_offset;
 }
 
+static bool within(u64 off, u64 slack)
+{
+	return (s64)off <= (s64)slack && (s64)off >= -(s64)slack;
+}
+
+/* The TSC was moved by `off`, and reads `late` more than that: has KVM done it? A change within the slack cannot be
+ * told from none. */
+static bool took(u64 off, u64 late, u64 slack)
+{
+	u64 size = (s64)off < 0 ? -off : off;
+
+	return size <= slack || ((s64)late >= -(s64)slack && (s64)late < (s64)(size / 2));
+}
+
+/* KVM's TSC, with KVM's offset `have`, is `off` short of the machine's: what is KVM's offset to be? */
+static u64 shared_offset(struct vcpu *v, u64 have, u64 off, u64 slack)
+{
+	struct kvm_vm *vm = kvm_of(v)->vm;
+	u64 want;
+
+	pthread_mutex_lock(&vm->lock);
+	if (!vm->tsc_known || !within(have + off - (vm->tsc_offset + v->cpu.tsc_offset), slack)) {
+		vm->tsc_offset = have + off - v->cpu.tsc_offset;
+		vm->tsc_known = true;
+	}
+	want = vm->tsc_offset + v->cpu.tsc_offset;
+	pthread_mutex_unlock(&vm->lock);
+	return want;
+}
+
 void kvm_tsc_follow(struct vcpu *v)
 {
 	struct kvm_vcpu *x = kvm_of(v);
-	struct msr_list l = { .head.nmsrs = 0 };
-	u64 is, be, off;
-	u64 slack = v->model->tsc_hz / TSC_SLACK;
-	bool moved = v->cpu.tsc_offset != x->tsc_offset;
+	u64 slack = v->model->tsc_hz / TSC_SLACK, have = 0, is, be, off, now;
+	bool moved = v->cpu.tsc_offset != x->tsc_offset, attr = tsc_attr(x, KVM_GET_DEVICE_ATTR, &have);
 
-	append(&l, MSR_TSC, 0);
-	if (!get(x, &l))
+	if (!read_tsc(x, &is))
 		return;
-	is = l.entry[0].data;
 	be = vcpu_tsc(v);
 	x->tsc_offset = v->cpu.tsc_offset;
 	if (!moved && (s64)(be - x->tsc_last) < 0)
 		be = x->tsc_last;
 	off = be - is;
-	if (!moved && (s64)off <= (s64)slack && (s64)off >= -(s64)slack)
+	if (attr && !x->tsc_stuck)
+		off = shared_offset(v, have, off, slack) - have;
+	else if (!moved && within(off, slack))
+		return;
+	if (!off)
 		return;
 	x->count[COUNT_TSC_SET]++;
-	if (x->tsc_stuck || !(set_offset(x, off) || set_value(x, &l, be)) || !get(x, &l) || !took(&l, is + off, slack))
+	have += off;
+	if (x->tsc_stuck || !(attr ? tsc_attr(x, KVM_SET_DEVICE_ATTR, &have) : write_tsc(x, is + off)) ||
+	    !read_tsc(x, &now)) {
+		adopt(v, off);
+		return;
+	}
+	if (!took(off, now - is - off, slack))
 		adopt(v, off);
 }
