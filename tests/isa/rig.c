@@ -15,7 +15,7 @@
 #define AT_IDT (40 * MiB)
 #define AT_GDT (AT_IDT + PAGE_SIZE)
 #define AT_TSS (AT_GDT + PAGE_SIZE)
-#define AT_STUBS (AT_TSS + PAGE_SIZE)
+#define AT_STUBS (AT_TSS + TASK_SIZE * WORLD_MAX)
 #define AT_STACK (AT_STUBS + PAGE_SIZE)
 #define TASK_SIZE 128u
 #define SUPER 0xffff800000000000ull /* where they are mapped, supervisor only */
@@ -141,14 +141,14 @@ static void make_tables(struct rig *r)
 		gate[1] = at >> 32;
 		stubs[16 * n] = 0xf4; /* HLT */
 	}
-	for (u64 p = AT_IDT; p <= AT_STACK; p += PAGE_SIZE)
+	for (u64 p = AT_IDT; p < AT_STACK + TASK_SIZE * WORLD_MAX; p += PAGE_SIZE)
 		map(r, SUPER + p, p, 3);
 }
 
-/* Each processor has a TSS in the page, of 128 bytes, and a stack of as many. */
+/* Each processor has a TSS and a stack of TASK_SIZE bytes. */
 static void make_task(struct rig *r, struct vcpu *v)
 {
-	u64 rsp0 = SUPER + AT_STACK + PAGE_SIZE - TASK_SIZE * v->index;
+	u64 rsp0 = SUPER + AT_STACK + TASK_SIZE * (v->index + 1);
 	u8 *tss = rig_ram(r, AT_TSS + TASK_SIZE * v->index);
 
 	memcpy(tss + 4, &rsp0, 8);

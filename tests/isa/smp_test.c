@@ -39,14 +39,19 @@ static struct rig rig;
 static int ended[WORLD_MAX];
 static u64 budget = FOREVER;
 
-static void create(bool parallel, const struct engine_options *o)
+static void create_many(unsigned cpus, bool parallel, const struct engine_options *o)
 {
-	rig_create_group(&rig, &engine_dbt, o, CPUS, parallel);
+	rig_create_group(&rig, &engine_dbt, o, cpus, parallel);
 	for (unsigned n = 0; n < 2; n++)
 		rig_map(&rig, SHARED + n * PAGE_SIZE, RAM_SHARED + n * PAGE_SIZE, true);
 	rig_map(&rig, PATCHED, RAM_PATCHED, true);
-	for (unsigned n = 0; n < CPUS; n++)
+	for (unsigned n = 0; n < cpus; n++)
 		rig_map(&rig, STACKS + n * PAGE_SIZE, RAM_STACKS + n * PAGE_SIZE, true);
+}
+
+static void create(bool parallel, const struct engine_options *o)
+{
+	create_many(CPUS, parallel, o);
 }
 
 /* Program in page `page` for processor `n`. */
@@ -76,7 +81,7 @@ static void *run_one(void *arg)
 /* All of the first `cpus`, until each has ended. */
 static void run_all(unsigned cpus)
 {
-	pthread_t t[CPUS];
+	pthread_t t[WORLD_MAX];
 	unsigned left = cpus;
 
 	for (unsigned n = 0; rig.group.parallel && n < cpus; n++)
@@ -111,19 +116,17 @@ static void show_stops(const char *what)
 			printf("%s: %s %lu\n", what, c[k].name, c[k].value);
 }
 
-static void check_counters(bool parallel)
+static void check_counters(unsigned cpus, u64 times, bool parallel)
 {
-	const u64 times = parallel ? 20000 : 4000;
-
-	create(parallel, NULL);
-	for (unsigned n = 0; n < CPUS; n++)
+	create_many(cpus, parallel, NULL);
+	for (unsigned n = 0; n < cpus; n++)
 		load(n, 0, smp_count, smp_count_end)->gpr[REG_RSI] = times;
-	run_all(CPUS);
+	run_all(cpus);
 	for (unsigned off = 0; off <= 40; off += 8)
 		if (off != 24)
-			assert_int_equal(shared(off), CPUS * times);
-	assert_int_equal(shared(0xffc), CPUS * times / 16);
-	assert_int_equal(shared(64), CPUS * times / 16);
+			assert_int_equal(shared(off), cpus * times);
+	assert_int_equal(shared(0xffc), cpus * (times / 16));
+	assert_int_equal(shared(64), cpus * (times / 16));
 	show_stops("locks");
 	rig_destroy(&rig);
 }
@@ -360,7 +363,7 @@ static void check_devices(void)
 static void check_turns(void)
 {
 	for (budget = 37; budget < 10000; budget = budget * 7 + 1) {
-		check_counters(false);
+		check_counters(CPUS, 4000, false);
 		check_handshake(false);
 		check_follow(false);
 	}
@@ -381,7 +384,9 @@ static void test_processors(void **state)
 	if (wanted("turns"))
 		check_turns();
 	if (wanted("locks"))
-		check_counters(true);
+		check_counters(CPUS, 20000, true);
+	if (wanted("many"))
+		check_counters(WORLD_MAX, 160, true);
 	if (wanted("handshake"))
 		check_handshake(true);
 	if (wanted("follow"))
