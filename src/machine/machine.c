@@ -155,6 +155,7 @@ struct machine *machine_create(const struct machine_config *cfg, struct error *e
 	m->cfg = *cfg;
 	m->timer_fd = -1;
 	m->until = CLOCK_NEVER;
+	m->turn_to = -1;
 	atomic_init(&m->armed, CLOCK_NEVER);
 	pthread_mutex_init(&m->call_lock, NULL);
 	pthread_cond_init(&m->call_done, NULL);

@@ -257,7 +257,8 @@ void pv_preempted(struct machine *m, unsigned n)
 
 	if (!p || !(p->cpu[n].steal & KVM_MSR_ENABLED))
 		return;
-	p->cpu[n].turn_end = clock_now(m->clock);
+	if (!own_thread(p))
+		p->cpu[n].turn_end = clock_now(m->clock);
 	s = steal_area(p, n);
 	if (!s)
 		return;
