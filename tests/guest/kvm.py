@@ -5,13 +5,16 @@ Where KVM is emulated in software it is slow and wrong in places: those checks o
 reason in tests/payload/kvm-software.txt, and pass or fail there as they like; anywhere else every check must pass.
 kvm.py --failing prints the checks that fail now, one a line. Skipped without /dev/kvm.
 """
+import hashlib
 import json
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
 import tempfile
+import time
 from guest import BUILD, ECTYPE, IS_QEMU, ROOT, SLOW, finish, multiboot, ok, skip
 
 FOLDER = os.path.join(BUILD, "tests/payload")
@@ -19,7 +22,9 @@ LEAVE = bytes.fromhex("b02a" "e6f4" "f4")  # mov al, 2ah; out 0f4h, al; hlt
 STATUS = 0x2a << 1 | 1
 LIMIT = 25  # seconds a payload
 # needs a module or another way of starting (tests/payload/run.py); measures; asks for what is not offered with KVM
-LEFT_OUT = ("boot32", "cost64", "pv32", "pv64")
+LEFT_OUT = ("boot32", "cost64", "pv32", "pv64", "mpcode64", "mpipi64", "mplitmus64", "mplock64", "mptlb64")
+# run on two processors
+SEVERAL = ("mpstart64", "mprace64")
 
 
 def run(*options, limit=LIMIT):
@@ -55,7 +60,8 @@ def checks(name, out):
 
 
 def run_payload(name):
-    status, out, err = run("--engine", "kvm", "--debug-exit", "--kernel", os.path.join(FOLDER, name))
+    status, out, err = run("--engine", "kvm", "--debug-exit", "--kernel", os.path.join(FOLDER, name),
+                           "--cpus", "2" if name in SEVERAL else "1")
     seen = checks(name, out)
     if name == "triple32":
         seen.append((f"{name}: triple fault", status == 1 and "triple fault" in err))
@@ -156,6 +162,59 @@ def test_ends(image):
         ok(f"--cpu-model kvm under {engine}", status == STATUS and not err, f"{status} {err}")
 
 
+def sums(rounds):
+    """32-bit code: a generator's numbers, a byte of every 256th to the debug console, the last one as exit status."""
+    code = b"\xb9" + struct.pack("<I", rounds) + bytes.fromhex("31c0")  # mov ecx; xor eax, eax
+    loop = len(code)
+    code += bytes.fromhex("69c06d4ec641" "0539300000" "c1c005")  # imul eax; add eax; rol eax, 5
+    code += bytes.fromhex("84c9" "7506" "ba02040000" "ee")  # test cl, cl; jnz; mov edx, 402h; out dx, al
+    code += b"\x49\x75" + bytes([256 + loop - len(code) - 3])  # dec ecx; jnz
+    return code + bytes.fromhex("e6f4" "f4")
+
+
+def test_switch(folder):
+    """A guest that began under dbt goes to kvm and back, many times; what it computes does not change."""
+    image = multiboot(os.path.join(folder, "sums"), sums(60000000))
+    outcome = []
+    switches = 0
+    for switching in (False, True):
+        log = os.path.join(folder, f"log{switching:d}")
+        name = f"kvm-test-{os.getpid()}"
+        p = subprocess.Popen([ECTYPE, "run", "--name", name, "--engine", "dbt" if not switching else "kvm", "--cpu-model", "kvm",
+                              "--memory", "64M", "--serial", "none", "--debug-exit", "--debugcon", "file:" + log,
+                              "--kernel", image], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        engines = ["dbt", "kvm", "interp", "kvm"] if switching else []
+        deadline = time.monotonic() + 60 * SLOW
+        while p.poll() is None and time.monotonic() < deadline:
+            if engines and not subprocess.run([ECTYPE, "ctl", name, "engine", engines[switches % 4]], capture_output=True).returncode:
+                switches += 1
+            # kvm may be the slow one here
+            time.sleep(0.05 if not engines or engines[switches % 4] == "kvm" else 0.02)
+        p.kill()
+        _, err = p.communicate()
+        with open(log, "rb") as f:
+            outcome.append((p.returncode, hashlib.sha256(f.read()).hexdigest(), err))
+    ok(f"dbt, kvm and interp in turns: nothing changes ({switches} changes)", switches >= 10 and outcome[0] == outcome[1],
+       f"{switches} {outcome}")
+
+
+def test_switch_refused(folder):
+    """A guest that was shown more than this KVM has, or hypercalls, stays where it is."""
+    image = multiboot(os.path.join(folder, "spin"), bytes.fromhex("ebfe"))
+    name = f"kvm-test-{os.getpid()}"
+    p = subprocess.Popen([ECTYPE, "run", "--name", name, "--engine", "dbt", "--memory", "64M", "--serial", "none",
+                          "--kernel", image], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    for _ in range(100):
+        q = subprocess.run([ECTYPE, "ctl", name, "engine", "kvm"], capture_output=True, text=True)
+        if q.returncode != 2:
+            break
+        time.sleep(0.1)
+    ok("a guest that does not fit is refused in one line", q.returncode == 1 and "--cpu-model kvm" in q.stderr and
+       q.stderr.count("\n") == 1 and p.poll() is None, f"{q.returncode} {q.stderr}")
+    p.kill()
+    p.communicate()
+
+
 def main():
     with tempfile.TemporaryDirectory() as tmp:
         image = multiboot(os.path.join(tmp, "image"), LEAVE)
@@ -174,6 +233,8 @@ def main():
             r"(emulated in software|slow): a test loop .*)\r?\n", verdict), verdict)
         test_refused(image)
         test_ends(image)
+        test_switch_refused(tmp)
+        test_switch(tmp)
         test_stats()
         test_payloads(in_software)
         test_firmware()

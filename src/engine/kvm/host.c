@@ -45,6 +45,8 @@ static const struct {
 	{ KVM_CAP_GET_TSC_KHZ, "the TSC's rate" },
 };
 
+static const char jailed[] = "/dev/kvm cannot be opened in the jail: start the machine with --cpu-model kvm";
+
 /* The state's MSRs that KVM lists. */
 static int read_msrs(struct kvm_host *h)
 {
@@ -91,7 +93,10 @@ static int look(struct kvm_host *h)
 
 	h->fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (h->fd < 0) {
-		snprintf(h->why, sizeof(h->why), "cannot open /dev/kvm: %s", strerror(errno));
+		if (errno == EPERM) /* what the jail's filter says */
+			snprintf(h->why, sizeof(h->why), "%s", jailed);
+		else
+			snprintf(h->why, sizeof(h->why), "cannot open /dev/kvm: %s", strerror(errno));
 		return -1;
 	}
 	if (ioctl(h->fd, KVM_GET_API_VERSION, 0) != KVM_API_VERSION) {
