@@ -176,6 +176,15 @@ static inline bool cpu_runnable(struct machine_cpu *c)
 {
 	return c->v->cpu.activity == ACT_RUNNING || cpu_wakeup_pending(c->v);
 }
+/* It is not runnable: forgets events that cannot wake it, so that its thread can sleep. False if it has become
+ * runnable.
+ */
+static inline bool cpu_may_sleep(struct machine_cpu *c)
+{
+	vcpu_clear(c->v, EV_INTR | EV_NMI);
+	c->v->intr_held = true; /* what unblocks interrupts looks for them */
+	return !cpu_runnable(c);
+}
 /* The processor that the calling thread runs. */
 struct machine_cpu *machine_current(struct machine *m);
 void machine_set_current(struct machine_cpu *c); /* parallel: of this thread */

@@ -253,6 +253,8 @@ static void idle(struct machine *m)
 		end(m, MACHINE_END_HALTED, 0, "halted for ever");
 		return;
 	}
+	if (!cpu_may_sleep(c))
+		return;
 	u64 start = host_ns();
 
 	pv_sleep(m, 0);

@@ -101,7 +101,7 @@ static void *cpu_main(void *opaque)
 		machine_serve_cpu(c);
 		if (cpu_runnable(c)) {
 			run_unlocked(c);
-		} else {
+		} else if (cpu_may_sleep(c)) {
 			u64 deadline = lapic_timer_when(lapic_of(m->lapics, c->v->index));
 
 			sleep_unlocked(c, deadline);
@@ -185,7 +185,7 @@ void parallel_loop(struct machine *m)
 			break;
 		if (cpu_runnable(c))
 			run_unlocked(c);
-		else if (!m->requests)
+		else if (!m->requests && cpu_may_sleep(c))
 			sleep_unlocked(c, clock_next_deadline(m->clock));
 	}
 	parallel_pause(m);
