@@ -333,15 +333,6 @@ static int hook_pv_msr_write(void *m, unsigned cpu, u32 msr, u64 val)
 	return ret;
 }
 
-static u64 hook_hypercall(void *m, unsigned cpu, u64 nr, const u64 args[4], bool wide)
-{
-	machine_lock(m);
-	u64 ret = pv_hypercall(m, cpu, nr, args, wide);
-
-	machine_unlock(m);
-	return ret;
-}
-
 static void hook_tsc_moved(void *m, unsigned cpu)
 {
 	machine_lock(m);
@@ -349,15 +340,9 @@ static void hook_tsc_moved(void *m, unsigned cpu)
 	machine_unlock(m);
 }
 
-/* In turns: the turn ends, here. */
-static void hook_pause(void *opaque, unsigned cpu)
+static void hook_pause(void *m, unsigned cpu)
 {
-	struct machine *m = opaque;
-
-	if (m->group.parallel || m->cfg.cpus == 1)
-		return;
-	m->turn_left = 0;
-	vcpu_raise(m->cpu[cpu].v, EV_KICK);
+	machine_paused(m, cpu);
 }
 
 static void hook_random(void *opaque, void *p, size_t n)
@@ -382,7 +367,7 @@ const struct vcpu_hooks machine_hooks = {
 	.apic_msr_write = hook_msr_write,
 	.pv_msr_read = hook_pv_msr_read,
 	.pv_msr_write = hook_pv_msr_write,
-	.hypercall = hook_hypercall,
+	.hypercall = pv_hypercall,
 	.tsc_moved = hook_tsc_moved,
 	.pause = hook_pause,
 	.random = hook_random,

@@ -43,8 +43,10 @@ struct machine_cpu {
 	_Atomic u32 sleeping; /* its thread waits, or is about to, on v->event */
 	u64 poll_window;      /* ns; for disks (poll.c) */
 	pthread_t thread;     /* of all but processor 0, while machine_run() lasts (parallel.c) */
+	/* its own thread: host TSC at its last PAUSE, and at the first of those that followed each other closely */
+	u64 pause_last, pause_first;
 	/* statistics */
-	u64 exits[VCPU_EXIT_COUNT], halts, halted_ns;
+	u64 exits[VCPU_EXIT_COUNT], halts, halted_ns, yields;
 };
 
 struct machine {
@@ -60,6 +62,7 @@ struct machine {
 	/* turns (loop.c) */
 	unsigned turn; /* whose it is */
 	u64 turn_left; /* instructions */
+	int turn_to;   /* who asked for the next one, -1: nobody */
 	/* parallel (parallel.c), under the lock */
 	bool pausing, quitting;		      /* the threads of all but processor 0 are to park, to end */
 	pthread_cond_t parked, go_on, served; /* served: an INIT was taken, or is not to be waited for */
@@ -119,10 +122,18 @@ struct machine {
 	_Atomic u64 armed; /* guest time the host timer is set to, CLOCK_NEVER */
 
 	/* statistics */
-	u64 run_ns;	/* host time */
-	u64 run_start;	/* of the present machine_run(), host time; 0: none */
-	bool uncounted; /* an engine ran that does not count instructions */
+	u64 run_ns;	  /* host time */
+	u64 run_start;	  /* of the present machine_run(), host time; 0: none */
+	bool uncounted;	  /* an engine ran that does not count instructions */
+	bool uncountable; /* ... and one that cannot */
 };
+
+/* What the configuration asks of an engine, and what for. */
+static inline u32 machine_engine_caps(const struct machine_config *c)
+{
+	return c->clock == MACHINE_CLOCK_VIRTUAL || c->insn_limit ? ENGINE_EXACT_ICOUNT : 0;
+}
+#define MACHINE_CAPS_PURPOSE "the virtual clock, which counts instructions,"
 
 /* board.c: the wiring. 0 or -1 with *e; board_destroy() frees what was made. */
 int machine_board_create(struct machine *m, struct error *e);
@@ -168,6 +179,11 @@ static inline bool cpu_runnable(struct machine_cpu *c)
 /* The processor that the calling thread runs. */
 struct machine_cpu *machine_current(struct machine *m);
 void machine_set_current(struct machine_cpu *c); /* parallel: of this thread */
+/* From a hook: processor `n` waits for another one, for `to` if that is not -1. Another thread of the host may go on,
+ * or in turns another processor at the next boundary. */
+void machine_yield(struct machine *m, unsigned n, int to);
+/* From a hook: it has executed a PAUSE. */
+void machine_paused(struct machine *m, unsigned n);
 /* The machine's lock, for what an engine calls; it may be taken again by its holder. Nothing without parallel threads.
  */
 void machine_lock(struct machine *m);

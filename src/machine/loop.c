@@ -161,6 +161,7 @@ static void take_turn(struct machine *m, unsigned n)
 		pv_preempted(m, m->turn);
 	m->turn = n;
 	m->turn_left = TURN;
+	m->turn_to = -1;
 	clock_set_source(m->clock, &m->cpu[n].v->icount);
 }
 
@@ -177,8 +178,8 @@ static bool next_turn(struct machine *m)
 
 	if ((m->turn_left || m->cfg.cpus == 1 || m->stepping) && cpu_runnable(c))
 		return true;
-	for (unsigned i = 1; i <= m->cfg.cpus; i++) {
-		unsigned n = (m->turn + i) % m->cfg.cpus;
+	for (unsigned i = m->turn_to < 0; i <= m->cfg.cpus; i++) {
+		unsigned n = i ? (m->turn + i) % m->cfg.cpus : (unsigned)m->turn_to;
 
 		if (!cpu_runnable(&m->cpu[n]))
 			continue;

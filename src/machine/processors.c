@@ -1,5 +1,6 @@
 /* The processors: life, reset, what one asks of another, and the lock under which those that run at once meet. */
 #include <assert.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,6 +76,66 @@ void machine_unlock(struct machine *m)
 		wait_for_init(m);
 	else
 		pthread_mutex_unlock(&m->lock);
+}
+
+/* ---- waiting for another processor ---- */
+
+/* The mark of preemption lets others flush its TLB by a flag instead of waiting for it to take their interrupt. */
+static void yield_thread(struct machine *m, unsigned n)
+{
+	machine_lock(m);
+	pv_preempted(m, n);
+	machine_unlock(m);
+	world_leave(&m->world, n);
+	sched_yield();
+	world_enter(&m->world, n);
+	machine_lock(m);
+	pv_enter(m, n);
+	machine_unlock(m);
+}
+
+void machine_yield(struct machine *m, unsigned n, int to)
+{
+	if (m->group.parallel) {
+		yield_thread(m, n);
+	} else if (m->cfg.cpus > 1) {
+		m->turn_left = 0;
+		m->turn_to = to;
+		vcpu_raise(m->cpu[n].v, EV_KICK);
+	}
+}
+
+/*
+ * A guest's spin lock is a loop of PAUSEs. If its holder has lost its host
+ * processor to the one that waits, the loop ends sooner if that steps aside.
+ * In ticks of the host's TSC, some 2 or 3 a nanosecond: PAUSEs no further
+ * apart than PAUSE_GAP belong to one loop, and one that lasts for PAUSE_WINDOW
+ * steps aside. In turns any PAUSE ends the turn.
+ */
+#define PAUSE_GAP 10000u
+#define PAUSE_WINDOW 100000u
+
+void machine_paused(struct machine *m, unsigned n)
+{
+	struct machine_cpu *c = &m->cpu[n];
+	u64 now;
+
+	if (!m->group.parallel) {
+		machine_yield(m, n, -1);
+		return;
+	}
+	/* of the kernel alone: user code that waits long makes a system call */
+	if (cpu_cpl(&c->v->cpu))
+		return;
+	now = __builtin_ia32_rdtsc();
+	if (now - c->pause_last > PAUSE_GAP)
+		c->pause_first = now;
+	c->pause_last = now;
+	if (now - c->pause_first < PAUSE_WINDOW)
+		return;
+	yield_thread(m, n);
+	c->pause_first = c->pause_last = __builtin_ia32_rdtsc();
+	c->yields++;
 }
 
 static void lock_io(void *opaque)

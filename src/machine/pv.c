@@ -257,7 +257,8 @@ void pv_preempted(struct machine *m, unsigned n)
 
 	if (!p || !(p->cpu[n].steal & KVM_MSR_ENABLED))
 		return;
-	p->cpu[n].turn_end = clock_now(m->clock);
+	if (!own_thread(p))
+		p->cpu[n].turn_end = clock_now(m->clock);
 	s = steal_area(p, n);
 	if (!s)
 		return;
@@ -513,7 +514,7 @@ int pv_create(struct machine *m, struct error *e)
 
 	if (!m->model.pv_features)
 		return 0;
-	assert(clock_tsc_hz(m->clock) == NSEC_PER_SEC);
+	assert(!(m->model.pv_features & PV_CLOCK_ALL) || clock_tsc_hz(m->clock) == NSEC_PER_SEC);
 	p = calloc(1, sizeof(*p) + count * sizeof(p->cpu[0]));
 	if (!p)
 		return error_set(e, "not enough host memory");

@@ -54,9 +54,21 @@ static u64 send_ipi(struct machine *m, const u64 args[4], bool wide)
 	return lapic_send_many(m->lapics, args[0], args[1], args[2], icr, wide);
 }
 
-u64 pv_hypercall(void *machine, unsigned n, u64 nr, const u64 args[4], bool wide)
+/* For a processor that is preempted, and has an interrupt of this one's to take. Without the lock: another thread may
+ * run meanwhile. */
+static u64 step_aside(struct machine *m, unsigned n, u64 apic_id)
 {
-	struct machine *m = machine;
+	machine_lock(m);
+	int to = lapic_find(m->lapics, apic_id);
+
+	machine_unlock(m);
+	if (to >= 0 && to != (int)n)
+		machine_yield(m, n, to);
+	return 0;
+}
+
+static u64 answer(struct machine *m, unsigned n, u64 nr, const u64 args[4], bool wide)
+{
 	u32 has = m->model.pv_features;
 
 	switch (nr) {
@@ -74,10 +86,19 @@ u64 pv_hypercall(void *machine, unsigned n, u64 nr, const u64 args[4], bool wide
 		if (has & PV_SEND_IPI)
 			return send_ipi(m, args, wide);
 		break;
-	case KVM_HC_SCHED_YIELD:
-		if (has & PV_SCHED_YIELD)
-			return 0;
-		break;
 	}
 	return (u64)-KVM_ENOSYS;
+}
+
+u64 pv_hypercall(void *machine, unsigned n, u64 nr, const u64 args[4], bool wide)
+{
+	struct machine *m = machine;
+	u64 ret;
+
+	if (nr == KVM_HC_SCHED_YIELD && (m->model.pv_features & PV_SCHED_YIELD))
+		return step_aside(m, n, args[0]);
+	machine_lock(m);
+	ret = answer(m, n, nr, args, wide);
+	machine_unlock(m);
+	return ret;
 }
