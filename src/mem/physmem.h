@@ -53,6 +53,9 @@ struct memory;
 #define PAGE_STORES 4u /* a processor may store to the frame all the same (engine-internal use) */
 #define PAGE_CODE 3u   /* an engine holds decoded code of it: writes take the slow path */
 
+/* Clears them in every frame, as an engine goes. */
+void memory_clear_flags(struct memory *m, u8 flags);
+
 /* Where a guest-physical page leads. */
 struct page_target {
 	u8 *host;	     /* host address of the page, NULL for MMIO and holes */

@@ -218,6 +218,21 @@ static void end_change(struct memory *m)
 		world_go(m->world, world_self);
 }
 
+static void clear_flags(u8 *of, u64 frames, u8 flags)
+{
+	for (u64 n = 0; n < frames; n++)
+		if (of[n] & flags) /* most were never written and have no memory */
+			of[n] &= (u8)~flags;
+}
+
+void memory_clear_flags(struct memory *m, u8 flags)
+{
+	clear_flags(m->frame_flags, m->ram_size >> PAGE_SHIFT, flags);
+	for (u32 n = 0; n < m->region_count; n++)
+		if (m->region[n]->own_flags)
+			clear_flags(m->region[n]->flags, m->region[n]->max_len >> PAGE_SHIFT, flags);
+}
+
 static void rebuild(struct memory *m)
 {
 	gpa_t at = 0, next;

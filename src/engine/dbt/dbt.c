@@ -187,6 +187,7 @@ static void drop_shared(struct vcpu *v, struct dbt_shared *sh)
 		g->engine_shared = NULL;
 	memory_remove_listener(v->mem, sh);
 	memory_set_world(v->mem, NULL);
+	memory_clear_flags(v->mem, PAGE_CODE_DBT | PAGE_STORES);
 	free_shared(sh);
 }
 
