@@ -255,9 +255,7 @@ static void idle(struct machine *m)
 	}
 	u64 start = host_ns();
 
-	pv_sleep(m, 0);
 	poll_sleep(c, next);
-	pv_wake(m, 0);
 	c->halted_ns += host_ns() - start;
 }
 
