@@ -100,20 +100,20 @@ def ubsan():
     """The translator, too: AddressSanitizer leaves it no address space."""
     jobs = sanitized("build-ubsan", "undefined")
     jobs += [j for j in meson_jobs("build-ubsan", SANITIZER_ENV, "isa") if "oracle" not in j.name]
-    return jobs + [Job(f"build-ubsan: payloads ({e})", ["tests/payload/run.py", "--engine", e], 300,
+    return jobs + [Job(f"build-ubsan: payloads ({e})", ["tests/payload/run.py", "--engine", e], 600,
                        {**SANITIZER_ENV, "ECTYPE": os.path.join(ROOT, "build-ubsan/ectype")}) for e in ENGINES]
 
 
 def payload():
     build(BUILD)
-    return [Job(f"payloads ({e})", ["tests/payload/run.py", "--engine", e], 300) for e in ENGINES]
+    return [Job(f"payloads ({e})", ["tests/payload/run.py", "--engine", e], 480) for e in ENGINES]
 
 
 def lockstep():
     subprocess.run(["scripts/kernel.sh", "cloud"], cwd=ROOT, check=True)
     build(BUILD)
     return [
-        Job("lockstep: payloads", ["tests/lockstep/payloads.py"], 240),
+        Job("lockstep: payloads", ["tests/lockstep/payloads.py"], 400),
         Job("lockstep: random programs", ["tests/lockstep/programs.py", "--seeds", "100"], 420),
         Job("lockstep: boot", ["tests/lockstep/boot.py"], 660),
     ]
@@ -160,14 +160,17 @@ GUEST = {
     "idle.py": (240, True, ("auto",), ()),
     "image.py": (240, False, ("auto",), ()),
     "jail.py": (120, False, ("auto",), ()),
+    "kvm.py": (240, True, ("kvm",), ()),
     "killsafe.py": (240, False, ("dbt",), ("interp",)),
     "memory.py": (240, False, ("dbt",), ()),
     "memtest.py": (240, False, ("dbt",), ("interp",)),
     "net.py": (300, False, ("dbt",), ("interp",)),
     "pv.py": (240, True, ENGINES, ()),
     "share.py": (180, False, ("dbt",), ("interp",)),
+    "smp.py": (420, False, ("dbt",), ("interp",)),
     "streams.py": (120, False, ("dbt",), ("interp",)),
     "stress.py": (480, False, ("dbt",), ("interp",)),
+    "switch.py": (420, False, ("dbt",), ()),
     "terminal.py": (240, True, ("dbt",), ("interp",)),
     "vsock.py": (180, False, ("dbt",), ("interp",)),
     "virtio.py": (420, False, ENGINES, ()),
@@ -175,7 +178,8 @@ GUEST = {
 
 
 def guest_jobs(suite, rare):
-    return [Job(f"{suite}: {name} ({e})", ["tests/guest/" + name, "--engine", e], limit, alone=alone)
+    """`rare`: what the suite long runs, with limits for hosts that are busy as well."""
+    return [Job(f"{suite}: {name} ({e})", ["tests/guest/" + name, "--engine", e], limit * (3 if rare else 1), alone=alone)
             for name, (limit, alone, often, seldom) in GUEST.items() for e in (seldom if rare else often)]
 
 
@@ -191,6 +195,16 @@ def long():
     return guest_jobs("long", True) + [
         Job("long: debian.py (dbt)", ["tests/guest/debian.py", "--engine", "dbt"], 2400),
         Job("long: debian.py (interp)", ["tests/guest/debian.py", "--engine", "interp"], 7200),
+        Job("long: payloads of several processors (dbt)",
+            ["tests/payload/run.py", "--engine", "dbt", "--long", "mpstart64", "mpipi64", "mptlb64", "mpcode64", "mplock64",
+             "mplitmus64", "mprace64"], 5400),
+        Job("long: smp.py, up to 64 processors (dbt)", ["tests/guest/smp.py", "--long", "--engine", "dbt"], 3600),
+        Job("long: stress.py, 4 processors (dbt)",
+            ["tests/guest/stress.py", "--minutes", "15", "--cpus", "4", "--engine", "dbt"], 3600),
+        Job("long: switch.py, 1000 changes of the engine (dbt)",
+            ["tests/guest/switch.py", "--switches", "1000", "--engine", "dbt"], 5400),
+        Job("long: torture.py, 15 minutes each (dbt)",
+            ["tests/guest/torture.py", "--minutes", "15", "--engine", "dbt"], 5400),
         Job("long: block, writers killed", ["tests/block/killed.py", "--rounds", "100"], 900),
         Job("long: 400 machines killed", ["tests/guest/killsafe.py", "--engine", "dbt", "--rounds", "100"], 3600),
         Job("long: lockstep, compile.py", ["tests/lockstep/compile.py"], 3600),

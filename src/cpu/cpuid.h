@@ -38,6 +38,19 @@ struct cpu_model {
  * processors (topology leaves). */
 int cpu_model_init(struct cpu_model *m, const char *name, unsigned cpus, u64 tsc_hz, struct error *e);
 
+/* What the hardware below lets a model offer: CPUID words that are masks (those of cpu/features.h), phys_bits. */
+struct cpu_limits {
+	const char *whose; /* "KVM": for messages */
+	u32 word[16];
+	unsigned phys_bits; /* 0: no limit */
+};
+/* Adds what a leaf of the hardware's says, all four registers. */
+void cpu_limits_add(struct cpu_limits *l, u32 leaf, u32 subleaf, const u32 regs[4]);
+/* The same within `limits` (NULL: none): `host` is cut down to them, a named model that needs more fails. */
+int cpu_model_init_within(struct cpu_model *m, const char *name, unsigned cpus, u64 tsc_hz,
+			  const struct cpu_limits *limits, struct error *e);
+/* 0 if all that `m` offers is within `l`, else -1 with *e naming what is not. */
+int cpu_model_check_within(const struct cpu_model *m, const struct cpu_limits *l, struct error *e);
 /* Offers the paravirtual interface with `features` (PV_* of cpu/pv.h). After cpu_model_init(), once. 0: nothing. */
 void cpu_model_offer_pv(struct cpu_model *m, u32 features);
 

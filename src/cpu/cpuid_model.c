@@ -223,29 +223,61 @@ static unsigned model_level(const char *name)
 	return name[8] >= '2' && name[8] <= '4' ? (unsigned)(name[8] - '0') : 0;
 }
 
-static int choose_features(struct feature_set *f, unsigned level, const char *name, struct error *e)
+/* Features that need nothing of the hardware below, even where it runs the guest's code: MSRs and the APIC are ours,
+ * the others are statements. */
+static const u16 own_features[] = {
+	F_HYPERVISOR,	F_X2APIC,
+	F_TSC_DEADLINE, F_MSR,
+	F_MCE,		F_APIC,
+	F_MTRR,		F_MCA,
+	F_PAT,		F_SS,
+	F_TSC_ADJUST,	F_IBRS,
+	F_STIBP,	F_SSBD,
+	F_L1D_FLUSH,	F_ARCH_CAPABILITIES,
+	F_MCDT_NO,	F_INVARIANT_TSC,
+	F_ARAT,		F_HTT,
+};
+
+static bool allowed(const struct cpu_limits *l, unsigned feature)
+{
+	if (!l || (l->word[feature / 32] >> (feature % 32) & 1))
+		return true;
+	for (unsigned i = 0; i < ARRAY_SIZE(own_features); i++)
+		if (own_features[i] == feature)
+			return true;
+	return false;
+}
+
+static int choose_features(struct feature_set *f, unsigned level, const char *name, const struct cpu_limits *limits,
+			   struct error *e)
 {
 	struct feature_set host;
 
 	host_feature_set(&host);
 	memset(f, 0, sizeof(*f));
 	for (unsigned i = 0; i < ARRAY_SIZE(base_features); i++)
-		feature_add(f, base_features[i]);
+		if (allowed(limits, base_features[i]))
+			feature_add(f, base_features[i]);
 	for (unsigned i = 0; i < ARRAY_SIZE(host_features); i++) {
 		const struct host_feature *h = &host_features[i];
 
 		if (h->level > level)
 			continue;
-		if (feature_get(&host, h->feature))
+		if (feature_get(&host, h->feature) && allowed(limits, h->feature))
 			feature_add(f, h->feature);
 		else if (level != 9)
 			return error_set(e,
-					 "CPU model %s needs %s, which this host does not have; use --cpu-model host",
-					 name, h->name);
+					 "CPU model %s needs %s, which this host%s does not have; use --cpu-model host",
+					 name, h->name, feature_get(&host, h->feature) ? "'s KVM" : "");
 	}
-	if (level == 9 ? feature_get(&host, F_XSAVE) : level >= 3)
+	if ((level == 9 ? feature_get(&host, F_XSAVE) : level >= 3) && allowed(limits, F_XSAVE))
 		for (unsigned i = 0; i < ARRAY_SIZE(xsave_features); i++)
-			feature_add(f, xsave_features[i]);
+			if (allowed(limits, xsave_features[i]))
+				feature_add(f, xsave_features[i]);
+	if (!feature_get(f, F_XSAVE)) {
+		drop_all(f, avx_features, ARRAY_SIZE(avx_features));
+		drop_all(f, avx512_features, ARRAY_SIZE(avx512_features));
+	}
 	return 0;
 }
 
@@ -498,6 +530,64 @@ static u32 host_mxcsr_mask(void)
 
 int cpu_model_init(struct cpu_model *m, const char *name, unsigned cpus, u64 tsc_hz, struct error *e)
 {
+	return cpu_model_init_within(m, name, cpus, tsc_hz, NULL, e);
+}
+
+static const struct {
+	u32 leaf, subleaf;
+	u8 reg; /* EAX to EDX: 0 to 3 */
+	u8 word;
+} feature_words[] = {
+	{ 1, 0, 2, W_1_ECX },
+	{ 1, 0, 3, W_1_EDX },
+	{ 7, 0, 1, W_7_EBX },
+	{ 7, 0, 2, W_7_ECX },
+	{ 7, 0, 3, W_7_EDX },
+	{ 7, 1, 0, W_7_1_EAX },
+	{ 0xd, 1, 0, W_D_1_EAX },
+	{ 0x80000001u, 0, 2, W_X1_ECX },
+	{ 0x80000001u, 0, 3, W_X1_EDX },
+	{ 0x80000007u, 0, 3, W_X7_EDX },
+	{ 6, 0, 0, W_6_EAX },
+	{ 7, 2, 3, W_7_2_EDX },
+};
+
+void cpu_limits_add(struct cpu_limits *l, u32 leaf, u32 subleaf, const u32 regs[4])
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(feature_words); i++)
+		if (feature_words[i].leaf == leaf && feature_words[i].subleaf == subleaf)
+			l->word[feature_words[i].word] |= regs[feature_words[i].reg];
+}
+
+int cpu_model_check_within(const struct cpu_model *m, const struct cpu_limits *l, struct error *e)
+{
+	for (unsigned i = 0; i < m->entries; i++) {
+		const struct cpuid_entry *c = &m->entry[i];
+		const u32 regs[4] = { c->eax, c->ebx, c->ecx, c->edx };
+
+		for (unsigned k = 0; k < ARRAY_SIZE(feature_words); k++) {
+			unsigned word = feature_words[k].word;
+
+			if (feature_words[k].leaf != c->leaf || feature_words[k].subleaf != c->subleaf)
+				continue;
+			for (unsigned bit = 0; bit < 32; bit++)
+				if ((regs[feature_words[k].reg] >> bit & 1) && !allowed(l, word * 32 + bit))
+					return error_set(
+					    e, "%s lacks what the guest was shown: CPUID %x.%u, %s bit %u", l->whose,
+					    c->leaf, c->subleaf,
+					    (const char *const[]){ "EAX", "EBX", "ECX", "EDX" }[feature_words[k].reg],
+					    bit);
+		}
+	}
+	if (l->phys_bits && m->phys_bits > l->phys_bits)
+		return error_set(e, "%s has physical addresses of %u bits, the guest was shown %u", l->whose,
+				 l->phys_bits, m->phys_bits);
+	return 0;
+}
+
+int cpu_model_init_within(struct cpu_model *m, const char *name, unsigned cpus, u64 tsc_hz,
+			  const struct cpu_limits *limits, struct error *e)
+{
 	unsigned level = model_level(name), host_phys = host_cpuid(0x80000008u, 0).eax & 0xff;
 	struct feature_set f;
 
@@ -506,13 +596,15 @@ int cpu_model_init(struct cpu_model *m, const char *name, unsigned cpus, u64 tsc
 		return error_set(e, "unknown CPU model '%.32s'; use x86-64-v2, x86-64-v3, x86-64-v4 or host", name);
 	if (cpus < 1 || cpus > 255)
 		return error_set(e, "%u processors asked for; 1 to 255 are possible", cpus);
-	if (choose_features(&f, level, name, e))
+	if (choose_features(&f, level, name, limits, e))
 		return -1;
 	if (cpus > 1)
 		feature_add(&f, F_HTT);
 	strcpy(m->name, name);
 	m->tsc_hz = tsc_hz;
 	m->phys_bits = level == 9 && host_phys >= 36 ? MIN(PHYS_BITS, host_phys) : PHYS_BITS;
+	if (limits && limits->phys_bits)
+		m->phys_bits = MIN(m->phys_bits, limits->phys_bits);
 	m->lin_bits = LIN_BITS;
 	m->mxcsr_mask = host_mxcsr_mask();
 	derive(m, &f);

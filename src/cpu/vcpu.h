@@ -101,11 +101,13 @@ struct vcpu {
 	struct cpu cpu; /* first: engines address it at offset 0 */
 
 	struct fault fault;
-	_Atomic u32 event; /* enum vcpu_event */
-	_Atomic u32 go;	   /* 0 once something was raised: what translated code looks at, since zero is what it
-			      can branch on without the flags. Set by the engine as it enters */
-	u64 icount;	   /* instructions retired since the machine started; exact whenever
-			      hooks or devices are called */
+	_Atomic u32 event;     /* enum vcpu_event */
+	_Atomic u32 go;	       /* 0 once something was raised: what translated code looks at, since zero is what it
+				  can branch on without the flags. Set by the engine as it enters */
+	_Atomic int in_kernel; /* thread that is, or is about to be, in the host's kernel on behalf of this processor,
+				  and comes out for a signal (engine kvm); 0: none */
+	u64 icount;	       /* instructions retired since the machine started; exact whenever
+				  hooks or devices are called */
 	unsigned index;
 	_Atomic bool kicked; /* KVM_HC_KICK_CPU came: the next HLT does not halt, or the present one ends */
 	bool fpu_live;	     /* guest vector state is in the host's registers, not in cpu.fpu */

@@ -7,7 +7,7 @@
 #define ECTYPE_ENGINE_ENGINE_H
 
 #include "base/error.h"
-#include "cpu/vcpu.h"
+#include "cpu/cpuid.h"
 #include "engine/options.h"
 #include "mem/physmem.h"
 
@@ -35,7 +35,16 @@ enum engine_caps {
 struct engine_verdict {
 	bool usable, advisable;
 	bool passed_over; /* --engine auto: one that it would rather take cannot run here; the reason says why */
+	bool optional;	  /* nobody misses it where it is not taken */
 	char reason[320];
+};
+
+/* What an engine can show a guest, known before the CPU model is made. Zero: no limit. */
+struct engine_needs {
+	bool limited; /* `cpu` holds */
+	struct cpu_limits cpu;
+	u64 tsc_hz;	/* the only rate it can give the guest's TSC */
+	u32 pv_missing; /* PV_* of cpu/pv.h that it cannot offer */
 };
 
 /* A named counter of an engine, for --stats. */
@@ -61,6 +70,9 @@ struct engine_ops {
 	const char *summary; /* one line for --help */
 	u32 caps;
 	void (*probe)(struct engine_verdict *out);
+	/* NULL: the engine needs nothing. Otherwise it also gets ready for vcpu_attach() inside the jail. 0 or -1 with
+	 * *e. */
+	int (*needs)(struct engine_needs *out, struct error *e);
 	/* Take over at an instruction boundary; v->cpu is exact. 0 or -1 with *e. */
 	int (*vcpu_attach)(struct vcpu *v, struct error *e);
 	/* Give up; v->cpu is exact and cpu.fpu holds the vector state. */
@@ -73,6 +85,8 @@ struct engine_ops {
 	 * A budget of 0 takes what is pending at this boundary and runs nothing.
 	 */
 	enum vcpu_exit (*run)(struct vcpu *v, const struct run_budget *b);
+	/* From any thread, after an event was raised: run() must look at v->event soon. NULL: it does by itself. */
+	void (*kick)(struct vcpu *v);
 	/* v->debug changed. */
 	void (*debug_changed)(struct vcpu *v);
 	/* Fills up to `max` counters, returns how many there are. */
@@ -84,12 +98,15 @@ struct engine_ops {
 	void (*describe)(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const char *text), void *opaque);
 };
 
-extern const struct engine_ops engine_dbt, engine_interp;
+extern const struct engine_ops engine_dbt, engine_interp, engine_kvm;
 
 /* NULL-terminated, in the order --engine auto considers them. */
 extern const struct engine_ops *const engines[];
 /* By name, or for "auto" the first usable and advisable one; the reason goes
  * to `why`. NULL with *e if there is none. */
 const struct engine_ops *engine_choose(const char *name, struct engine_verdict *why, struct error *e);
+/* The same among those that have all of `caps` (enum engine_caps); `purpose` says in a message what needs them. */
+const struct engine_ops *engine_choose_for(const char *name, u32 caps, const char *purpose, struct engine_verdict *why,
+					   struct error *e);
 
 #endif

@@ -20,6 +20,7 @@ static int attach(struct machine *m, const struct engine_ops *engine, struct err
 	if (machine_cpus_attach(m, e))
 		return -1;
 	m->uncounted |= (engine->caps & ENGINE_COUNTS_IF_ASKED) != 0;
+	m->uncountable |= !(engine->caps & ENGINE_EXACT_ICOUNT);
 	/* what waits at this boundary; then breakpoints of a debugger */
 	machine_cpus_changed(m);
 	for (unsigned n = 0; n < m->cfg.cpus; n++)
@@ -51,7 +52,8 @@ static int replace(struct machine *m, const struct engine_ops *to, struct error 
 int machine_set_engine(struct machine *m, const char *name, struct error *e)
 {
 	struct engine_verdict verdict;
-	const struct engine_ops *to = engine_choose(name, &verdict, e);
+	const struct engine_ops *to =
+	    engine_choose_for(name, machine_engine_caps(&m->cfg), MACHINE_CAPS_PURPOSE, &verdict, e);
 	int ret;
 
 	if (!to)
@@ -99,6 +101,8 @@ void machine_serve_next_engine(struct machine *m)
 			n = 0;
 		if (engines[n] == from)
 			break;
+		if (~engines[n]->caps & machine_engine_caps(&m->cfg))
+			continue;
 		verdict = (struct engine_verdict){ 0 };
 		engines[n]->probe(&verdict);
 		if (!verdict.usable)

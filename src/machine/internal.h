@@ -123,10 +123,18 @@ struct machine {
 	_Atomic u64 armed; /* guest time the host timer is set to, CLOCK_NEVER */
 
 	/* statistics */
-	u64 run_ns;	/* host time */
-	u64 run_start;	/* of the present machine_run(), host time; 0: none */
-	bool uncounted; /* an engine ran that does not count instructions */
+	u64 run_ns;	  /* host time */
+	u64 run_start;	  /* of the present machine_run(), host time; 0: none */
+	bool uncounted;	  /* an engine ran that does not count instructions */
+	bool uncountable; /* ... and one that cannot */
 };
+
+/* What the configuration asks of an engine, and what for. */
+static inline u32 machine_engine_caps(const struct machine_config *c)
+{
+	return c->clock == MACHINE_CLOCK_VIRTUAL || c->insn_limit ? ENGINE_EXACT_ICOUNT : 0;
+}
+#define MACHINE_CAPS_PURPOSE "the virtual clock, which counts instructions,"
 
 /* board.c: the wiring. 0 or -1 with *e; board_destroy() frees what was made. */
 int machine_board_create(struct machine *m, struct error *e);

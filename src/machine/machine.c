@@ -12,6 +12,7 @@
 #include "backend/chr/chr.h"
 #include "backend/nvram/nvram.h"
 #include "cpu/event.h"
+#include "cpu/pv.h"
 #include "cpu/xstate.h"
 #include "cpu/linear.h"
 #include "dev/chipset/uart16550.h"
@@ -24,6 +25,24 @@
 /* One tick a nanosecond, with either clock: guest time has no finer grain, and
  * with the virtual clock the TSC counts instructions. */
 #define TSC_HZ 1000000000ull
+
+/* Model `kvm`: `host` so that KVM can take the guest over at any time, whatever engine it begins with. */
+static int check_model(struct machine *m, struct error *e)
+{
+	const char *name = m->cfg.cpu_model ? m->cfg.cpu_model : "host";
+	bool for_kvm = !strcmp(name, "kvm");
+	const struct engine_ops *strictest = for_kvm ? &engine_kvm : m->engine;
+	struct engine_needs needs = { .limited = false };
+
+	if (strictest->needs && strictest->needs(&needs, e))
+		return -1;
+	if (cpu_model_init_within(&m->model, for_kvm ? "host" : name, m->cfg.cpus, needs.tsc_hz ? needs.tsc_hz : TSC_HZ,
+				  needs.limited ? &needs.cpu : NULL, e))
+		return -1;
+	/* kvmclock counts on guest time and TSC being one (pv.c) */
+	cpu_model_offer_pv(&m->model, m->cfg.pv & ~needs.pv_missing & ~(needs.tsc_hz ? PV_CLOCK_ALL : 0));
+	return 0;
+}
 
 static int check_config(struct machine *m, struct error *e)
 {
@@ -51,16 +70,14 @@ static int check_config(struct machine *m, struct error *e)
 		return error_set(e, "an initrd or a command line needs a kernel");
 	if (machine_boot_check(c, e))
 		return -1;
-	m->engine = engine_choose(c->engine ? c->engine : "auto", &m->verdict, e);
+	m->engine = engine_choose_for(c->engine ? c->engine : "auto", machine_engine_caps(c), MACHINE_CAPS_PURPOSE,
+				      &m->verdict, e);
 	if (!m->engine)
 		return -1;
 	if (engine_options_translator(&c->engine_options) && !(m->engine->caps & ENGINE_TRANSLATES))
 		return error_set(e, "engine '%s' does not translate: no --trace, --perf-map, --guest-symbols",
 				 m->engine->name);
-	if (cpu_model_init(&m->model, c->cpu_model ? c->cpu_model : "host", c->cpus, TSC_HZ, e))
-		return -1;
-	cpu_model_offer_pv(&m->model, c->pv);
-	return 0;
+	return check_model(m, e);
 }
 
 static int load_files(struct machine *m, struct error *e)
@@ -119,7 +136,8 @@ static int create_parts(struct machine *m, struct error *e)
 		return error_set(e, "not enough host memory");
 	if (machine_cpus_create(m, e))
 		return -1;
-	m->clock = clock_create(virt ? CLOCK_KIND_VIRTUAL : CLOCK_KIND_REAL, m->door, &m->cpu[0].v->icount, TSC_HZ);
+	m->clock =
+	    clock_create(virt ? CLOCK_KIND_VIRTUAL : CLOCK_KIND_REAL, m->door, &m->cpu[0].v->icount, m->model.tsc_hz);
 	if (!m->clock)
 		return error_set(e, "not enough host memory");
 	door_set_kick(m->door, on_input, m);
@@ -274,6 +292,7 @@ void machine_run(struct machine *m, struct machine_result *out)
 	}
 	m->run_start = start;
 	m->uncounted |= (m->engine->caps & ENGINE_COUNTS_IF_ASKED) != 0;
+	m->uncountable |= !(m->engine->caps & ENGINE_EXACT_ICOUNT);
 	set_running(m, true);
 	machine_streams_start(m);
 	if (!atomic_load(&m->paused))

@@ -8,8 +8,8 @@ void machine_stats(struct machine *m, struct machine_stats *out)
 {
 	*out = (struct machine_stats){
 		.instructions = machine_icount(m),
-		.counted = !m->uncounted || m->cfg.clock == MACHINE_CLOCK_VIRTUAL || m->cfg.insn_limit ||
-			   m->cfg.engine_options.count,
+		.counted = !m->uncountable && (!m->uncounted || m->cfg.clock == MACHINE_CLOCK_VIRTUAL ||
+					       m->cfg.insn_limit || m->cfg.engine_options.count),
 		.seconds = (double)(m->run_ns + (m->run_start ? host_ns() - m->run_start : 0)) / 1e9,
 	};
 	for (unsigned n = 0; n < m->cfg.cpus; n++) {

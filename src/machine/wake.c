@@ -37,6 +37,8 @@ u64 host_ns(void)
 static void wake(struct machine_cpu *c, u32 events)
 {
 	vcpu_raise(c->v, events);
+	if (c->v->engine && c->v->engine->kick)
+		c->v->engine->kick(c->v);
 	if (atomic_load(&c->sleeping))
 		syscall(SYS_futex, &c->v->event, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }

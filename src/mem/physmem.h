@@ -132,6 +132,15 @@ void memory_set_guard(struct memory *m, const struct io_guard *g);
 u64 region_mmio_read(struct region *r, u64 off, unsigned size);
 void region_mmio_write(struct region *r, u64 off, u64 val, unsigned size);
 
+/* What backs a range of guest-physical addresses: disjoint, ascending, one entry a region's visible piece. */
+struct memory_range {
+	gpa_t first, last; /* inclusive */
+	u8 *host;	   /* of `first`; NULL for MMIO */
+	enum region_kind kind;
+};
+/* Fills up to `max` of them, returns how many there are. Valid until the map changes. */
+unsigned memory_ranges(const struct memory *m, struct memory_range *out, unsigned max);
+
 /* Counts for --stats. */
 struct memory_stats {
 	u64 mmio_reads, mmio_writes;

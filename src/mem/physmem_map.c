@@ -437,6 +437,18 @@ int memory_discard(struct memory *m, gpa_t gpa, u64 len)
 	return 0;
 }
 
+unsigned memory_ranges(const struct memory *m, struct memory_range *out, unsigned max)
+{
+	for (u32 i = 0; i < m->range_count && i < max; i++) {
+		const struct flat_range *r = &m->range[i];
+
+		out[i] = (struct memory_range){ r->first, r->last,
+						r->kind == REGION_MMIO ? NULL : (u8 *)(r->addend + r->first),
+						(enum region_kind)r->kind };
+	}
+	return m->range_count;
+}
+
 void memory_dump(struct memory *m, void (*line)(void *, const char *), void *opaque)
 {
 	static const char *const kind[] = { "ram", "rom", "mmio" };

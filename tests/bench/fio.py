@@ -8,6 +8,7 @@ Figures are fio's own, the guest's clock; what is printed is the median.
 
     --json F        all samples
     --no-tcg        Ectype alone
+    --native        also fio on the host, on the raw image without a guest: what its disk gives
     --engine E      dbt if not given
     --seconds N     of each job (3), behind one of warming up
     --profile       perf record of Ectype, with the report printed
@@ -176,13 +177,12 @@ def execute(args, limit, profile, cpu_time):
         said = err.read().decode(errors="replace")
     found = {}
     for job, text in re.findall(r"<(\S+)\r?\n(.*?)>\1\r?\n", out, re.S):
-        fields = next((l.split(";") for l in text.splitlines() if l.startswith("3;")), None)
-        if fields is None or fields[4] != "0":
+        found[job] = figure(job, text)
+        if found[job] is None:
             raise Failed(f"{job}: {text[-800:]}")
         if job == NOTHING:
+            del found[job]
             continue
-        at = WRITE if "write" in job else 0
-        found[job] = int(fields[BW + at]) / 1024 if JOBS[job][1] == "MiB/s" else int(fields[IOPS + at])
         if cpu_time:
             seconds = clock[">" + job] - clock["<" + job] - (clock[">" + NOTHING] - clock["<" + NOTHING])
             found[job] = WORK[job] / (MIB if JOBS[job][1] == "MiB/s" else 4096) / seconds
@@ -191,10 +191,32 @@ def execute(args, limit, profile, cpu_time):
     return found
 
 
+def natively(a, folder, cache):
+    """{job: figure} of the host's own disk: the same fio on the raw image, with or without its page cache."""
+    tree, found = os.path.join(cache_dir(), "fio"), {}
+    for job in a.jobs:
+        args = JOBS[job][0].split() + TIMED.format(a.seconds).split()
+        out = subprocess.run([os.path.join(tree, "ld.so"), "--library-path", tree, os.path.join(tree, "fio"), f"--name={job}",
+                              "--filename=" + os.path.join(folder, "disk.raw"), "--ioengine=io_uring", f"--direct={int(cache == 'none')}",
+                              "--norandommap", "--randrepeat=0", "--thread", "--minimal", *args],
+                             check=True, capture_output=True, text=True, cwd=folder).stdout
+        found[job] = figure(job, out)
+    return found
+
+
+def figure(job, text):
+    """What fio says of it; None if it does not."""
+    fields = next((l.split(";") for l in text.splitlines() if l.startswith("3;")), None)
+    if fields is None or fields[4] != "0":
+        return None
+    at = WRITE if "write" in job else 0
+    return int(fields[BW + at]) / 1024 if JOBS.get(job, ("", ""))[1] == "MiB/s" else int(fields[IOPS + at])
+
+
 def compare(a, folder, kernel, fmt, cache):
     path = image(folder, fmt)
     ramfs = initrd(folder, a.jobs, a.seconds, a.cpu_time)
-    machines = [a.engine] + ([] if a.no_tcg else ["tcg"])
+    machines = [a.engine] + ([] if a.no_tcg else ["tcg"]) + (["native"] if a.native else [])
     samples = {m: {j: [] for j in a.jobs} for m in machines}
     for _ in range(a.runs):
         for m in machines:
@@ -202,6 +224,11 @@ def compare(a, folder, kernel, fmt, cache):
             if cache == "none":
                 with open(path, "rb") as f:
                     os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            if m == "native":
+                got = natively(a, folder, cache)
+                for j in a.jobs:
+                    samples[m][j].append(got[j])
+                continue
             profile = a.profile and m != "tcg" and os.path.join(folder, "perf.data")
             got = execute(command(m, kernel, ramfs, path, fmt, cache), 300 + 12 * (a.seconds + 2) * len(a.jobs), profile, a.cpu_time)
             for j in a.jobs:
@@ -210,7 +237,7 @@ def compare(a, folder, kernel, fmt, cache):
                 subprocess.run(["perf", "report", "-i", profile, "--stdio", "--no-children", "-g", "none", "--percent-limit", "0.5"], check=False)
     for j in a.jobs:
         row = [f"{fmt}, {cache}", j, JOBS[j][1]] + [f"{statistics.median(samples[m][j]):.0f}" for m in machines]
-        if len(machines) == 2:
+        if not a.no_tcg:
             row.append(f"{statistics.median(samples[machines[0]][j]) / statistics.median(samples['tcg'][j]):.2f}")
         print("| " + " | ".join(row) + " |", flush=True)
     return samples
@@ -225,6 +252,7 @@ def main():
     p.add_argument("--only", default=",".join(JOBS))
     p.add_argument("--engine", default="dbt")
     p.add_argument("--no-tcg", action="store_true")
+    p.add_argument("--native", action="store_true")
     p.add_argument("--profile", action="store_true")
     p.add_argument("--cpu-time", action="store_true")
     p.add_argument("--json")
@@ -235,7 +263,8 @@ def main():
     found = {}
     print(f"load before: {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d')}; {a.runs} runs" + ("; per second of processor time" if a.cpu_time
           else f" of {a.seconds} s"))
-    print(f"| image | job | | {a.engine} |" + ("" if a.no_tcg else " tcg | ratio |"), flush=True)
+    print(f"| image | job | | {a.engine} |" + ("" if a.no_tcg else " tcg |") + (" native |" if a.native else "")
+          + ("" if a.no_tcg else " ratio |"), flush=True)
     with tempfile.TemporaryDirectory(prefix="ectype-fio-", dir=a.dir) as folder:
         for fmt in a.format.split(","):
             for cache in a.cache.split(","):

@@ -240,13 +240,49 @@ def refused(folder):
     refuses("an empty cache", ["--", "true"], "make run", env={"ECTYPE_CACHE": folder + "/empty"})
 
 
+def children(pid):
+    found = []
+    for p in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{p}/stat", encoding="utf-8", errors="replace") as f:
+                if int(f.read().rpartition(")")[2].split()[1]) == pid:
+                    found += [int(p), *children(int(p))]
+        except OSError:
+            pass
+    return found
+
+
+def dead_helpers(folder):
+    """The helpers are killed as soon as there are some, or a little later: the last line says so, no hang."""
+    said = set()
+    for delay in (0, 0, 0.01, 0.03, 0.1):
+        p = subprocess.Popen([ECTYPE, "exec", *OPTIONS, "--", "sleep", "1000"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True)
+        while p.poll() is None and not children(p.pid):
+            pass
+        time.sleep(delay)
+        for child in children(p.pid):
+            try:
+                os.kill(child, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        try:
+            _, err = p.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            p.kill()
+            _, err = p.communicate()
+            err += "\nstill there"
+        said.add((p.returncode, err.splitlines()[-1]))
+    ok("helpers that die at the start", all(status in (2, 125) and line.startswith("ectype: exec: ") for status, line in said), said)
+
+
 def main():
     began = time.monotonic()
     if not os.path.exists(cache("exec-initramfs")):
         skip("ectype exec", "no initramfs for it: make run")
         finish()
     with tempfile.TemporaryDirectory(prefix="ectype-exec-") as folder:
-        for test in (streams, files, command_errors, signals, terminal, network, ordinary_user, refused):
+        for test in (streams, files, command_errors, signals, terminal, network, ordinary_user, dead_helpers, refused):
             own = os.path.join(folder, test.__name__)
             os.mkdir(own)
             os.chmod(folder, 0o755)

@@ -1,12 +1,17 @@
 /*
- * For tests/guest/control.py: reads the clock all the time, and computes
+ * For tests/guest/control.py and switch.py: reads the clock all the time, and computes
  * something known meanwhile. Prints the largest step of the clock in
  * microseconds, how often it went back, how often the result was wrong, and
- * how many rounds there were.
+ * how many rounds there were, in the end or when it is
+ * interrupted. "first": before all other programs, and then it lets them run for half a millisecond each time.
  */
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 static uint64_t now(void)
@@ -36,21 +41,35 @@ static uint64_t work(void)
 	return h;
 }
 
+static volatile sig_atomic_t over;
+
+static void on_interrupt(int sig)
+{
+	over = sig;
+}
+
 int main(int argc, char **argv)
 {
 	uint64_t seconds = argc > 1 ? strtoul(argv[1], NULL, 10) : 5, start = now(), last = start, t;
 	uint64_t largest = 0, back = 0, wrong = 0, rounds = 0, want = work();
 
+	bool first = argc > 2 && !strcmp(argv[2], "first");
+
+	signal(SIGINT, on_interrupt);
+	if (first && sched_setscheduler(0, SCHED_FIFO, &(struct sched_param){ .sched_priority = 10 }))
+		return 1;
 	do {
 		wrong += work() != want;
 		rounds++;
+		if (first)
+			nanosleep(&(struct timespec){ .tv_nsec = 500000 }, NULL);
 		t = now();
 		if (t < last)
 			back++;
 		else if (t - last > largest)
 			largest = t - last;
 		last = t;
-	} while (t - start < seconds * 1000000000u);
+	} while (!over && t - start < seconds * 1000000000u);
 	printf("TIME largest=%lu back=%lu wrong=%lu rounds=%lu\n", (unsigned long)(largest / 1000), (unsigned long)back,
 	       (unsigned long)wrong, (unsigned long)rounds);
 	return 0;

@@ -338,9 +338,10 @@ static void *run_devices(void *arg)
 
 static void check_devices(void)
 {
+	const struct engine_options o = { .code_cache = 4 * MiB };
 	pthread_t t[CPUS];
 
-	create(true, NULL);
+	create(true, &o);
 	map_chain();
 	stop_devices = false;
 	assert_int_equal(pthread_create(&t[CPUS - 1], NULL, run_devices, NULL), 0);

@@ -48,7 +48,7 @@ def main():
         more = [x for name in ("engines", "every") if getattr(a, name) for x in ("--" + name, getattr(a, name))]
         try:
             r = subprocess.run([ECTYPE, "lockstep", "--kernel", cache("vmlinuz"), "--initrd", initrd, "--append",
-                                "console=ttyS0 quiet", "--memory", "512M", "--seed", "1", *more], stdin=subprocess.DEVNULL,
+                                "console=ttyS0 quiet", "--memory", "640M", "--seed", "1", *more], stdin=subprocess.DEVNULL,
                                capture_output=True, timeout=LIMIT * SLOW)
             status, out, err = r.returncode, r.stdout, r.stderr
         except subprocess.TimeoutExpired as e:

@@ -497,15 +497,15 @@ static void routed(void)
 	outb(0x40, count & 0xff);
 	outb(0x40, count >> 8);
 	for (u32 to = 0; to < mp_started; to++) {
-		snapshot(0x90);
+		snapshot(0xc0 + to);
 		ioapic(pin, 0x10000);
 		ioapic(pin + 1, cpus[to].apic << 24);
-		ioapic(pin, 0x90);
-		bad += !WAIT_FOR(cpus[to].seen[0x90] >= before[to] + 3);
+		ioapic(pin, 0xc0 + to);
+		bad += !WAIT_FOR(cpus[to].seen[0xc0 + to] >= before[to] + 3);
 		ioapic(pin, 0x10000);
 		delay(PAUSE_TICKS);
 		for (u32 n = 0; n < mp_started; n++)
-			astray += n != to && cpus[n].seen[0x90] != before[n];
+			astray += n != to && cpus[n].seen[0xc0 + to] != before[n];
 	}
 	check("IOAPIC: to each processor, physical", bad, 0);
 	check("IOAPIC: to no other", astray, 0);
@@ -513,14 +513,14 @@ static void routed(void)
 		return;
 	bad = 0;
 	for (u32 to = 0; to < mp_started && to < 8; to++) {
-		snapshot(0x91);
+		snapshot(0xd0 + to);
 		ioapic(pin + 1, 1u << (24 + to));
-		ioapic(pin, 0x891);
-		bad += !WAIT_FOR(cpus[to].seen[0x91] >= before[to] + 3);
+		ioapic(pin, 0x8d0 + to);
+		bad += !WAIT_FOR(cpus[to].seen[0xd0 + to] >= before[to] + 3);
 		ioapic(pin, 0x10000);
 		delay(PAUSE_TICKS);
 		for (u32 n = 0; n < mp_started; n++)
-			bad += n != to && cpus[n].seen[0x91] != before[n];
+			bad += n != to && cpus[n].seen[0xd0 + to] != before[n];
 	}
 	check("IOAPIC: logical, fixed", bad, 0);
 	snapshot(0x92);

@@ -539,20 +539,24 @@ static void thread(ulong slot)
 		if (slot == 0)
 			clear();
 		barrier(&gather, threads);
+		u32 patience = 20000;
 		for (u32 i = 0; i < batch(); i++) {
 			ulong a[4];
 			u64 got[4];
 			addresses(i, a);
 			seed = seed * 1103515245 + 12345;
 			position[t].at = i;
-			/* wait for the others, unless they do not run */
-			for (u32 k = 0, behind = 1; k < 100 && behind; k++) {
+			/* wait for the others; not again in this batch for one that does not run */
+			u32 behind = 1;
+			for (u32 k = 0; k < patience && behind; k++) {
 				behind = 0;
 				for (u32 o = 0; o < threads; o++)
 					behind |= position[o].at < i;
 				if (behind && k > 20)
 					pause();
 			}
+			if (behind)
+				patience = 0;
 			litmus_run(code[t], a, got, 1 + (seed >> 16) % (1 + (seed >> 28) * 2));
 			for (u32 r = 0; r < reg_count[t]; r++)
 				results[t][i][r] = got[r];

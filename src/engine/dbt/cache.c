@@ -239,7 +239,7 @@ void dbt_frame_changed(struct vcpu *v, const struct tpage *p)
 	}
 	if (frame_lines)
 		*frame_lines = lines;
-	if (!live)
+	if (!live && !x->sh->parallel) /* else it is likely to be translated again: without a stop, then */
 		set_code_flag(v, p->gpa, false);
 }
 
@@ -519,17 +519,15 @@ static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin, struc
 
 /*
  * Where processors run at once a dead block is not translated again in its
- * place, for others may be on their way through its entries. The door of the old
- * one leads on to the new one.
+ * place, for others may be on their way through its entries. Its door leads on
+ * to the one that has followed it.
  */
-static void add_beside(struct vcpu *v, struct tpage *p, struct tblock *b, struct tblock *old)
+void dbt_follow(struct dbt_shared *sh, const struct tblock *dead, const struct tblock *b)
 {
-	u8 *door = dbt_of(v)->sh->rw + (old ? old->door : 0);
+	u32 to = dead->saved ? b->entry_saved : b->entry;
 
-	add_block(v, p, b, old);
-	if (old) /* the rel32 of the jump: a word of 8 bytes holds it */
-		*(volatile any_u32 *)(door + DOOR_REL) =
-		    (old->saved ? b->entry_saved : b->entry) - (old->door + DOOR_BYTES);
+	if (b->page == dead->page) /* the rel32 of the jump there: a word of 8 bytes holds it */
+		*(volatile any_u32 *)(sh->rw + dead->door + DOOR_REL) = to - (dead->door + DOOR_BYTES);
 }
 
 /*
@@ -561,7 +559,7 @@ static struct tblock *make_block_stopped(struct vcpu *v, struct tpage *p, u64 li
 	}
 	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* the mark, before the code is read: devices are not stopped */
 	b = translate_or_clone(v, p, lin, NULL);
-	add_beside(v, p, b, old);
+	add_block(v, p, b, old);
 	return b;
 }
 
@@ -576,7 +574,7 @@ static struct tblock *make_block_beside(struct vcpu *v, struct tpage *p, u64 lin
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	b = translate_or_clone(v, p, lin, NULL);
 	if (likely(world_stops(v) == stops)) {
-		add_beside(v, p, b, old);
+		add_block(v, p, b, old);
 	} else {
 		b->dead = true;
 		b = NULL;

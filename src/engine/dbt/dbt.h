@@ -442,6 +442,7 @@ struct tblock **dbt_bucket(struct tpage *p, u64 lin);
 #define DOOR_BYTES 10u						   /* of what it puts there */
 #define DOOR_REL 6u						   /* where that has its rel32 */
 void dbt_shut_door(struct dbt_shared *sh, const struct tblock *b); /* its entries lead out of translated code */
+void dbt_follow(struct dbt_shared *sh, const struct tblock *dead, const struct tblock *b);
 void dbt_forget_exits(struct dbt_shared *sh, const struct tblock *b);
 void dbt_find_lines(struct tpage *p);
 void dbt_frame_changed(struct vcpu *v, const struct tpage *p); /* lines of pages with its frame did */

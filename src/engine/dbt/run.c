@@ -332,6 +332,24 @@ static enum next do_link(struct vcpu *v, u32 id)
 	return b ? enter_block(v, b) : NEXT_LOOK;
 }
 
+/* The block's page must be looked at again, or it is dead. */
+static enum next do_entry(struct vcpu *v, const struct tblock *entered)
+{
+	struct dbt *x = dbt_of(v);
+	struct tblock *b;
+
+	count(v, 0);
+	v->cpu.rip = entered->lin;
+	if (likely(!x->world))
+		return NEXT_LOOK;
+	dbt_lock(v);
+	b = dbt_find(v, v->cpu.rip);
+	if (b && unchanged(v) && entered->dead)
+		dbt_follow(x->sh, entered, b);
+	dbt_unlock(v);
+	return b ? enter_block(v, b) : NEXT_LOOK;
+}
+
 /* The target is not canonical: that is a fault of the branch. Undo it. */
 static enum next undo_branch(struct vcpu *v, const struct tinsn *i)
 {
@@ -549,9 +567,7 @@ static enum next leave(struct vcpu *v)
 	case LEAVE_INDIRECT:
 		return do_indirect(v);
 	case LEAVE_ENTRY:
-		count(v, 0);
-		v->cpu.rip = x->sh->blocks[h->info].lin;
-		return NEXT_LOOK;
+		return do_entry(v, &x->sh->blocks[h->info]);
 	case LEAVE_MISS_R:
 		return do_miss(v, &x->sh->insns[h->info], false);
 	case LEAVE_MISS_W:

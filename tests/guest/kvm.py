@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""The engine kvm: payloads and firmware in real, protected and 64-bit mode, what it refuses, what auto makes of it.
+
+Where KVM is emulated in software it is slow and wrong in places: those checks of the payloads are listed with the
+reason in tests/payload/kvm-software.txt, and pass or fail there as they like; anywhere else every check must pass.
+kvm.py --failing prints the checks that fail now, one a line. Skipped without /dev/kvm.
+"""
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import tempfile
+from guest import BUILD, ECTYPE, IS_QEMU, ROOT, SLOW, finish, multiboot, ok, skip
+
+FOLDER = os.path.join(BUILD, "tests/payload")
+LEAVE = bytes.fromhex("b02a" "e6f4" "f4")  # mov al, 2ah; out 0f4h, al; hlt
+STATUS = 0x2a << 1 | 1
+LIMIT = 25  # seconds a payload
+# needs a module or another way of starting (tests/payload/run.py); measures; asks for what is not offered with KVM
+LEFT_OUT = ("boot32", "cost64", "pv32", "pv64")
+
+
+def run(*options, limit=LIMIT):
+    """Status (None: time limit), standard output, standard error."""
+    command = [ECTYPE, "run", "--memory", "64M", "--serial", "stdio", "--no-reboot", *options]
+    try:
+        p = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit * SLOW)
+        return p.returncode, p.stdout.decode(errors="replace"), p.stderr.decode(errors="replace")
+    except subprocess.TimeoutExpired as e:
+        return None, (e.stdout or b"").decode(errors="replace"), (e.stderr or b"").decode(errors="replace")
+
+
+def payloads():
+    return sorted(f for f in os.listdir(FOLDER) if re.fullmatch(r"[a-z0-9]+(32|64)", f) and f not in LEFT_OUT)
+
+
+def checks(name, out):
+    """(check, passed) for each line of a payload; what continues a check goes by its name, too."""
+    seen = []
+    above = ""
+    for line in out.splitlines():
+        m = re.match(r"(PASS|FAIL) (.*)", line.strip())
+        if not m:
+            continue
+        text = re.sub(r": got .*", "", m.group(2))
+        text = re.sub(r"(unexpected exception \d+).*", r"\1", text)
+        if text.startswith("  "):
+            text = above + " /" + text[1:]
+        else:
+            above = text
+        seen.append((f"{name}: {text}", m.group(1) == "PASS"))
+    return seen
+
+
+def run_payload(name):
+    status, out, err = run("--engine", "kvm", "--debug-exit", "--kernel", os.path.join(FOLDER, name))
+    seen = checks(name, out)
+    if name == "triple32":
+        seen.append((f"{name}: triple fault", status == 1 and "triple fault" in err))
+    else:
+        seen.append((f"{name}: ran to its end", bool(re.search(r"^DONE ", out, re.M)) and status in (1, 3)))
+    return seen
+
+
+def known():
+    with open(os.path.join(ROOT, "tests/payload/kvm-software.txt")) as f:
+        return {line.rstrip("\n") for line in f if line.strip() and not line.startswith("#")}
+
+
+def test_payloads(in_software):
+    wrong = known() if in_software else set()
+    for name in payloads():
+        seen = run_payload(name)
+        bad = [c for c, passed in seen if not passed and c not in wrong]
+        excused = sum(not passed and c in wrong for c, passed in seen)
+        ok(f"{name}: {sum(p for _, p in seen)} checks as under the other engines, {excused} that this host's KVM gets wrong",
+           seen and not bad, "\n".join(bad))
+
+
+def test_stats():
+    """Instructions that KVM gives up on are run by the reference engine, and counted."""
+    with tempfile.TemporaryDirectory() as tmp:
+        path = os.path.join(tmp, "stats")
+        run("--engine", "kvm", "--debug-exit", "--kernel", os.path.join(FOLDER, "misc64"), f"--stats=json:{path}")
+        with open(path) as f:
+            counters = json.load(f)["counters"]
+        fell = {k: v for k, v in counters.items() if k.startswith("fell_")}
+        ok("counters: exits, and what fell back by mnemonic", counters["exits_port"] > 100 and
+           sum(fell.values()) == sum(v for k, v in counters.items() if k in (
+               "reference_emulation", "reference_entry", "reference_state")), counters)
+
+
+def firmware_log(engine, folder):
+    """SeaBIOS without a disk: what it says until it gives up."""
+    path = os.path.join(folder, engine)
+    command = [ECTYPE, "run", "--engine", engine, "--cpu-model", "kvm", "--firmware", "seabios", "--memory", "64M", "--serial", "none",
+               "--debugcon", "file:" + path]
+    p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    text = ""
+    for _ in range(int(400 * SLOW)):
+        try:
+            p.wait(0.1)
+            break
+        except subprocess.TimeoutExpired:
+            with open(path, encoding="latin-1") as f:
+                text = f.read()
+            if "Retrying in 60 seconds" in text:
+                break
+    p.terminate()
+    p.wait()
+    return text
+
+
+def test_firmware():
+    with tempfile.TemporaryDirectory() as tmp:
+        theirs, ours = (firmware_log(e, tmp) for e in ("interp", "kvm"))
+        # its threads take turns as time goes by
+        theirs, ours = sorted(theirs.splitlines()), sorted(ours.splitlines())
+        ok("SeaBIOS says the same as under interp", any("No bootable device" in line for line in ours) and ours == theirs,
+           "\n".join(f"{a!r} | {b!r}" for a, b in zip(theirs, ours) if a != b) or ours[-300:])
+
+
+def auto_verdict(image):
+    """What --engine auto says of itself on a terminal."""
+    ours, theirs = pty.openpty()
+    p = subprocess.Popen([ECTYPE, "run", "--memory", "64M", "--serial", "none", "--debug-exit", "--kernel", image],
+                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    text = b""
+    try:
+        while data := os.read(ours, 4096):
+            text += data
+    except OSError:
+        pass  # how a terminal ends
+    os.close(ours)
+    p.wait()
+    return text.decode(errors="replace")
+
+
+def test_refused(image):
+    status, _, err = run("--engine", "kvm", "--clock", "virtual", "--kernel", image)
+    ok("the virtual clock is refused in one line", status == 2 and re.fullmatch(
+        r"ectype: engine 'kvm' cannot .*virtual clock.*\n", err), f"{status} {err}")
+    status, _, err = run("--engine", "kvm", "--trace", "guest", "--kernel", image)
+    ok("so are the translator's options", status == 2 and err.count("\n") == 1 and "does not translate" in err, f"{status} {err}")
+
+
+def test_ends(image):
+    for options in (["--jail", "off"], ["--jail", "on"]):
+        status, _, err = run("--engine", "kvm", "--debug-exit", "--kernel", image, *options)
+        ok(f"a guest runs and ends, {' '.join(options)}", status == STATUS and not err, f"{status} {err}")
+    for engine in ("dbt", "interp"):
+        status, _, err = run("--engine", engine, "--cpu-model", "kvm", "--debug-exit", "--kernel", image)
+        ok(f"--cpu-model kvm under {engine}", status == STATUS and not err, f"{status} {err}")
+
+
+def main():
+    with tempfile.TemporaryDirectory() as tmp:
+        image = multiboot(os.path.join(tmp, "image"), LEAVE)
+        status, _, err = run("--engine", "kvm", "--debug-exit", "--kernel", image)
+        if status == 2 and "cannot run here" in err:
+            skip("engine kvm", err.strip())
+            return
+        verdict = auto_verdict(image)
+        in_software = "not kvm:" in verdict
+        if "--failing" in sys.argv:
+            for name in payloads():
+                print("\n".join(c for c, passed in run_payload(name) if not passed))
+            return
+        ok("auto says whether it takes kvm, and why", re.fullmatch(
+            r"ectype: engine (kvm: hardware virtualization; a test loop took .* ms|dbt: .*; not kvm: this host's KVM is "
+            r"(emulated in software|slow): a test loop .*)\r?\n", verdict), verdict)
+        test_refused(image)
+        test_ends(image)
+        test_stats()
+        test_payloads(in_software)
+        test_firmware()
+    finish()
+
+
+if __name__ == "__main__":
+    if IS_QEMU:
+        skip("engine kvm", "not QEMU's")
+        sys.exit(0)
+    main()
