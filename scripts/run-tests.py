@@ -165,7 +165,7 @@ GUEST = {
     "memory.py": (240, False, ("dbt",), ()),
     "memtest.py": (240, False, ("dbt",), ("interp",)),
     "net.py": (300, False, ("dbt",), ("interp",)),
-    "pv.py": (240, True, ENGINES, ()),
+    "pv.py": (420, True, ("dbt",), ("interp",)),
     "share.py": (180, False, ("dbt",), ("interp",)),
     "smp.py": (420, False, ("dbt",), ("interp",)),
     "streams.py": (120, False, ("dbt",), ("interp",)),

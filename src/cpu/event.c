@@ -299,16 +299,34 @@ void cpu_recheck_events(struct vcpu *v)
 	raise_trap_if_needed(v);
 }
 
+/* What cannot be taken is put aside as cpu_take_events() does it, so that a thread may sleep until more comes. */
 bool cpu_wakeup_pending(struct vcpu *v)
 {
 	const struct cpu *c = &v->cpu;
 
 	if (c->activity >= ACT_SHUTDOWN)
 		return false;
-	if (c->pending_db || (c->nmi_pending && !c->nmi_blocked) || v->kicked)
+	if (c->pending_db || (c->nmi_pending && !c->nmi_blocked))
 		return true;
-	if (!(c->rflags & FL_IF))
+	if (unlikely(v->kicked)) {
+		vcpu_raise(v, EV_TRAP); /* so that the engine looks */
+		return true;
+	}
+	if (v->event & EV_NMI)
+		vcpu_clear(v, EV_NMI);
+	if (!(c->rflags & FL_IF)) {
+		/* A guest that waits for a kick halts so. */
+		if (v->event & EV_INTR) {
+			v->intr_held = true;
+			vcpu_clear(v, EV_INTR);
+		}
 		return false;
+	}
+	if (v->event & EV_INTR)
+		vcpu_clear(v, EV_INTR); /* before the controller is asked */
 	fpu_park(v);
-	return v->hooks->intr_pending(v->machine, v->index);
+	if (!v->hooks->intr_pending(v->machine, v->index))
+		return false;
+	vcpu_raise(v, EV_INTR);
+	return true;
 }

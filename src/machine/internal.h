@@ -42,6 +42,7 @@ struct machine_cpu {
 	/* its own thread, any other */
 	_Atomic u32 sleeping; /* its thread waits, or is about to, on v->event */
 	u64 poll_window;      /* ns; for disks (poll.c) */
+	u64 halt_window;      /* ns; for anything else */
 	pthread_t thread;     /* of all but processor 0, while machine_run() lasts (parallel.c) */
 	/* its own thread: host TSC at its last PAUSE, and at the first of those that followed each other closely */
 	u64 pause_last, pause_first;

@@ -257,9 +257,7 @@ static void idle(struct machine *m)
 		return;
 	u64 start = host_ns();
 
-	pv_sleep(m, 0);
 	poll_sleep(c, next);
-	pv_wake(m, 0);
 	c->halted_ns += host_ns() - start;
 }
 

@@ -55,10 +55,7 @@ static void sleep_unlocked(struct machine_cpu *c, u64 deadline)
 	loop_unlock(c);
 	u64 start = host_ns();
 
-	pv_sleep(m, c->v->index);
 	bool found = poll_sleep(c, deadline);
-
-	pv_wake(m, c->v->index);
 	u64 slept = host_ns() - start;
 
 	loop_lock(c);

@@ -1,5 +1,6 @@
 /*
- * Polling for disks before a halted processor's thread sleeps.
+ * What a halted processor's thread does before it sleeps: it looks for disks'
+ * completions, or lets others run.
  *
  * A request that goes past the page cache is done by the host in some tens of
  * microseconds, and as many again pass until a thread that sleeps for it runs
@@ -10,6 +11,10 @@
  * halt_poll_ns does. Without requests in flight this costs nothing.
  */
 #include "machine/internal.h"
+
+#include <sched.h>
+
+#include "machine/pv.h"
 
 #define WINDOW_MAX_NS 200000u
 #define WINDOW_MIN_NS 25000u
@@ -52,17 +57,45 @@ static void adapt(u64 *window, u64 waited)
 		*window = MIN(MAX(2 * *window, WINDOW_MIN_NS), WINDOW_MAX_NS);
 }
 
+/*
+ * A processor that waits for another one, or for a timer, is woken in some
+ * tens of microseconds, and on a host with more to do than processors in
+ * milliseconds, for who sleeps has to queue again. So for a short while it
+ * steps aside instead, as often as it gets its turn: the others have the
+ * host's processor whenever they want it, and the answer is seen at once.
+ * (Two processes that pass a byte to and fro on two processors, beside a load
+ * of 18 on two cores: 0.06 to 0.26 ms a round, 2 to 7 ms with sleep alone,
+ * with half the processor time. PAUSE instead of stepping aside brings
+ * nothing there.)
+ */
+static void wait_for_others(struct machine_cpu *c, u64 deadline)
+{
+	u64 start = host_ns(), now = start;
+	u64 window = pv_may_poll(c->m, c->v->index) ? c->halt_window : 0;
+
+	for (; now - start < window && !wake_pending(c); now = host_ns())
+		sched_yield();
+	if (!wake_pending(c)) {
+		wake_sleep(c, deadline);
+		now = host_ns();
+	}
+	adapt(&c->halt_window, now - start);
+}
+
 bool poll_sleep(struct machine_cpu *c, u64 deadline)
 {
 	struct machine *m = c->m;
 	bool found = false;
 
 	if (!kick(m)) {
-		wake_sleep(c, deadline);
+		wait_for_others(c, deadline);
 		return false;
 	}
 	u64 start = host_ns(), now = start, guest = clock_now(m->clock);
 	u64 window = MIN(c->poll_window, deadline > guest ? deadline - guest : 0);
+
+	if (!pv_may_poll(m, c->v->index))
+		window = 0;
 
 	for (; now - start < window && !wake_pending(c) && !(found = look(m)); now = host_ns())
 		__builtin_ia32_pause();

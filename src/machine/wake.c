@@ -23,6 +23,7 @@
 
 #include "base/thread.h"
 #include "machine/internal.h"
+#include "machine/pv.h"
 
 /* Statistics of the host, not guest time: guest time is the clock's. */
 u64 host_ns(void)
@@ -79,8 +80,10 @@ void wake_sleep(struct machine_cpu *c, u64 deadline)
 	atomic_store(&c->sleeping, 1);
 	u32 seen = atomic_load(&c->v->event);
 
+	pv_sleep(m, c->v->index);
 	if (!(seen & WAKING))
 		syscall(SYS_futex, &c->v->event, FUTEX_WAIT_PRIVATE, seen, limit, NULL, 0);
+	pv_wake(m, c->v->index);
 	atomic_store(&c->sleeping, 0);
 }
 

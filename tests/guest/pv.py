@@ -76,6 +76,34 @@ def with_pv(initrd):
         stolen(g)
 
 
+CHURN = """#!/bin/sh
+churn() {
+    for i in 1 2 3 4 5 6; do
+        head -c 300000 /dev/zero | wc -c > /tmp/$1.$i
+        mkdir /tmp/d$1.$i; mv /tmp/$1.$i /tmp/d$1.$i/f; [ "$(cat /tmp/d$1.$i/f)" = 300000 ] && echo right
+    done
+}
+for n in 1 2 3 4 5 6 7 8; do churn $n & done; wait
+"""
+
+
+def several(initrd, *more):
+    """Four processors with more processes than that: locks, IPIs and TLB flushes by the interface."""
+    name = " ".join(more) or "four processors"
+    with linux("--cpus", 4, *more, initrd=initrd) as g:
+        g.expect(PROMPT, 170)
+        log = g.shell("dmesg")
+        for what in ("KVM setup pv remote TLB flush", "setup PV sched yield", "PV spinlocks enabled", "setup PV IPIs"):
+            ok(f"{name}: dmesg: {what}", what in log, log)
+        ok(f"{name}: all are there", g.shell("nproc").strip() == "4")
+        out = g.shell("churn | sort | uniq -c", 170)
+        ok(f"{name}: eight busy processes end well", out.split() == ["48", "right"], out)
+        log = g.shell("dmesg")
+        ok(f"{name}: nothing in the kernel's log", not re.search(r"BUG|WARNING|stall|soft lockup|Oops", log), log)
+        stopped = g.shell("grep -E 'TLB|CAL|RES' /proc/interrupts")
+        ok(f"{name}: processors interrupt each other", any(int(n) for n in re.findall(r"\d+", stopped)), stopped)
+
+
 def without():
     with linux("--pv", "off") as g:
         g.expect(PROMPT, 170)
@@ -90,12 +118,16 @@ if __name__ == "__main__":
         program = os.path.join(tmp, "pv_clock")
         here = os.path.dirname(os.path.abspath(__file__))
         subprocess.run(["cc", "-O2", "-static", "-o", program, os.path.join(here, "pv_clock.c")], check=True)
-        initrd = os.path.join(tmp, "initramfs")
+        initrd, churn = os.path.join(tmp, "initramfs"), os.path.join(tmp, "churn")
+        with open(churn, "w", encoding="ascii") as f:
+            f.write(CHURN)
         subprocess.run([sys.executable, os.path.join(here, "../../scripts/initramfs.py"), "--output", initrd, "--add",
-                        "bin/pv_clock=" + program],
+                        "bin/pv_clock=" + program, "--add", "bin/churn=" + churn],
                        check=True)
         try:
             with_pv(initrd)
+            several(initrd)
+            several(initrd, "--clock", "virtual")
             without()
         except Timeout as e:
             ok("in time", False, e)
