@@ -48,7 +48,7 @@ static int engine(const struct order *o, const char *machine, int argc, char **a
 	json_decref(body);
 	if (ret)
 		return control_status("ctl", ret, &e);
-	printf("%s (was %s; the guest stood still for %.1f ms)\n", json_text(answer, "engine"),
+	printf("%s (was %s; the guest stood still for %.3f ms)\n", json_text(answer, "engine"),
 	       json_text(answer, "previous"), (double)json_number(answer, "microseconds") / 1000);
 	json_decref(answer);
 	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;

@@ -130,12 +130,14 @@ static u64 now_ns(void)
 static void do_engine(void *opaque)
 {
 	struct order *o = opaque;
-	u64 start = now_ns();
+	struct clock *clock = machine_clock(o->m);
+	u64 host = now_ns(), guest = clock_now(clock);
 
 	o->before = machine_engine_name(o->m);
 	o->failed = machine_set_engine(o->m, o->q->engine, &o->e);
 	o->engine = machine_engine_name(o->m);
-	o->ns = now_ns() - start;
+	/* what passed for the host and not for the guest */
+	o->ns = now_ns() - host - (clock_now(clock) - guest);
 }
 
 static void give_order(const struct api_machine *m, const struct api_request *q, void (*fn)(void *),
