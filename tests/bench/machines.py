@@ -1,6 +1,7 @@
 """The machines that bench.py compares, and one run of a plan of workloads on one of them."""
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -139,7 +140,7 @@ def execute(command, limit, fifo=None, grace=0, cpu=None):
 def compile_work(output):
     """work.c and the others, as their comments say; one file twice."""
     cc = os.environ.get("CC", "gcc")
-    sources = sorted(f for f in os.listdir(HERE) if f.endswith(".c") and f != "work_matrix.c")
+    sources = sorted(f for f in os.listdir(HERE) if re.fullmatch(r"work(_\w+)?\.c", f) and f != "work_matrix.c")
     matrix = os.path.join(HERE, "work_matrix.c")
     for name, flags in (("matrix.o", []), ("matrix_avx2.o", ["-mavx2"])):
         subprocess.run([cc, "-O3", *flags, "-c", "-o", f"{output}.{name}", matrix], check=True)
