@@ -74,7 +74,8 @@ static int lock_jail(struct exec *x, struct error *e)
 	if (!x->o.run.jail)
 		return 0;
 	if (x->control.fd >= 0) {
-		janitor_add(x->janitor, x->control.path);
+		if (janitor_add(x->janitor, x->control.path, e))
+			return -1;
 		needs |= JAIL_EXEC_MAPS;
 	}
 	return jail_lock(&x->jail, needs, e);

@@ -135,10 +135,10 @@ static bool is_unix(const char *where)
 	return where && !strncmp(where, "unix:", 5);
 }
 
-/* The paths of sockets to be removed at the end, told to `j` if there is one; returns their number. */
-static unsigned each_socket(struct run *r, struct janitor *j)
+#define SOCKETS_MAX (MACHINE_SERIALS + VIRTIO_CONSOLE_PORTS_MAX + 3)
+/* The paths of sockets to be removed at the end; returns their number. */
+static unsigned sockets(const struct run *r, const char *path[SOCKETS_MAX])
 {
-	const char *path[MACHINE_SERIALS + VIRTIO_CONSOLE_PORTS_MAX + 3];
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < r->o.serials; i++)
@@ -153,18 +153,18 @@ static unsigned each_socket(struct run *r, struct janitor *j)
 		path[n++] = r->o.gdb + strlen("unix:");
 	if (r->control.fd >= 0)
 		path[n++] = r->control.path;
-	for (unsigned i = 0; j && i < n; i++)
-		janitor_add(j, path[i]);
 	return n;
 }
 
 /* Before files are opened and threads started. */
 static int prepare_jail(struct run *r, struct error *e)
 {
+	const char *path[SOCKETS_MAX];
+
 	if (!r->o.jail)
 		return 0;
 	jail_prepare(&r->jail, !r->o.nets.count && (!r->o.gdb || is_unix(r->o.gdb)));
-	if (!each_socket(r, NULL))
+	if (!sockets(r, path))
 		return 0;
 	r->janitor = janitor_start(e);
 	return r->janitor ? 0 : -1;
@@ -184,10 +184,14 @@ static int lock_jail(struct run *r, struct error *e)
 {
 	/* who can ask for another engine: a client, or Ctrl-A e */
 	bool engines_change = r->control.fd >= 0 || isatty(STDIN_FILENO);
+	const char *path[SOCKETS_MAX];
+	unsigned n = sockets(r, path);
 
 	if (!r->o.jail)
 		return 0;
-	each_socket(r, r->janitor);
+	for (unsigned i = 0; i < n; i++)
+		if (janitor_add(r->janitor, path[i], e))
+			return -1;
 	if (jail_lock(&r->jail, (has_user_net(r) ? JAIL_SOCKETS : 0) | (engines_change ? JAIL_EXEC_MAPS : 0), e))
 		return -1;
 	if (r->jail.missing[0])

@@ -51,8 +51,8 @@ struct janitor;
  * thread. NULL with *e. */
 struct janitor *janitor_start(struct error *e);
 /* The file at `path` (relative to the present directory or absolute) is to be removed; at most 64 of them. It is
- * removed only if it is still the same file. 0 or -1. */
-int janitor_add(struct janitor *j, const char *path);
+ * removed only if it is still the same file. 0, or -1 with *e. */
+int janitor_add(struct janitor *j, const char *path, struct error *e);
 /* They are removed now, and the process ends. NULL is allowed. */
 void janitor_finish(struct janitor *j);
 

@@ -202,7 +202,8 @@ static void test_janitor(void **s)
 		struct error e;
 		struct janitor *j = janitor_start(&e);
 
-		if (!j || janitor_add(j, mine) || janitor_add(j, other) || !janitor_add(j, "/nonexistent/file"))
+		if (!j || janitor_add(j, mine, &e) || janitor_add(j, other, &e) ||
+		    !janitor_add(j, "/nonexistent/file", &e))
 			_exit(1);
 		if (rename(other, moved))
 			_exit(1);
@@ -220,12 +221,32 @@ static void test_janitor(void **s)
 	unlink(moved);
 }
 
+/* One that was killed is an error, not the end of the process. */
+static void test_dead_janitor(void **s)
+{
+	struct error e;
+	struct janitor *j = janitor_start(&e);
+	FILE *f = fopen("/proc/thread-self/children", "re");
+	int pid = 0;
+
+	assert_non_null(j);
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%d", &pid), 1);
+	fclose(f);
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	assert_int_equal(waitid(P_PID, (id_t)pid, &(siginfo_t){}, WEXITED | WNOWAIT), 0);
+	assert_int_equal(janitor_add(j, "/", &e), -1);
+	assert_non_null(strstr(e.text, "its process has ended"));
+	janitor_finish(j);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_forbidden),   cmocka_unit_test(test_allowed),
-		cmocka_unit_test(test_sockets),	    cmocka_unit_test(test_other_threads),
-		cmocka_unit_test(test_descriptors), cmocka_unit_test(test_janitor),
+		cmocka_unit_test(test_forbidden),    cmocka_unit_test(test_allowed),
+		cmocka_unit_test(test_sockets),	     cmocka_unit_test(test_other_threads),
+		cmocka_unit_test(test_descriptors),  cmocka_unit_test(test_janitor),
+		cmocka_unit_test(test_dead_janitor),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

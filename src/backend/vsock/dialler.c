@@ -1,14 +1,10 @@
 #include "backend/vsock/dialler.h"
 
 #include <errno.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 struct request {
@@ -58,7 +54,7 @@ static bool answer(int to, u32 id, int fd)
 	return sendmsg(to, &m, MSG_NOSIGNAL) == sizeof(a);
 }
 
-static void serve(int fd, const char *path)
+static void serve(int fd, const void *path)
 {
 	struct request r;
 	bool more = true;
@@ -72,48 +68,18 @@ static void serve(int fd, const char *path)
 	}
 }
 
-static void become(int fd, const char *path)
-{
-	/* outlive what ends the monitor: Ctrl-C, a closing terminal; and hold none of its files open */
-	setsid();
-	signal(SIGINT, SIG_IGN);
-	signal(SIGTERM, SIG_IGN);
-	signal(SIGHUP, SIG_IGN);
-	prctl(PR_SET_NAME, "ectype-vsock");
-	/* mounts of its own, as the janitor's: without, the jail's empty root would be its root, too */
-	if (unshare(CLONE_NEWNS))
-		errno = 0;
-	dup2(fd, 0);
-	close_range(1, ~0u, 0);
-	serve(0, path);
-	_exit(0);
-}
-
 /* ---- the monitor's side ---- */
 
 int dialler_start(struct dialler *d, const char *path, struct error *e)
 {
-	int fds[2];
-
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds))
-		return error_errno(e, errno, "vsock %s: cannot start its process", path);
-	d->pid = fork();
-	if (d->pid == 0)
-		become(fds[1], path);
-	close(fds[1]);
-	if (d->pid < 0) {
-		close(fds[0]);
-		return error_errno(e, errno, "vsock %s: cannot start its process", path);
-	}
-	d->fd = fds[0];
-	return 0;
+	return companion_start(&d->process, "ectype-vsock", serve, path, e);
 }
 
 bool dialler_ask(struct dialler *d, u32 port, u32 id)
 {
 	const struct request r = { id, port };
 
-	return send(d->fd, &r, sizeof(r), MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof(r);
+	return send(d->process.fd, &r, sizeof(r), MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof(r);
 }
 
 int dialler_answer(struct dialler *d, u32 *id, int *fd)
@@ -125,7 +91,7 @@ int dialler_answer(struct dialler *d, u32 *id, int *fd)
 		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = c.space, .msg_controllen = sizeof(c.space)
 	};
 	const struct cmsghdr *head;
-	ssize_t n = recvmsg(d->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	ssize_t n = recvmsg(d->process.fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
@@ -142,6 +108,5 @@ int dialler_answer(struct dialler *d, u32 *id, int *fd)
 
 void dialler_stop(struct dialler *d)
 {
-	close(d->fd);
-	waitpid(d->pid, NULL, 0);
+	companion_finish(&d->process);
 }

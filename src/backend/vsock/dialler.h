@@ -5,14 +5,12 @@
 #ifndef ECTYPE_BACKEND_VSOCK_DIALLER_H
 #define ECTYPE_BACKEND_VSOCK_DIALLER_H
 
-#include <sys/types.h>
-
+#include "base/companion.h"
 #include "base/error.h"
 #include "base/types.h"
 
 struct dialler {
-	int fd; /* to be polled for reading; does not block */
-	pid_t pid;
+	struct companion process; /* its fd: to be polled for reading */
 };
 
 /* Will connect to "PATH_PORT". While there is one thread. 0, or -1 with *e. */

@@ -278,7 +278,7 @@ static void take_answers(struct host *h)
 		return;
 	log_warn("vsock", "%s: its process is gone: the guest can connect to nobody", h->path);
 	h->dialler_gone = true;
-	watch(h, EPOLL_CTL_DEL, h->dialler.fd, 0, 0);
+	watch(h, EPOLL_CTL_DEL, h->dialler.process.fd, 0, 0);
 	while (h->asked_n)
 		h->failed[h->failed_n++] = h->asked[--h->asked_n];
 }
@@ -483,7 +483,7 @@ static void free_host(struct host *h)
 		close(h->epoll);
 	if (h->wake_fd >= 0)
 		close(h->wake_fd);
-	if (h->dialler.pid)
+	if (h->dialler.process.pid)
 		dialler_stop(&h->dialler);
 	pthread_mutex_destroy(&h->lock);
 	free(h);
@@ -521,7 +521,7 @@ static int open_host(struct host *h, const char *path, struct error *e)
 		return -1;
 	if (watch(h, EPOLL_CTL_ADD, h->wake_fd, EPOLLIN, ID_WAKE) ||
 	    watch(h, EPOLL_CTL_ADD, h->listener, EPOLLIN, ID_LISTENER) ||
-	    watch(h, EPOLL_CTL_ADD, h->dialler.fd, EPOLLIN, ID_DIALLER))
+	    watch(h, EPOLL_CTL_ADD, h->dialler.process.fd, EPOLLIN, ID_DIALLER))
 		return error_errno(e, errno, "vsock %s: cannot watch its sockets", path);
 	return 0;
 }

@@ -1,0 +1,28 @@
+/*
+ * Small processes beside the monitor that do what its jail forbids: they act
+ * by path, see no guest input, and outlive what ends the monitor.
+ */
+#ifndef ECTYPE_BASE_COMPANION_H
+#define ECTYPE_BASE_COMPANION_H
+
+#include <sys/types.h>
+
+#include "base/error.h"
+
+struct companion {
+	int fd; /* this side of a SOCK_SEQPACKET pair; its end of file ends the process */
+	pid_t pid;
+};
+
+/*
+ * Starts a process named `name` (15 characters) that runs work(fd, arg) with
+ * fd as its only descriptor, in a session and with mounts of its own (where
+ * the host gives leave for that), and ends when work() returns. While there is
+ * one thread. 0, or -1 with *e (pid 0).
+ */
+int companion_start(struct companion *c, const char *name, void (*work)(int fd, const void *arg), const void *arg,
+		    struct error *e);
+/* Closes the descriptor and waits for the process. */
+void companion_finish(struct companion *c);
+
+#endif
