@@ -10,9 +10,9 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <termios.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/host_time.h"
 #include "cli/control.h"
 #include "ctl/rundir.h"
 
@@ -35,10 +35,7 @@ struct look {
 
 static double now(void)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+	return (double)host_ns() / 1e9;
 }
 
 static json_t *get(const char *name, const char *path)

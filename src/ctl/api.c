@@ -6,6 +6,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/host_time.h"
 #include "ctl/limits.h"
 #include "ctl/openapi.h"
 #include "ctl/report.h"
@@ -119,25 +120,17 @@ static void do_resize(void *opaque)
 		virtio_balloon_set_target(machine_balloon(o->m), o->q->desired_balloon);
 }
 
-static u64 now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (u64)t.tv_sec * NSEC_PER_SEC + (u64)t.tv_nsec;
-}
-
 static void do_engine(void *opaque)
 {
 	struct order *o = opaque;
 	struct clock *clock = machine_clock(o->m);
-	u64 host = now_ns(), guest = clock_now(clock);
+	u64 host = host_ns(), guest = clock_now(clock);
 
 	o->before = machine_engine_name(o->m);
 	o->failed = machine_set_engine(o->m, o->q->engine, &o->e);
 	o->engine = machine_engine_name(o->m);
 	/* what passed for the host and not for the guest */
-	o->ns = now_ns() - host - (clock_now(clock) - guest);
+	o->ns = host_ns() - host - (clock_now(clock) - guest);
 }
 
 static void give_order(const struct api_machine *m, const struct api_request *q, void (*fn)(void *),

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/host_time.h"
 #include "base/world.h"
 #include "boot/boot.h"
 #include "dev/chipset/ioapic.h"
@@ -236,7 +237,6 @@ void wake_cpu(struct machine *m, unsigned n, u32 events);
 void wake_sleep(struct machine_cpu *c, u64 deadline);
 /* Whether wake_sleep() would return at once. */
 bool wake_pending(const struct machine_cpu *c);
-u64 host_ns(void); /* for statistics and how long to poll, alone */
 
 /* poll.c: wake_sleep(), after looking for completions of the disks' requests for a while if there are any. True if it
  * found some: the door has something. */

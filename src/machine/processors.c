@@ -108,12 +108,11 @@ void machine_yield(struct machine *m, unsigned n, int to)
 /*
  * A guest's spin lock is a loop of PAUSEs. If its holder has lost its host
  * processor to the one that waits, the loop ends sooner if that steps aside.
- * In ticks of the host's TSC, some 2 or 3 a nanosecond: PAUSEs no further
- * apart than PAUSE_GAP belong to one loop, and one that lasts for PAUSE_WINDOW
- * steps aside. In turns any PAUSE ends the turn.
+ * PAUSEs no further apart than PAUSE_GAP belong to one loop, and one that lasts
+ * for PAUSE_WINDOW steps aside. In turns any PAUSE ends the turn.
  */
-#define PAUSE_GAP 10000u
-#define PAUSE_WINDOW 100000u
+#define PAUSE_GAP 4000u	    /* ns */
+#define PAUSE_WINDOW 40000u /* ns */
 
 void machine_paused(struct machine *m, unsigned n)
 {
@@ -127,14 +126,14 @@ void machine_paused(struct machine *m, unsigned n)
 	/* of the kernel alone: user code that waits long makes a system call */
 	if (cpu_cpl(&c->v->cpu))
 		return;
-	now = __builtin_ia32_rdtsc();
+	now = host_ns();
 	if (now - c->pause_last > PAUSE_GAP)
 		c->pause_first = now;
 	c->pause_last = now;
 	if (now - c->pause_first < PAUSE_WINDOW)
 		return;
 	yield_thread(m, n);
-	c->pause_first = c->pause_last = __builtin_ia32_rdtsc();
+	c->pause_first = c->pause_last = host_ns();
 	c->yields++;
 }
 

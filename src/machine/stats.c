@@ -18,6 +18,7 @@ void machine_stats(struct machine *m, struct machine_stats *out)
 		for (unsigned i = 0; i < VCPU_EXIT_COUNT; i++)
 			out->exits[i] += c->exits[i];
 		out->halts += c->halts;
+		out->yields += c->yields;
 		out->halted_seconds += (double)c->halted_ns / 1e9;
 	}
 }

@@ -25,15 +25,6 @@
 #include "machine/internal.h"
 #include "machine/pv.h"
 
-/* Statistics of the host, not guest time: guest time is the clock's. */
-u64 host_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (u64)t.tv_sec * NSEC_PER_SEC + (u64)t.tv_nsec;
-}
-
 static void wake(struct machine_cpu *c, u32 events)
 {
 	vcpu_raise(c->v, events);

@@ -8,6 +8,7 @@
  * kept across a call out.
  */
 #include "mem/physmem.h"
+#include "base/world.h"
 
 #include "mem/physmem_priv.h"
 
@@ -219,11 +220,24 @@ int memory_read(struct memory *m, gpa_t gpa, void *dst, u64 len)
 	return rc;
 }
 
+/* Devices write from outside the world as well, where what listeners look through may change under them. */
+static bool come_inside(const struct memory *m)
+{
+	if (likely(!m->world) || world_inside(m->world, world_self))
+		return false;
+	world_enter(m->world, world_self);
+	return true;
+}
+
 static void tell_written(struct memory *m, gpa_t gpa, unsigned len)
 {
+	bool entered = come_inside(m);
+
 	for (u32 i = 0; i < m->listeners; i++)
 		if (m->listener[i].page_written)
 			m->listener[i].page_written(m->listener[i].opaque, gpa, len);
+	if (entered)
+		world_leave(m->world, world_self);
 }
 
 /* `len` is at most what is left of the address space. */

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "backend/block/now.h"
+#include "base/host_time.h"
 
 #define NSEC_PER_SEC 1000000000ull
 #define WAITED_NS 2000000u /* long enough to matter */
@@ -18,14 +19,6 @@ static long waits(void)
 
 	getrusage(RUSAGE_THREAD, &u);
 	return u.ru_nvcsw;
-}
-
-static u64 host_now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (u64)t.tv_sec * NSEC_PER_SEC + (u64)t.tv_nsec;
 }
 
 /* A disk that cannot follow makes writers wait, up to 200 ms each: pauses that double keep that a small part of the
@@ -47,7 +40,7 @@ static void judge(struct now *n, u64 from, u64 to, bool waited)
 /* ext4 has no writes with RWF_NOWAIT. */
 static bool write_blocking(struct now *n, int fd, u64 offset, u64 length, const struct iovec *iov, unsigned iov_n)
 {
-	u64 from = host_now();
+	u64 from = host_ns();
 	long before;
 	ssize_t r;
 
@@ -55,7 +48,7 @@ static bool write_blocking(struct now *n, int fd, u64 offset, u64 length, const 
 		return false;
 	before = waits();
 	r = pwritev(fd, iov, (int)iov_n, (off_t)offset);
-	judge(n, from, host_now(), waits() != before);
+	judge(n, from, host_ns(), waits() != before);
 	return r >= 0 && (u64)r == length;
 }
 

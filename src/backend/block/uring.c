@@ -34,6 +34,7 @@
 #include <unistd.h>
 
 #include "backend/block/uring.h"
+#include "base/host_time.h"
 #include "base/thread.h"
 
 #define NSEC_PER_SEC 1000000000ull
@@ -81,14 +82,6 @@ struct reaped {
 	int result;
 };
 
-static u64 host_now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (u64)t.tv_sec * NSEC_PER_SEC + (u64)t.tv_nsec;
-}
-
 /* Something held goes at `now`: late may be a few, since hosts have other things to do as well. */
 static void judge(struct uring *u, u64 now)
 {
@@ -109,7 +102,7 @@ static unsigned submit_held(struct uring *u, struct reaped *refused)
 	int rc;
 
 	if (n && u->parked)
-		judge(u, host_now());
+		judge(u, host_ns());
 	do
 		rc = io_uring_submit(&u->ring);
 	while (rc == -EINTR);
@@ -152,7 +145,7 @@ static void kick_old(struct uring *u)
 	if (!atomic_load(&u->n_held))
 		return;
 	pthread_mutex_lock(&u->lock);
-	old = host_now() - u->held_since > HOLD_NS;
+	old = host_ns() - u->held_since > HOLD_NS;
 	pthread_mutex_unlock(&u->lock);
 	if (old)
 		uring_kick(u);
@@ -335,7 +328,7 @@ static bool hold(struct uring *u, struct io_uring_sqe *sqe, void *item)
 	u->held[n].item = item;
 	if (!u->parked || n + 1 == HOLD_MAX)
 		return false;
-	now = host_now();
+	now = host_ns();
 	if (!n)
 		u->held_since = now;
 	return now >= u->not_before && now - u->held_since < HOLD_NS;

@@ -325,12 +325,13 @@ static bool emit_rdpid(struct tr *t)
 	return true;
 }
 
-/* sys_pause(), where it ends no turn. */
+/* sys_pause(), where nobody counts PAUSEs: of processors that run at once the kernel's alone are counted. */
 static bool emit_pause(struct tr *t)
 {
-	if (t->x->sh->parallel)
-		put_bytes(&t->e, (const u8[]){ 0xf3, 0x90 }, 2);
-	return t->x->sh->parallel || !t->v->group || t->v->group->count == 1;
+	if (!t->x->sh->parallel || !user(t))
+		return false;
+	put_bytes(&t->e, (const u8[]){ 0xf3, 0x90 }, 2);
+	return true;
 }
 
 bool sensitive_aware(unsigned sys)

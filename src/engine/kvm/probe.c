@@ -9,6 +9,7 @@
  * may as well have them.
  */
 #include "engine/kvm/kvm.h"
+#include "base/host_time.h"
 #include "engine/kvm/kicks.h"
 
 #include <errno.h>
@@ -16,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #define ROUNDS 32
@@ -88,14 +88,6 @@ struct probe {
 	struct kvm_run *run;
 	size_t run_size;
 };
-
-static u64 now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (u64)t.tv_sec * 1000000000ull + (u64)t.tv_nsec;
-}
 
 static void put64(u8 *mem, u32 at, u64 val)
 {
@@ -194,14 +186,14 @@ static void take_down(struct probe *p)
  */
 static u64 run(const struct probe *p)
 {
-	u64 start = now_ns();
+	u64 start = host_ns();
 
-	while (now_ns() - start < LIMIT_NS) {
+	while (host_ns() - start < LIMIT_NS) {
 		if (ioctl(p->vcpu, KVM_RUN, 0)) {
 			if (errno != EINTR)
 				return 0;
 		} else if (p->run->exit_reason == KVM_EXIT_HLT) {
-			return MAX(now_ns() - start, 1ull);
+			return MAX(host_ns() - start, 1ull);
 		} else if (p->run->exit_reason != KVM_EXIT_IO) {
 			return 0;
 		}
