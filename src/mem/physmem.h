@@ -87,11 +87,14 @@ u64 memory_next_data(const struct memory *m, u64 from, u64 *end);
 
 /*
  * Maps [off, off + len) of the file `fd` over RAM [ram_off, ram_off + len), copy-on-write: read when it is touched, and
- * never written back. All multiples of 4 KiB; RAM is not MEMORY_SHARED and no processor runs. The file has to keep its
- * length: it is checked here, and a page that is cut off later ends the process with one line (SIGBUS). `fd` can be
- * closed afterwards. 0, or -1 with *e, and RAM is as it was.
+ * never written back. All multiples of 4 KiB; RAM is not MEMORY_SHARED, no track has been started (mem/track.h) and no
+ * processor runs. The file has to keep its length: it is checked here, and a page that is cut off later ends the
+ * process with one line (memory_file_lost()). `fd` can be closed afterwards. 0, or -1 with *e: that part of RAM is as
+ * it was, or zeros if it was the host that refused.
  */
 int memory_map_file(struct memory *m, u64 ram_off, int fd, u64 off, u64 len, struct error *e);
+/* Async-signal-safe, for who handles SIGBUS: is `addr` in RAM of a machine of this process that has pages of a file? */
+bool memory_file_lost(const void *addr);
 
 /* Map `len` bytes of RAM at offset `ram_off` to guest-physical `gpa`. All three map functions return NULL on
  * lack of memory. Of equal priorities the region mapped later wins. */
