@@ -15,7 +15,7 @@
 
 #include "base/host_syscall.h"
 #include "mem/flat_priv.h"
-#include "mem/physmem_priv.h"
+#include "mem/track_priv.h"
 
 #define NEIGHBOURS 8 /* entries of a guest page table looked at on each side of a miss */
 
@@ -276,7 +276,7 @@ static void fill_neighbours(struct vcpu *v, unsigned set, enum mmu_index index, 
 			continue;
 		if (!mmu_denied(&v->cpu, &n, MMU_READ, index))
 			allowed |= FLAT_READ;
-		if (!(*t.flags & PAGE_CODE) && write_allowed(&v->cpu, &n, index))
+		if (!(*t.flags & PAGE_CODE) && !track_pending(v->mem, t.host) && write_allowed(&v->cpu, &n, index))
 			allowed |= FLAT_WRITE;
 		if (!allowed)
 			continue;
@@ -311,7 +311,8 @@ static void fill_large(struct vcpu *v, unsigned set, enum mmu_index index, gva_t
 	if (write_allowed(&v->cpu, w, index)) {
 		p = page_to_fill(f, set, TABLE_WRITE, number, marks);
 		for (unsigned i = first; p && i < end; i++)
-			if (!(*flat_flags(r, gpa0 + i * PAGE_SIZE) & PAGE_CODE))
+			if (!(*flat_flags(r, gpa0 + i * PAGE_SIZE) & PAGE_CODE) &&
+			    !track_pending(v->mem, flat_host(r, gpa0 + i * PAGE_SIZE)))
 				put(f, p, index0 + i, lin0 + i * PAGE_SIZE, flat_host(r, gpa0 + i * PAGE_SIZE));
 	}
 	f->stats.neighbours += end - first - 1;
