@@ -100,7 +100,6 @@ nanosleep 200
 vforkmany 1s
 +clone 40
 exit-group 6
-+pthread 150
 daemon 60
 +zombie 60
 kill 600
@@ -173,7 +172,8 @@ cache 200
 cacheline 8
 l1cache 16
 """.split("\n")
-# prime-incdec is not among them: on the bare host, too, it ends at no count, after a minute.
+# Not among them: pthread, whose last thread is never waited for (on the bare host, too, a thread that starts 1 ms late ends
+# it by SIGSEGV); prime-incdec, which on the bare host, too, ends at no count, after a minute.
 # each alone: with "all" one turn would not come to every method
 VM_METHODS = """cache-lines cache-stripe checkerboard flip fwdrev galpat-0 galpat-1 gray grayflip rowhammer incdec inc-nybble lfsr32
 rand-set rand-sum read64 ror swap move-inv modulo-x mscan wrrd128nt prime-0 prime-1 prime-gray-0 prime-gray-1 walk-0d
