@@ -231,7 +231,7 @@ def refusals(folder):
 # ---- the guest ----
 
 def known_registers():
-    """A processor that stopped with known registers: in 32-bit mode, so the cores's other half of them is zero."""
+    """A processor that stopped with known registers: in 32-bit mode, so the other half of them is zero."""
     values = {n: 0x11111111 * (i + 1) + 0x80 for i, n in enumerate(("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"))}
     code = b"".join(bytes([0xb8 + i]) + struct.pack("<I", v) for i, v in enumerate(values.values()))
     image = guest.multiboot(os.path.join(tmp, "image"), code + b"\xfa\xf4\xeb\xfd")  # cli; hlt; jmp -1
@@ -250,6 +250,11 @@ def known_registers():
         ok("and CS is flat, 32 bits, present", cs[1] == 0xffffffff and cs[2] & 0xc09b00 == 0xc09b00 and cs[4] == 0, cs)
 
 
+def resident(g):
+    with open(f"/proc/{g.process.pid}/statm", encoding="ascii") as f:
+        return int(f.read().split()[1]) * 4096
+
+
 def main():
     module = os.path.join(os.path.dirname(os.path.realpath(cache("vmlinuz"))), "modules", "qemu_fw_cfg.ko")
     folder = os.path.join(tmp, "files")
@@ -259,7 +264,10 @@ def main():
     with linux("--name", NAME, "--cpus", CPUS, initrd=initrd, memory="256M") as g:
         g.expect(PROMPT, 170)
         plain, paged = os.path.join(tmp, "core"), os.path.join(tmp, "core-paged")
+        before = resident(g)
         status, out, err = command("dump", NAME, plain)
+        grown = resident(g) - before
+        ok("pages that the guest never touched are not made", grown < 8 << 20, f"{grown} bytes more")
         ok("dump", status == 0 and not err and out.startswith(plain + ": "), out + err)
         ok("without the guest's driver there is no VMCOREINFO", not Core(plain).of("VMCOREINFO", 0))
         g.shell("insmod /qemu_fw_cfg.ko")
