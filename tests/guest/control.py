@@ -108,7 +108,7 @@ def conforms(doc, name, method, path, body=None):
     base = kind.split(";")[0]
     schema = answer["content"].get(base, {}).get("schema")
     wrong = f"content type {kind}" if schema is None else \
-        matches(doc, schema, text.decode() if schema.get("type") == "string" else json.loads(text))
+        matches(doc, schema, text.decode("latin-1") if schema.get("type") == "string" else json.loads(text))
     return ok(f"{method} {path} {status}: as the file says", not wrong, wrong)
 
 
@@ -126,6 +126,8 @@ def api(name):
     conforms(doc, name, "PUT", V1 + "vm.resize", '{"desired_balloon": 67108864}')
     conforms(doc, name, "PUT", V1 + "vm.resize", '{"desired_balloon": 0}')
     conforms(doc, name, "PUT", V1 + "vm.resize", '{"desired_balloon": 1099511627776}')
+    conforms(doc, name, "PUT", V1 + "vm.coredump", '{"paging": "yes"}')
+    conforms(doc, name, "PUT", V1 + "vm.coredump", '{"paging": true}')
     metrics = ask(name, "GET", "/metrics")[2].decode()
     sample = r'[a-z_]+(\{[a-z]+="[^"\n]*"(,[a-z]+="[^"\n]*")*\})? [0-9.e+-]+'
     bad = [l for l in metrics.splitlines() if not re.fullmatch(r"# (TYPE|UNIT|HELP) \S+ .+|# EOF|" + sample, l)]
