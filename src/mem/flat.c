@@ -349,7 +349,8 @@ enum flat_result flat_miss(struct vcpu *v, gva_t lin, enum mmu_access acc)
 	set = data_set(f, mmu_impl(v), index);
 	if (!has_entry(f, set, kind, page, p.x.host - (p.x.gpa & ~PAGE_MASK)))
 		return FLAT_SLOW;
-	if (mmu_watching(v))
+	/* Around a frame's first write since it was armed others mostly wait for theirs. */
+	if (mmu_watching(v) || p.noted)
 		return FLAT_FILLED;
 	resets = f->stats.resets;
 	/* With paging off linear addresses are physical ones: as good as a large page. */

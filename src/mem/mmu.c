@@ -399,7 +399,8 @@ int mmu_locate(struct vcpu *v, gva_t lin, enum mmu_access acc, enum mmu_index in
 	p->x.host = t.host ? t.host + (lin & ~PAGE_MASK) : NULL;
 	p->x.mmio = t.mmio;
 	p->x.mmio_off = t.mmio_off + (lin & ~PAGE_MASK);
-	if (acc == MMU_WRITE && t.writable)
+	p->noted = acc == MMU_WRITE && t.writable && track_pending(v->mem, t.host);
+	if (unlikely(p->noted))
 		track_write(v->mem, t.host, PAGE_SIZE);
 	p->x.writable =
 	    t.writable && !(*t.flags & PAGE_CODE) && !(watch & WATCH_WRITE) && !track_pending(v->mem, t.host);

@@ -2,6 +2,7 @@
  * Tracks of written frames (mem/track.h) under the engines.
  *
  *   track [--long] PAYLOAD... [linux KERNEL INITRD]
+ *   track --cost build/tests/payload/dirty64
  *
  * Each payload runs in slices of random length, in each engine. After every
  * slice RAM is compared with a copy: each frame that differs must have been
@@ -17,6 +18,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/host_time.h"
 #include "machine/internal.h"
 #include "mem/track.h"
 
@@ -154,19 +156,21 @@ struct guest {
 	const char *kernel, *initrd, *name;
 	unsigned cpus;
 	u64 longest; /* slice, in instructions */
+	const char *append;
+	u64 memory;
 };
 
 static struct machine *make(const struct guest *g, const char *engine, enum machine_clock clock)
 {
 	struct machine_config c = { .name = g->name,
-				    .memory = RAM,
+				    .memory = g->memory,
 				    .cpus = g->cpus,
 				    .engine = engine,
 				    .clock = clock,
 				    .cpu_model = "x86-64-v2",
 				    .kernel = g->kernel,
 				    .initrd = g->initrd,
-				    .append = g->initrd ? "console=ttyS0" : NULL,
+				    .append = g->append,
 				    .debug_exit = true,
 				    .no_reboot = true };
 	struct error e;
@@ -279,6 +283,100 @@ static void run_parallel(const struct guest *g, const char *engine, unsigned rou
 	machine_destroy(m);
 }
 
+/* ---- what it costs ---- */
+
+#define COUNT 0xf00000u /* dirty.c */
+
+struct cost {
+	struct machine *m;
+	struct memory *mem;
+	struct track *t;
+	unsigned ms;
+	u64 *bitmap, frames, pages, spent, before;
+};
+
+static void start_tracking(void *opaque)
+{
+	struct cost *c = opaque;
+	struct error e;
+
+	c->t = track_start(c->mem, NULL, NULL, &e);
+}
+
+static void take(void *opaque)
+{
+	struct cost *c = opaque;
+
+	c->frames += track_harvest(c->t, c->bitmap, true);
+}
+
+static u64 pages_written(const struct cost *c)
+{
+	return *(volatile u64 *)(memory_ram(c->mem) + COUNT);
+}
+
+static void *drive(void *opaque)
+{
+	struct cost *c = opaque;
+	u64 end, next;
+
+	sleep(1);
+	if (c->ms)
+		machine_call(c->m, start_tracking, c);
+	c->before = pages_written(c);
+	c->spent = host_ns();
+	end = c->spent + 4000000000ull;
+	for (next = c->spent; host_ns() < end;) {
+		next += (c->ms ? c->ms : 100) * 1000000ull;
+		u64 at = host_ns();
+
+		if (at < next)
+			usleep((useconds_t)((next - at) / 1000));
+		if (c->ms)
+			machine_call(c->m, take, c);
+	}
+	c->pages = pages_written(c) - c->before;
+	c->spent = host_ns() - c->spent;
+	machine_stop(c->m);
+	return NULL;
+}
+
+static double measure(const char *payload, const char *engine, const char *append, unsigned ms)
+{
+	struct guest g = { payload, NULL, "cost", 1, 0, append, 128 * MiB };
+	struct cost c = { .m = make(&g, engine, MACHINE_CLOCK_REAL), .ms = ms };
+	struct track_stats s;
+	struct machine_result r;
+	pthread_t t;
+	double rate;
+
+	c.mem = machine_memory(c.m);
+	c.bitmap = calloc(track_words(c.mem), 8);
+	pthread_create(&t, NULL, drive, &c);
+	machine_run(c.m, &r);
+	pthread_join(t, NULL);
+	s = track_stats(c.mem);
+	rate = (double)c.pages * 4096e3 / (double)c.spent;
+	printf("# %s, %s, %4u ms: %7.0f MB/s written, %6.0f frames a harvest, %6.1f us a harvest\n", engine, append, ms,
+	       rate, s.harvests > 1 ? (double)c.frames / (double)(s.harvests - 1) : 0.0,
+	       s.harvests ? (double)s.stop_ns / 1e3 / (double)s.harvests : 0.0);
+	free(c.bitmap);
+	machine_destroy(c.m);
+	return rate;
+}
+
+static void costs(const char *payload)
+{
+	static const char *const engine[] = { "dbt", "interp" };
+	static const char *const append[] = { "work=0", "work=20000" };
+	static const unsigned ms[] = { 0, 100, 20, 0, 100, 20 };
+
+	for (unsigned e = 0; e < ARRAY_SIZE(engine); e++)
+		for (unsigned a = 0; a < ARRAY_SIZE(append); a++)
+			for (unsigned i = 0; i < ARRAY_SIZE(ms); i++)
+				measure(payload, engine[e], append[a], ms[i]);
+}
+
 int main(int argc, char **argv)
 {
 	static const char *const engine[] = { "interp", "dbt" };
@@ -288,14 +386,18 @@ int main(int argc, char **argv)
 	for (int i = 1; i < argc; i++) {
 		const char *name = strrchr(argv[i], '/') ? strrchr(argv[i], '/') + 1 : argv[i];
 		bool mp = !strncmp(name, "mp", 2);
-		struct guest g = { argv[i], NULL, name, mp ? 2 : 1, 60000 };
+		struct guest g = { argv[i], NULL, name, mp ? 2 : 1, 60000, NULL, RAM };
 
 		if (!strcmp(argv[i], "--long")) {
 			rounds = 20;
 			continue;
 		}
+		if (!strcmp(argv[i], "--cost") && i + 1 < argc) {
+			costs(argv[++i]);
+			continue;
+		}
 		if (!strcmp(argv[i], "linux") && i + 2 < argc) {
-			g = (struct guest){ argv[i + 1], argv[i + 2], "linux", 1, 8000000 };
+			g = (struct guest){ argv[i + 1], argv[i + 2], "linux", 1, 8000000, "console=ttyS0", RAM };
 			i += 2;
 		}
 		for (unsigned k = 0; k < ARRAY_SIZE(engine); k++) {
