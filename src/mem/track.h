@@ -53,7 +53,8 @@ u64 track_words(const struct memory *m);
 
 /* Arms all frames. `before` may be NULL. NULL with *e: out of memory, TRACKS_MAX tracks are there, RAM is shared. */
 struct track *track_start(struct memory *m, track_hook *before, void *opaque, struct error *e);
-void track_stop(struct track *t); /* the handle is gone; NULL is allowed */
+/* The handle is gone, as it is with memory_destroy(). NULL is allowed. */
+void track_stop(struct track *t);
 
 /*
  * The frames noted since they were armed last are OR-ed into `bitmap` (track_words(); NULL: not wanted), and with

@@ -76,20 +76,22 @@ static struct track_set *set_of(struct memory *m)
 	return s;
 }
 
-void track_free_set(struct memory *m)
-{
-	if (!m->track_kept)
-		return;
-	free(m->track_kept->open);
-	free(m->track_kept);
-	m->tracks = m->track_kept = NULL;
-}
-
 static void free_track(struct track *t)
 {
 	if (t)
 		free(t->noted);
 	free(t);
+}
+
+void track_free_set(struct memory *m)
+{
+	if (!m->track_kept)
+		return;
+	for (unsigned i = 0; i < m->track_kept->count; i++)
+		free_track(m->track_kept->track[i]);
+	free(m->track_kept->open);
+	free(m->track_kept);
+	m->tracks = m->track_kept = NULL;
 }
 
 static struct track *make_track(struct memory *m, track_hook *before, void *opaque)

@@ -20,6 +20,7 @@
 
 #include "base/host_time.h"
 #include "machine/internal.h"
+#include "mem/flat.h"
 #include "mem/track.h"
 
 #define RAM (32 * MiB)
@@ -401,7 +402,14 @@ int main(int argc, char **argv)
 			i += 2;
 		}
 		for (unsigned k = 0; k < ARRAY_SIZE(engine); k++) {
-			u64 icount, hash = run_watched(&g, engine[k], SLICES * rounds, &icount);
+			u64 icount, hash;
+
+			if (!strcmp(engine[k], "dbt") && !flat_possible()) {
+				printf("ok - %s: %s # SKIP no room for its tables\n", engine[k], g.name);
+				mp = false;
+				continue;
+			}
+			hash = run_watched(&g, engine[k], SLICES * rounds, &icount);
 
 			if (!mp)
 				ok(hash && hash == run_plain(&g, engine[k], icount), "the guest does not notice",
