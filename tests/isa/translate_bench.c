@@ -4,7 +4,9 @@
  * rounds, and a sum over everything that was made, to tell whether two builds
  * translate alike.
  *
- *     translate_bench FILE [OFFSET LENGTH [ROUNDS]]
+ *     translate_bench [-p] FILE [OFFSET LENGTH [ROUNDS]]
+ *
+ * -p: as where processors run at once, but with one alone.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -47,6 +49,11 @@ static u64 sum_of(const struct dbt *x)
 int main(int argc, char **argv)
 {
 	const struct engine_options o = { .code_cache = 512 * MiB };
+	bool parallel = argc > 1 && !strcmp(argv[1], "-p");
+
+	argc -= parallel;
+	argv += parallel;
+
 	size_t off = argc > 2 ? strtoull(argv[2], NULL, 0) : 0, len = argc > 3 ? strtoull(argv[3], NULL, 0) : TEXT_MAX;
 	unsigned rounds = argc > 4 ? (unsigned)atoi(argv[4]) : 5;
 	int fd = argc > 1 ? open(argv[1], O_RDONLY) : -1;
@@ -55,10 +62,13 @@ int main(int argc, char **argv)
 	ssize_t n;
 
 	if (fd < 0) {
-		fprintf(stderr, "usage: translate_bench FILE [OFFSET LENGTH [ROUNDS]]\n");
+		fprintf(stderr, "usage: translate_bench [-p] FILE [OFFSET LENGTH [ROUNDS]]\n");
 		return 2;
 	}
-	rig_create_with(&rig, &engine_dbt, &o);
+	if (parallel)
+		rig_create_group(&rig, &engine_dbt, &o, 1, true);
+	else
+		rig_create_with(&rig, &engine_dbt, &o);
 	n = pread(fd, rig_ram(&rig, 0), len < TEXT_MAX ? len : TEXT_MAX, (off_t)off);
 	if (n < 0)
 		return 2;
@@ -70,6 +80,8 @@ int main(int argc, char **argv)
 	x = dbt_of(rig.v);
 	x->key &= ~KEY_COUNTED;
 	x->counted = false;
+	if (parallel)
+		world_enter(&rig.world, 0);
 	for (unsigned round = 0; round < rounds; round++) {
 		struct dbt_stats before;
 		u64 at = CODE, cycles, insns, blocks;
@@ -78,8 +90,11 @@ int main(int argc, char **argv)
 		before = x->stats;
 		cycles = __builtin_ia32_rdtsc();
 		while (at < CODE + (u64)n) {
-			const struct tblock *b = dbt_find(rig.v, at);
+			const struct tblock *b;
 
+			dbt_lock(rig.v);
+			b = dbt_find(rig.v, at);
+			dbt_unlock(rig.v);
 			at += b && b->bytes ? b->bytes : 1;
 		}
 		cycles = __builtin_ia32_rdtsc() - cycles;
@@ -95,6 +110,8 @@ int main(int argc, char **argv)
 		       (unsigned long long)(cycles / blocks), (unsigned long long)(cycles / insns));
 	}
 	printf("sum %016llx\n", (unsigned long long)sum_of(x));
+	if (parallel)
+		world_leave(&rig.world, 0);
 	rig_destroy(&rig);
 	return 0;
 }
