@@ -6,10 +6,9 @@
  */
 #include "machine/internal.h"
 
-#include <unistd.h>
 #include <xxhash.h>
 
-#include "cpu/save.h"
+#include "machine/state.h"
 
 static void hash_zeros(XXH3_state_t *x, u64 len)
 {
@@ -23,51 +22,16 @@ static void hash_zeros(XXH3_state_t *x, u64 len)
 	}
 }
 
-static void hash_ram(XXH3_state_t *x, struct memory *mem)
+static void hash_ram(XXH3_state_t *x, const struct machine *m)
 {
-	const u8 *ram = memory_ram(mem);
-	u64 size = memory_ram_size(mem), pos = 0;
-	int fd = memory_ram_fd(mem);
+	const u8 *ram = memory_ram(m->mem);
+	u64 pos = 0, start, end;
 
-	while (pos < size) {
-		off_t data = lseek(fd, (off_t)pos, SEEK_DATA);
-
-		if (data < 0 || (u64)data > size)
-			data = (off_t)size;
-		hash_zeros(x, (u64)data - pos);
-		pos = (u64)data;
-		if (pos == size)
-			break;
-		off_t hole = lseek(fd, data, SEEK_HOLE);
-
-		if (hole <= data || (u64)hole > size)
-			hole = (off_t)size;
-		XXH3_64bits_update(x, ram + pos, (u64)hole - pos);
-		pos = (u64)hole;
+	for (; machine_ram_next(m, pos, &start, &end); pos = end) {
+		hash_zeros(x, start - pos);
+		XXH3_64bits_update(x, ram + start, end - start);
 	}
-}
-
-/* Section "turns", version 1: whose turn it is (u32), what is left of it (u64); of several processors only. */
-static void save_turns(const struct machine *m, struct encoder *e)
-{
-	if (m->cfg.cpus == 1)
-		return;
-	enc_begin(e, "turns", 1);
-	enc_u32(e, m->turn);
-	enc_u64(e, m->turn_left);
-	enc_end(e);
-}
-
-void machine_save_state(struct machine *m, struct encoder *e)
-{
-	for (unsigned i = 0; i < m->cfg.cpus; i++) {
-		fpu_park(m->cpu[i].v);
-		cpu_save(&m->cpu[i].v->cpu, e);
-	}
-	save_turns(m, e);
-	clock_save(m->clock, e);
-	for (const struct device *d = m->board.first; d; d = d->next)
-		d->ops->save(d, e);
+	hash_zeros(x, memory_ram_size(m->mem) - pos);
 }
 
 u64 machine_state_hash(struct machine *m)
@@ -83,7 +47,7 @@ u64 machine_state_hash(struct machine *m)
 	XXH3_64bits_reset(x);
 	if (!e.failed) {
 		XXH3_64bits_update(x, e.data, e.len);
-		hash_ram(x, m->mem);
+		hash_ram(x, m);
 		hash = XXH3_64bits_digest(x);
 	}
 	enc_free(&e);

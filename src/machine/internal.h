@@ -98,6 +98,7 @@ struct machine {
 	u32 requests; /* enum machine_request */
 	int debug_exit_value;
 	bool ended, stepping, attached;
+	bool quiesced; /* devices are; they resume before the first instruction */
 	u64 until; /* end of the slice, CLOCK_NEVER outside machine_run_until() */
 	struct machine_result result;
 	struct machine_debugger debugger;
@@ -105,7 +106,8 @@ struct machine {
 
 	/* any thread */
 	atomic_bool stop, debug_interrupt;
-	atomic_bool paused, debugged; /* written on the vCPU thread; `debugged`: a debugger holds it */
+	_Atomic u32 paused;	      /* enum pause_reason; written on the vCPU thread */
+	atomic_bool debugged;	      /* the same: a debugger holds it */
 	atomic_bool next_engine;      /* machine_next_engine() */
 
 	/* machine_call(): queue of what other threads want done */
@@ -155,6 +157,8 @@ int machine_disks_check(const struct machine_config *cfg, struct error *e);
 int machine_disks_open(struct machine *m, struct error *e);
 int machine_disks_create(struct machine *m, struct pci_bus *bus, struct error *e);
 void machine_disks_close(struct machine *m);
+/* What the caches hold goes to the files. Nothing is in flight. */
+int machine_disks_flush(struct machine *m, struct error *e);
 
 /* bootorder.c. machine_boot_check(): what `boot` of the configuration names is there. The other makes the file
  * `bootorder` for firmware, after the disks are on their buses. 0 or -1 with *e. */
@@ -218,8 +222,21 @@ void parallel_resume(struct machine *m);
 /* call.c */
 void machine_serve_calls(struct machine *m);
 
-/* pause.c: returns when the machine is resumed or told to end; calls are served meanwhile. */
+/* pause.c: the machine goes on when no reason is left. On the vCPU thread. */
+enum pause_reason { PAUSE_ORDERED = 1 << 0 /* machine_pause() */, PAUSE_HELD = 1 << 1 /* machine_hold() */ };
+void machine_add_pause(struct machine *m, enum pause_reason why);
+void machine_drop_pause(struct machine *m, enum pause_reason why);
+/* Devices go on, if they are quiesced: before an instruction runs. */
+void machine_unquiesce(struct machine *m);
+/* Returns when the machine is resumed or told to end; calls are served meanwhile. */
 void machine_wait_resumed(struct machine *m);
+
+/* state.c: into a machine that was just built, from cfg.saved. 0; or -1 with *e, and the machine is of no use. The model
+ * comes first, before there are processors. */
+int machine_load_model(struct machine *m, const struct cpu_limits *limits, struct error *e);
+int machine_load(struct machine *m, struct error *e);
+/* hold.c */
+int machine_load_ram(struct machine *m, struct error *e);
 
 /* engine_switch.c: does what machine_next_engine() asked for. */
 void machine_serve_next_engine(struct machine *m);

@@ -3,16 +3,38 @@
 
 #include "dev/chipset/acpi_pm.h"
 
+void machine_add_pause(struct machine *m, enum pause_reason why)
+{
+	if (!atomic_fetch_or(&m->paused, why))
+		clock_stop(m->clock);
+}
+
+void machine_unquiesce(struct machine *m)
+{
+	if (!m->quiesced)
+		return;
+	m->quiesced = false;
+	for (struct device *d = m->board.first; d; d = d->next)
+		if (d->ops->resume)
+			d->ops->resume(d);
+}
+
+void machine_drop_pause(struct machine *m, enum pause_reason why)
+{
+	if (atomic_fetch_and(&m->paused, ~(u32)why) != (u32)why || !m->running)
+		return;
+	clock_start(m->clock);
+	machine_unquiesce(m);
+}
+
 void machine_pause(struct machine *m)
 {
-	if (!atomic_exchange(&m->paused, true))
-		clock_stop(m->clock);
+	machine_add_pause(m, PAUSE_ORDERED);
 }
 
 void machine_resume(struct machine *m)
 {
-	if (atomic_exchange(&m->paused, false) && m->running)
-		clock_start(m->clock);
+	machine_drop_pause(m, PAUSE_ORDERED);
 }
 
 void machine_wait_resumed(struct machine *m)
