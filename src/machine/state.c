@@ -179,7 +179,7 @@ static int check_turns(const struct part *p, struct decoder *in)
 	u32 turn;
 	u64 left;
 
-	return decode_turns(p, in, &turn, &left);
+	return decode_turns(p, in, &turn, &left) ? 0 : -1;
 }
 
 static void load_turns(const struct part *p, struct decoder *in)

@@ -141,7 +141,7 @@ static bool advance(struct search *s, u64 icount)
 
 		if (side->r.end != MACHINE_END_LIMIT)
 			continue;
-		if (i == 1 && s->c->round_trip && !rebuild(s, side))
+		if (i == 1 && s->c->round_trip && side_icount(side) && !rebuild(s, side))
 			return false;
 		if (i == 1 && s->c->alternate && !s->c->round_trip &&
 		    machine_set_engine(side->m, s->c->engine[side->turns++ % 2], &e))
