@@ -76,7 +76,7 @@ struct machine {
 	struct board board;
 	struct lapic_bus *lapics;
 	struct pv *pv; /* pv.c; NULL: no paravirtual interface */
-	struct device *pic, *ioapic, *q35, *pm, *uart[MACHINE_SERIALS];
+	struct device *pic, *ioapic, *q35, *pm, *fw_cfg, *uart[MACHINE_SERIALS];
 	struct virtio *console, *balloon; /* NULL: none */
 	struct {
 		struct block *image;
@@ -95,7 +95,8 @@ struct machine {
 	struct tables *tables;	   /* tables.c */
 
 	/* vCPU thread only */
-	u32 requests; /* enum machine_request */
+	u64 holds, held_until; /* of machine_hold(): how many there were; host time */
+	u32 requests;	       /* enum machine_request */
 	int debug_exit_value;
 	bool ended, stepping, attached;
 	bool quiesced; /* devices are; they resume before the first instruction */
@@ -106,8 +107,8 @@ struct machine {
 
 	/* any thread */
 	atomic_bool stop, debug_interrupt;
-	_Atomic u32 paused;	      /* enum pause_reason; written on the vCPU thread */
-	atomic_bool debugged;	      /* the same: a debugger holds it */
+	atomic_bool paused, debugged; /* written on the vCPU thread; `debugged`: a debugger holds it */
+	_Atomic u64 held;	      /* number of the hold, 0: none (pause.c) */
 	atomic_bool next_engine;      /* machine_next_engine() */
 
 	/* machine_call(): queue of what other threads want done */
@@ -150,6 +151,9 @@ int machine_tables_create(struct machine *m, struct error *e);
 int machine_tables_to_firmware(struct machine *m, struct device *fw_cfg);
 void machine_tables_place(struct machine *m);
 void machine_tables_destroy(struct machine *m);
+
+/* vmcoreinfo.c: its fw_cfg file. -1 on lack of memory. */
+int machine_vmcoreinfo_create(struct device *fw_cfg);
 
 /* disks.c. machine_disks_check() looks only; open, create (the devices) and close are in this order of life. 0 or -1
  * with *e. */
@@ -222,20 +226,19 @@ void parallel_resume(struct machine *m);
 /* call.c */
 void machine_serve_calls(struct machine *m);
 
-/* pause.c: the machine goes on when no reason is left. On the vCPU thread. */
-enum pause_reason { PAUSE_ORDERED = 1 << 0 /* machine_pause() */, PAUSE_HELD = 1 << 1 /* machine_hold() */ };
-void machine_add_pause(struct machine *m, enum pause_reason why);
-void machine_drop_pause(struct machine *m, enum pause_reason why);
+/* pause.c. machine_wait_resumed() returns when the machine is neither paused nor held, or told to end; calls are served
+ * meanwhile. Guest time goes on, unless it is to stand still. */
+bool machine_stands(const struct machine *m);
+void machine_wait_resumed(struct machine *m);
+void machine_start_time(struct machine *m);
 /* Devices go on, if they are quiesced: before an instruction runs. */
 void machine_unquiesce(struct machine *m);
-/* Returns when the machine is resumed or told to end; calls are served meanwhile. */
-void machine_wait_resumed(struct machine *m);
 
 /* state.c: into a machine that was just built, from cfg.saved. 0; or -1 with *e, and the machine is of no use. The model
  * comes first, before there are processors. */
 int machine_load_model(struct machine *m, const struct cpu_limits *limits, struct error *e);
 int machine_load(struct machine *m, struct error *e);
-/* hold.c */
+/* quiesce.c */
 int machine_load_ram(struct machine *m, struct error *e);
 
 /* engine_switch.c: does what machine_next_engine() asked for. */
@@ -258,7 +261,8 @@ bool wake_pending(const struct machine_cpu *c);
 /* poll.c: wake_sleep(), after looking for completions of the disks' requests for a while if there are any. True if it
  * found some: the door has something. */
 bool poll_sleep(struct machine_cpu *c, u64 deadline);
-/* Processor 0's thread sleeps until EV_KICK is raised; all events stay as they are. */
-void wake_wait_kick(struct machine *m);
+/* Processor 0's thread sleeps until EV_KICK is raised, or until host time `until` (CLOCK_NEVER: no limit); all events
+ * stay as they are. */
+void wake_wait_kick(struct machine *m, u64 until);
 
 #endif

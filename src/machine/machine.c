@@ -310,10 +310,7 @@ void machine_run(struct machine *m, struct machine_result *out)
 	m->uncountable |= !(m->engine->caps & ENGINE_EXACT_ICOUNT);
 	set_running(m, true);
 	machine_streams_start(m);
-	if (!atomic_load(&m->paused)) {
-		clock_start(m->clock);
-		machine_unquiesce(m);
-	}
+	machine_start_time(m);
 	machine_loop(m);
 	clock_stop(m->clock);
 	machine_streams_stop(m);

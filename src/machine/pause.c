@@ -1,27 +1,16 @@
-/* Pause and resume, and the buttons of the case. */
+/* Pause and hold, and the buttons of the case. */
 #include "machine/internal.h"
 
 #include "dev/chipset/acpi_pm.h"
 
-void machine_add_pause(struct machine *m, enum pause_reason why)
+bool machine_stands(const struct machine *m)
 {
-	if (!atomic_fetch_or(&m->paused, why))
-		clock_stop(m->clock);
+	return atomic_load(&m->paused) || atomic_load(&m->held);
 }
 
-void machine_unquiesce(struct machine *m)
+void machine_start_time(struct machine *m)
 {
-	if (!m->quiesced)
-		return;
-	m->quiesced = false;
-	for (struct device *d = m->board.first; d; d = d->next)
-		if (d->ops->resume)
-			d->ops->resume(d);
-}
-
-void machine_drop_pause(struct machine *m, enum pause_reason why)
-{
-	if (atomic_fetch_and(&m->paused, ~(u32)why) != (u32)why || !m->running)
+	if (!m->running || machine_stands(m))
 		return;
 	clock_start(m->clock);
 	machine_unquiesce(m);
@@ -29,29 +18,61 @@ void machine_drop_pause(struct machine *m, enum pause_reason why)
 
 void machine_pause(struct machine *m)
 {
-	machine_add_pause(m, PAUSE_ORDERED);
+	if (!atomic_exchange(&m->paused, true))
+		clock_stop(m->clock);
 }
 
 void machine_resume(struct machine *m)
 {
-	machine_drop_pause(m, PAUSE_ORDERED);
+	if (atomic_exchange(&m->paused, false))
+		machine_start_time(m);
+}
+
+u64 machine_hold(struct machine *m, u64 ms)
+{
+	if (!m->running || m->ended || atomic_load(&m->held))
+		return 0;
+	m->held_until = host_ns() + ms * 1000000;
+	clock_stop(m->clock);
+	atomic_store(&m->held, ++m->holds);
+	return m->holds;
+}
+
+bool machine_held(const struct machine *m, u64 id)
+{
+	return atomic_load(&m->held) == id;
+}
+
+void machine_release(struct machine *m, u64 id)
+{
+	if (atomic_compare_exchange_strong(&m->held, &id, 0))
+		wake_machine(m, EV_KICK);
+}
+
+static void end_late_hold(struct machine *m)
+{
+	if (atomic_load(&m->held) && host_ns() >= m->held_until)
+		atomic_store(&m->held, 0);
 }
 
 void machine_wait_resumed(struct machine *m)
 {
-	while (atomic_load(&m->paused) && !atomic_load(&m->stop)) {
-		wake_wait_kick(m);
+	while (machine_stands(m) && !atomic_load(&m->stop)) {
+		wake_wait_kick(m, atomic_load(&m->held) ? m->held_until : CLOCK_NEVER);
 		/* before looking at what it announces */
 		vcpu_clear(m->cpu[0].v, EV_KICK);
 		machine_serve_calls(m);
+		end_late_hold(m);
 	}
+	atomic_store(&m->held, 0);
+	machine_start_time(m);
 }
 
 enum machine_state machine_state(const struct machine *m)
 {
 	if (atomic_load(&m->debugged))
 		return MACHINE_DEBUGGED;
-	return atomic_load(&m->paused) ? MACHINE_PAUSED : MACHINE_RUNNING;
+	return machine_stands(m) ? MACHINE_PAUSED : MACHINE_RUNNING;
 }
 
 void machine_press_power(struct machine *m)

@@ -414,6 +414,6 @@ int machine_load(struct machine *m, struct error *e)
 	if (check_all(m, s->stream, e) || machine_load_ram(m, e))
 		return -1;
 	load_all(m, s->stream);
-	m->quiesced = true; /* what waits in rings is served as it begins to run */
+	m->quiesced = true; /* what waits in rings is served when it begins to run */
 	return 0;
 }

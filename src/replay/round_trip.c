@@ -9,12 +9,11 @@ static int save(struct machine *m, struct encoder *e, struct error *err)
 	struct stream_writer w;
 
 	enc_init(e);
-	if (machine_hold(m, err))
+	if (machine_quiesce(m, err))
 		return -1;
 	stream_begin(&w, e);
 	machine_save(m, &w);
 	stream_finish(&w);
-	machine_release(m);
 	return e->failed ? error_set(err, "not enough host memory") : 0;
 }
 

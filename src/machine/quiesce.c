@@ -1,51 +1,32 @@
-/* Holding a machine for as long as it is saved, and its RAM as a file. */
+/* Making a machine's devices stand still for as long as it is saved, and reading its RAM from a file. */
 #include "machine/internal.h"
 
 #include <errno.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "machine/state.h"
 
-int machine_hold(struct machine *m, struct error *e)
+int machine_quiesce(struct machine *m, struct error *e)
 {
 	if (m->cfg.vhost_users)
-		return error_set(e, "a machine with --share or --vhost-user cannot be saved: the state of their "
-				    "processes is not known");
-	machine_add_pause(m, PAUSE_HELD);
+		return error_set(e, "a machine with --share or --vhost-user cannot be saved: what their processes know "
+				    "is not known here");
 	if (!m->quiesced)
 		for (struct device *d = m->board.first; d; d = d->next)
 			if (d->ops->quiesce)
 				d->ops->quiesce(d);
 	m->quiesced = true;
-	if (!machine_disks_flush(m, e))
-		return 0;
-	machine_release(m);
-	return -1;
+	return machine_disks_flush(m, e);
 }
 
-void machine_release(struct machine *m)
+void machine_unquiesce(struct machine *m)
 {
-	machine_drop_pause(m, PAUSE_HELD);
-}
-
-/* ---- RAM ---- */
-
-bool machine_ram_next(const struct machine *m, u64 pos, u64 *start, u64 *end)
-{
-	u64 size = memory_ram_size(m->mem);
-	int fd = memory_ram_fd(m->mem);
-	off_t data, hole;
-
-	if (pos >= size)
-		return false;
-	data = lseek(fd, (off_t)pos, SEEK_DATA);
-	if (data < 0 || (u64)data >= size)
-		return false;
-	hole = lseek(fd, data, SEEK_HOLE);
-	*start = (u64)data;
-	*end = hole <= data || (u64)hole > size ? size : (u64)hole;
-	return true;
+	if (!m->quiesced)
+		return;
+	m->quiesced = false;
+	for (struct device *d = m->board.first; d; d = d->next)
+		if (d->ops->resume)
+			d->ops->resume(d);
 }
 
 static int read_piece(int fd, u8 *to, u64 pos, u64 n, struct error *e)
@@ -65,13 +46,10 @@ static int read_piece(int fd, u8 *to, u64 pos, u64 n, struct error *e)
 }
 
 /* RAM is zeros so far: only what the file has is read. */
-int machine_load_ram(struct machine *m, struct error *e)
+static int read_ram(struct machine *m, int fd, struct error *e)
 {
 	u64 size = memory_ram_size(m->mem), pos = 0;
-	int fd = m->cfg.saved->ram_fd;
 
-	if (lseek(fd, 0, SEEK_END) != (off_t)size)
-		return error_set(e, "the RAM of the snapshot is not of the machine's size");
 	while (pos < size) {
 		off_t data = lseek(fd, (off_t)pos, SEEK_DATA), hole;
 
@@ -87,4 +65,14 @@ int machine_load_ram(struct machine *m, struct error *e)
 		pos = (u64)hole;
 	}
 	return 0;
+}
+
+int machine_load_ram(struct machine *m, struct error *e)
+{
+	const struct machine_saved *s = m->cfg.saved;
+	u64 size = memory_ram_size(m->mem);
+
+	if (lseek(s->ram_fd, 0, SEEK_END) != (off_t)size)
+		return error_set(e, "the RAM of the snapshot is not of the machine's size");
+	return s->eager ? read_ram(m, s->ram_fd, e) : memory_map_file(m->mem, 0, s->ram_fd, 0, size, e);
 }
