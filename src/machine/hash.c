@@ -8,8 +8,6 @@
 
 #include <xxhash.h>
 
-#include "machine/state.h"
-
 static void hash_zeros(XXH3_state_t *x, u64 len)
 {
 	static const u8 zeros[64 * KiB];
@@ -22,16 +20,20 @@ static void hash_zeros(XXH3_state_t *x, u64 len)
 	}
 }
 
-static void hash_ram(XXH3_state_t *x, const struct machine *m)
+static void hash_ram(XXH3_state_t *x, struct memory *mem)
 {
-	const u8 *ram = memory_ram(m->mem);
-	u64 pos = 0, start, end;
+	const u8 *ram = memory_ram(mem);
+	u64 size = memory_ram_size(mem), pos = 0;
 
-	for (; machine_ram_next(m, pos, &start, &end); pos = end) {
-		hash_zeros(x, start - pos);
-		XXH3_64bits_update(x, ram + start, end - start);
+	while (pos < size) {
+		u64 end, data = memory_next_data(mem, pos, &end);
+
+		hash_zeros(x, data - pos);
+		if (data == size)
+			break;
+		XXH3_64bits_update(x, ram + data, end - data);
+		pos = end;
 	}
-	hash_zeros(x, memory_ram_size(m->mem) - pos);
 }
 
 u64 machine_state_hash(struct machine *m)
@@ -47,7 +49,7 @@ u64 machine_state_hash(struct machine *m)
 	XXH3_64bits_reset(x);
 	if (!e.failed) {
 		XXH3_64bits_update(x, e.data, e.len);
-		hash_ram(x, m);
+		hash_ram(x, m->mem);
 		hash = XXH3_64bits_digest(x);
 	}
 	enc_free(&e);

@@ -49,10 +49,11 @@ struct machine_net {
 
 struct machine_config {
 	const char *name;
-	u64 memory;	    /* bytes, multiple of 1 MiB */
-	unsigned cpus;	    /* 1 to MACHINE_CPUS_MAX */
-	bool turns;	    /* several take turns on one thread, whatever the engine can: for a debugger */
-	const char *engine; /* "auto" or a name */
+	u64 memory;	       /* bytes, multiple of 1 MiB */
+	bool memory_mergeable; /* with equal pages of other machines; not with devices of other processes */
+	unsigned cpus;	       /* 1 to MACHINE_CPUS_MAX */
+	bool turns;	       /* several take turns on one thread, whatever the engine can: for a debugger */
+	const char *engine;    /* "auto" or a name */
 	enum machine_clock clock;
 	u64 seed;	       /* of the virtual clock's random numbers */
 	const char *cpu_model; /* "host" or x86-64-v2.. */

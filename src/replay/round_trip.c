@@ -1,5 +1,8 @@
 /* A machine saved, and another one made from that. */
+#include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "machine/state.h"
 #include "replay/lockstep_internal.h"
@@ -36,6 +39,35 @@ static void explain(const struct stream *a, const struct encoder *b, struct erro
 	stream_free(&other);
 }
 
+/* RAM as a file. -1 with *e. */
+static int save_ram(struct machine *m, struct error *e)
+{
+	struct memory *mem = machine_memory(m);
+	u64 size = memory_ram_size(mem), end;
+	int fd = memfd_create("ectype-round-trip", MFD_CLOEXEC);
+
+	if (fd < 0 || ftruncate(fd, (off_t)size)) {
+		error_errno(e, errno, "cannot make a file for RAM");
+		goto fail;
+	}
+	for (u64 at = memory_next_data(mem, 0, &end); at < size; at = memory_next_data(mem, end, &end)) {
+		while (at < end) {
+			ssize_t n = pwrite(fd, memory_ram(mem) + at, end - at, (off_t)at);
+
+			if (n <= 0) {
+				error_errno(e, errno, "cannot write RAM to a file");
+				goto fail;
+			}
+			at += (u64)n;
+		}
+	}
+	return fd;
+fail:
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
 static struct machine *rebuild(struct machine *m, const struct machine_config *cfg, const struct encoder *first,
 			       struct error *e)
 {
@@ -45,11 +77,19 @@ static struct machine *rebuild(struct machine *m, const struct machine_config *c
 
 	if (stream_read(&stream, first->data, first->len, "the record", e))
 		return NULL;
-	const struct machine_saved saved = { .stream = &stream, .ram_fd = memory_ram_fd(machine_memory(m)) };
+	/* either way of getting RAM back */
+	const struct machine_saved saved = {
+		.stream = &stream,
+		.ram_fd = save_ram(m, e),
+		.eager = machine_icount(m) & 1,
+	};
 	struct machine_config with = *cfg;
 
 	with.saved = &saved;
-	copy = machine_create(&with, e);
+	if (saved.ram_fd >= 0) {
+		copy = machine_create(&with, e);
+		close(saved.ram_fd);
+	}
 	if (copy &&
 	    (save(copy, &second, e) || second.len != first->len || memcmp(first->data, second.data, first->len))) {
 		explain(&stream, &second, e);

@@ -159,7 +159,8 @@ static struct dbt_shared *make_shared(struct vcpu *v, struct error *e)
 		free_shared(sh);
 		return NULL;
 	}
-	memory_add_listener(v->mem, &(struct memory_listener){ map_changed, page_written, sh });
+	memory_add_listener(v->mem, &(struct memory_listener){
+					.map_changed = map_changed, .page_written = page_written, .opaque = sh });
 	memory_set_world(v->mem, world_of(v));
 	return sh;
 }
