@@ -11,6 +11,10 @@ int machine_quiesce(struct machine *m, struct error *e)
 	if (m->cfg.vhost_users)
 		return error_set(e, "a machine with --share or --vhost-user cannot be saved: what their processes know "
 				    "is not known here");
+	for (unsigned i = 0; i < m->cfg.disks; i++)
+		if (m->cfg.disk[i].image.snapshot)
+			return error_set(e, "disk '%s' has the option snapshot: what the guest wrote is in no file that "
+					    "could be kept", m->cfg.disk[i].id);
 	if (!m->quiesced)
 		for (struct device *d = m->board.first; d; d = d->next)
 			if (d->ops->quiesce)
