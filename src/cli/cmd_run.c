@@ -203,7 +203,6 @@ static int lock_jail(struct run *r, struct error *e)
 /* First what only looks, then what creates. */
 static int build(struct run *r, struct error *e)
 {
-	jail_begin(&r->jail);
 	if (machine_check(&r->o.machine, e) || create_control(r, e))
 		return -1;
 	/* helpers make namespaces of their own, from the host's */
@@ -342,6 +341,7 @@ int run_machine(const struct run_plan *p)
 	if (!r)
 		return EXIT_FAILED;
 	r->gdb_fd = r->control.fd = -1;
+	jail_begin(&r->jail); /* before anything is opened */
 	status = p->options(p->opaque, &r->o);
 	if (status || r->o.help) {
 		free(r);
