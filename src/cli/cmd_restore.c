@@ -53,7 +53,8 @@ static int check_disk(const struct restore *x, const struct snapshot_disk *d, ch
 	if (snapshot_file_identity(path, &size, &written))
 		return error_errno(e, errno, "disk '%s' of the snapshot, %s", d->id, path);
 	if (size != d->size || (d->written && written != d->written))
-		return error_set(e, "disk '%s', %s, was changed since the snapshot: the two do not go together any more",
+		return error_set(e,
+				 "disk '%s', %s, was changed since the snapshot: the two do not go together any more",
 				 d->id, path);
 	return 0;
 }
@@ -187,22 +188,39 @@ static int options(void *opaque, struct run_options *o)
 
 static int help(void)
 {
-	printf(
-	    "usage: ectype restore DIR [OPTIONS]\n"
-	    "A machine goes on from the snapshot DIR, which ectype snapshot made and which stays as it is.\n\n"
-	    "  --eager              check and read all of RAM first, not when it is touched\n"
-	    "  --overlays DIR2      what the guest writes to disks goes to qcow2 overlays there,\n"
-	    "                       DISK-NAME.qcow2; default: in DIR\n"
-	    "  --in-place           of a snapshot made with --stop: it goes on with the disks themselves,\n"
-	    "                       and then the snapshot is good no more\n"
-	    "  --verbose            say how long it took\n\n"
-	    "Of ectype run, as --NAME=VALUE: --name, --engine, --serial, --console, --debugcon, --net,\n"
-	    "--vsock, --no-reboot in place of what the machine had; --stats, --gdb, --insn-limit, --jail,\n"
-	    "--no-control, --code-cache, --trace, --trace-file, --perf-map, --guest-symbols,\n"
-	    "--count-instructions. All else is what it was.\n\n"
-	    "Exit status: as of ectype run; 2 also: no snapshot, a damaged one, or it does not go with its\n"
-	    "disks, its kernel or this host.\n");
+	printf("usage: ectype restore DIR [OPTIONS]\n"
+	       "A machine goes on from the snapshot DIR, which ectype snapshot made and which stays as it is.\n\n"
+	       "  --eager              check and read all of RAM first, not when it is touched\n"
+	       "  --overlays DIR2      what the guest writes to disks goes to qcow2 overlays there,\n"
+	       "                       DISK-NAME.qcow2; default: in DIR\n"
+	       "  --in-place           of a snapshot made with --stop: it goes on with the disks themselves,\n"
+	       "                       and then the snapshot is good no more\n"
+	       "  --verbose            say how long it took\n\n"
+	       "Of ectype run: --name, --engine, --serial, --console, --debugcon, --net,\n"
+	       "--vsock, --no-reboot in place of what the machine had; --stats, --gdb, --insn-limit, --jail,\n"
+	       "--no-control, --code-cache, --trace, --trace-file, --perf-map, --guest-symbols,\n"
+	       "--count-instructions. All else is what it was.\n\n"
+	       "Exit status: as of ectype run; 2 also: no snapshot, a damaged one, or it does not go with its\n"
+	       "disks, its kernel or this host.\n");
 	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
+}
+
+/* An option of ectype run: "--name value" becomes "--name=value". */
+static int take_run_option(struct restore *x, int argc, char **argv, int *i)
+{
+	static const char *const flags[] = { "--no-reboot", "--no-control", "--perf-map", "--count-instructions",
+					     "--stats" };
+	char *arg = argv[*i];
+	bool whole = strchr(arg, '=');
+
+	for (unsigned k = 0; k < ARRAY_SIZE(flags); k++)
+		whole |= !strcmp(arg, flags[k]);
+	if (!whole && *i + 1 == argc)
+		return usage_error("restore: %s needs a value", arg);
+	if (!whole && asprintf(&arg, "%s=%s", arg, argv[++*i]) < 0)
+		return EXIT_FAILED;
+	x->own[x->owns++] = arg;
+	return 0;
 }
 
 /* Takes argv[*i] if it is one of this command's own; 0, or an exit status after a message. */
@@ -221,7 +239,7 @@ static int take_argument(struct restore *x, int argc, char **argv, int *i)
 	} else if (!strcmp(arg, "--overlays") && *i + 1 < argc) {
 		x->overlays = argv[++*i];
 	} else if (!strncmp(arg, "--", 2)) {
-		x->own[x->owns++] = arg;
+		return take_run_option(x, argc, argv, i);
 	} else if (x->dir) {
 		return usage_error("restore: no argument '%s' (see ectype restore --help)", arg);
 	} else {

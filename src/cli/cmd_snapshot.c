@@ -33,18 +33,32 @@ struct command {
 
 /* ---- the machine ---- */
 
+static bool has_writable_disk(json_t *info)
+{
+	json_t *disks = json_object_get(json_object_get(info, "config"), "disks"), *d;
+	size_t i;
+
+	json_array_foreach(disks, i, d)
+	{
+		if (!json_is_true(json_object_get(d, "readonly")))
+			return true;
+	}
+	return false;
+}
+
+/* Only where it must stand still for longer than its memory is sent. */
 static int pause_machine(struct command *c, struct error *e)
 {
 	json_t *info;
 	int ret = ctl_order(c->name, "GET", V1 "vm.info", NULL, &info, e);
-	bool running;
+	bool needed;
 
 	if (ret)
 		return ret;
-	running = !strcmp(json_text(info, "state"), "Running");
+	needed = !strcmp(json_text(info, "state"), "Running") && (c->stop || has_writable_disk(info));
 	json_decref(info);
 	c->start = host_ns();
-	if (!running)
+	if (!needed)
 		return 0;
 	ret = ctl_order(c->name, "PUT", V1 "vm.pause", NULL, NULL, e);
 	c->paused = !ret;
@@ -53,8 +67,11 @@ static int pause_machine(struct command *c, struct error *e)
 
 static int resume_machine(struct command *c, struct error *e)
 {
-	int ret = c->paused ? ctl_order(c->name, "PUT", V1 "vm.resume", NULL, NULL, e) : 0;
+	int ret;
 
+	if (!c->paused)
+		return 0;
+	ret = ctl_order(c->name, "PUT", V1 "vm.resume", NULL, NULL, e);
 	c->paused = false;
 	c->still = host_ns() - c->start;
 	return ret;
@@ -191,6 +208,7 @@ static int snapshot(struct command *c, struct error *e)
 	if (ret)
 		goto out;
 	options = snapshot_received(c->w, e);
+	c->still = host_ns() - c->start;
 	ret = !options || parse_options(c, options, e) || take_disks(c, e) ? CTL_REFUSED : 0;
 	if (!ret && finish(c, e))
 		ret = CTL_REFUSED;

@@ -12,8 +12,8 @@
 
 /* Of the process alone: not saved, and for `ectype restore` to give. */
 static const char *const process_options[] = {
-	"name",	      "stats",	       "gdb",		"insn-limit", "trace",	    "trace-file", "perf-map",
-	"code-cache", "guest-symbols", "no-control", "jail",	      "count-instructions",
+	"name",	    "stats",	  "gdb",	   "insn-limit", "trace", "trace-file",
+	"perf-map", "code-cache", "guest-symbols", "no-control", "jail",  "count-instructions",
 };
 /* Of the machine's surroundings: saved, and `ectype restore` may be told others. */
 static const char *const outer_options[] = {
@@ -200,8 +200,9 @@ int saved_options_write(const struct run_options *o, struct encoder *e, struct e
 	}
 	put_rendered(o, e, &count);
 	if (e->failed)
-		return error_set(err, "the options cannot be kept for snapshots: not enough memory, one is too long, or "
-				      "there is no working directory");
+		return error_set(err,
+				 "the options cannot be kept for snapshots: not enough memory, one is too long, or "
+				 "there is no working directory");
 	for (unsigned i = 0; i < 4; i++)
 		e->data[i] = (u8)(count >> 8 * i);
 	return 0;
@@ -260,8 +261,8 @@ int saved_options_replace(struct saved_options *s, const char *arg)
 
 	snprintf(name, sizeof(name), "%.*s", (int)MIN(n, sizeof(name) - 1), arg);
 	if (strncmp(name, "--", 2) || (!AMONG(name + 2, process_options) && !AMONG(name + 2, outer_options))) {
-		usage_error("restore: %s is none of its options: the machine is what it was (see ectype restore --help)",
-			    name);
+		usage_error(
+		    "restore: %s is none of its options: the machine is what it was (see ectype restore --help)", name);
 		return -1;
 	}
 	for (unsigned i = 0; i < s->count; i++) {

@@ -100,8 +100,8 @@ int snapshot_reader_open(struct snapshot_reader *r, const char *path, struct err
 		goto fail;
 	if (size == r->ram_size)
 		return 0;
-	error_set(e, "%s/%s has %lu bytes, the machine has %lu of RAM: it is not whole, or of another snapshot", r->path,
-		  SNAPSHOT_RAM, size, r->ram_size);
+	error_set(e, "%s/%s has %lu bytes, the machine has %lu of RAM: it is not whole, or of another snapshot",
+		  r->path, SNAPSHOT_RAM, size, r->ram_size);
 fail:
 	snapshot_reader_close(r);
 	return -1;

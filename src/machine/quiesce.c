@@ -13,8 +13,10 @@ int machine_quiesce(struct machine *m, struct error *e)
 				    "is not known here");
 	for (unsigned i = 0; i < m->cfg.disks; i++)
 		if (m->cfg.disk[i].image.snapshot)
-			return error_set(e, "disk '%s' has the option snapshot: what the guest wrote is in no file that "
-					    "could be kept", m->cfg.disk[i].id);
+			return error_set(e,
+					 "disk '%s' has the option snapshot: what the guest wrote is in no file that "
+					 "could be kept",
+					 m->cfg.disk[i].id);
 	if (!m->quiesced)
 		for (struct device *d = m->board.first; d; d = d->next)
 			if (d->ops->quiesce)
