@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -41,6 +42,7 @@ int new_file_create(struct new_file *f, const char *path, bool replace, struct e
 	if (f->fd < 0)
 		return error_errno(e, errno, "cannot write %s", f->temporary);
 	signals_install(interrupted, f);
+	signal(SIGXFSZ, SIG_IGN); /* a limit is an error of write() */
 	return 0;
 }
 

@@ -1,10 +1,8 @@
 #include "ctl/core.h"
 
 #include <elf.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cpu/fpu.h"
 #include "cpu/vcpu.h"
@@ -28,7 +26,9 @@ struct core {
 	u64 size;
 	const u8 *ram;
 	u64 ram_size;
-	int ram_fd; /* -1: none */
+	struct memory *mem;
+	/* RAM [known, data) is zeros, [data, data_end) may be something else */
+	u64 known, data, data_end;
 };
 
 static u64 page_up(u64 n)
@@ -372,7 +372,7 @@ struct core *core_create(struct machine *m, bool paging, struct error *e)
 	}
 	c->ram = memory_ram(mem);
 	c->ram_size = memory_ram_size(mem);
-	c->ram_fd = memory_ram_fd(mem);
+	c->mem = mem;
 	ret = paging ? walk(m, &map, e) : 0;
 	if (!ret)
 		ret = finish_head(c, &map, e);
@@ -397,29 +397,41 @@ u64 core_size(const struct core *c)
 	return c->size;
 }
 
-/* Through the file, where there is one: looking at a page of a map makes it. */
-static ssize_t read_memory(const struct core *c, const u8 *host, void *buf, size_t n)
+/* What the host never had to provide is zeros; it is not looked at, or the host would provide it. */
+static size_t read_ram(struct core *c, u64 off, void *buf, size_t n)
 {
-	ssize_t done;
-
-	if (c->ram_fd < 0 || host < c->ram || host >= c->ram + c->ram_size) {
-		memcpy(buf, host, n);
-		return (ssize_t)n;
+	if (off < c->known || off >= c->data_end) {
+		c->known = off;
+		c->data = memory_next_data(c->mem, off, &c->data_end);
+		if (c->data >= c->ram_size)
+			c->data = c->data_end = c->ram_size;
 	}
-	do
-		done = pread(c->ram_fd, buf, n, host - c->ram);
-	while (done < 0 && errno == EINTR);
-	return done > 0 ? done : -1;
+	if (off < c->data) {
+		n = MIN(n, c->data - off);
+		memset(buf, 0, n);
+	} else {
+		n = MIN(n, c->data_end - off);
+		memcpy(buf, c->ram + off, n);
+	}
+	return n;
 }
 
-ssize_t core_read(const struct core *c, u64 pos, void *buf, size_t n)
+static size_t read_memory(struct core *c, const u8 *host, void *buf, size_t n)
+{
+	if (host >= c->ram && host < c->ram + c->ram_size)
+		return read_ram(c, (u64)(host - c->ram), buf, n);
+	memcpy(buf, host, n);
+	return n;
+}
+
+size_t core_read(struct core *c, u64 pos, void *buf, size_t n)
 {
 	u64 next = c->size;
 
 	if (pos < c->head_len) {
 		n = MIN(n, c->head_len - pos);
 		memcpy(buf, c->head + pos, n);
-		return (ssize_t)n;
+		return n;
 	}
 	for (unsigned i = 0; i < c->pieces; i++) {
 		const struct piece *p = &c->piece[i];
@@ -434,5 +446,5 @@ ssize_t core_read(const struct core *c, u64 pos, void *buf, size_t n)
 	/* between two pieces */
 	n = MIN(n, next - MIN(pos, next));
 	memset(buf, 0, n);
-	return (ssize_t)n;
+	return n;
 }

@@ -12,8 +12,6 @@
 #ifndef ECTYPE_CTL_CORE_H
 #define ECTYPE_CTL_CORE_H
 
-#include <sys/types.h>
-
 #include "base/error.h"
 #include "machine/machine.h"
 
@@ -25,9 +23,9 @@ struct core *core_create(struct machine *m, bool paging, struct error *e);
 void core_destroy(struct core *c); /* NULL is allowed */
 
 u64 core_size(const struct core *c);
-/* Up to `n` bytes of the file from `pos` on, at least one before its end. Any thread; pages of RAM that nobody has
- * touched are not made by it where RAM is a memfd. -1: the host cannot read guest memory. */
-ssize_t core_read(const struct core *c, u64 pos, void *buf, size_t n);
+/* Up to `n` bytes of the file from `pos` on, at least one before its end. Any thread, one at a time. Does not make the
+ * host provide pages of RAM that it never had to. */
+size_t core_read(struct core *c, u64 pos, void *buf, size_t n);
 
 /* The VMCOREINFO note that the guest says is at [gpa, gpa+len): copied to `out` without what lies behind it. Its
  * length, or 0: there is no sound one. */

@@ -46,14 +46,14 @@ static void begin(void *opaque)
 static ssize_t dump_read(struct api_stream *s, u64 pos, void *buf, size_t n)
 {
 	struct dump *d = container_of(s, struct dump, stream);
-	ssize_t done = core_read(d->core, pos, buf, n);
+	size_t done = core_read(d->core, pos, buf, n);
 
 	/* after the look at memory */
 	if (!machine_held(d->m, d->hold))
 		return -1;
-	if (done > 0 && pos + (u64)done == s->len)
+	if (pos + done == s->len)
 		machine_release(d->m, d->hold);
-	return done;
+	return (ssize_t)done;
 }
 
 static void dump_release(struct api_stream *s)

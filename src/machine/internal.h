@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "base/host_time.h"
+#include "base/reclaim.h"
 #include "base/world.h"
 #include "boot/boot.h"
 #include "dev/chipset/ioapic.h"
@@ -59,6 +60,7 @@ struct machine {
 
 	struct machine_cpu *cpu; /* cfg.cpus of them */
 	struct vcpu_group group;
+	struct reclaim reclaim; /* what an engine left behind when another took its place */
 	struct world world;
 	pthread_mutex_t lock; /* parallel: whoever looks at or changes what follows, or runs device code, holds it */
 	/* turns (loop.c) */

@@ -200,9 +200,7 @@ static bool pause_wanted(struct machine *m)
 static void serve_paused(struct machine *m)
 {
 	machine_serve_calls(m);
-	if (machine_stands(m))
-		machine_wait_resumed(m);
-	machine_start_time(m); /* a hold may have ended before it was looked at */
+	machine_wait_resumed(m); /* a hold may have come and gone in the calls: time stands still */
 	if (atomic_load(&m->stop)) {
 		end(m, MACHINE_END_STOPPED, 0, "stopped");
 		return;
