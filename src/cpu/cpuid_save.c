@@ -13,6 +13,7 @@
 #include "cpu/pv.h"
 
 #define TSC_HZ_MAX 18000000000ull /* what dev/clock.h can count */
+#define PV_CLOCK_HZ 1000000000ull /* its structure counts on guest time and TSC being one (machine/pv.c) */
 #define XSAVE_LEAF 0xdu
 
 void cpu_model_save(const struct cpu_model *m, struct encoder *e)
@@ -123,7 +124,8 @@ static int check_host(const struct cpu_model *m, const struct feature_set *f, co
 static bool sound(const struct cpu_model *m, const struct feature_set *f)
 {
 	return m->phys_bits >= 32 && m->lin_bits == (feature_get(f, F_LA57) ? 57u : 48u) && m->tsc_hz &&
-	       m->tsc_hz <= TSC_HZ_MAX && !(m->pv_features & ~(u32)PV_ALL) && feature_get(f, F_LM);
+	       m->tsc_hz <= TSC_HZ_MAX && (!(m->pv_features & PV_CLOCK_ALL) || m->tsc_hz == PV_CLOCK_HZ) &&
+	       !(m->pv_features & ~(u32)PV_ALL) && feature_get(f, F_LM);
 }
 
 int cpu_model_load(struct cpu_model *m, struct decoder *d, unsigned cpus, const struct cpu_limits *limits,

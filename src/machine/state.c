@@ -364,6 +364,7 @@ static int check_identity(struct machine *m, const struct stream_section *s, str
 
 static int check_all(struct machine *m, const struct stream *s, struct error *e)
 {
+	const struct stream_section *unknown;
 	char name[STREAM_NAME_MAX + 1];
 
 	for (struct walk at = walk_start(m); walk_more(&at); walk_next(&at)) {
@@ -380,6 +381,9 @@ static int check_all(struct machine *m, const struct stream *s, struct error *e)
 		if (at.c->check(&at.part, &d) || !dec_done(&d))
 			return error_set(e, "section %s of the snapshot is not sound, or not of this machine", name);
 	}
+	unknown = stream_unknown(s);
+	if (unknown)
+		return error_set(e, "section %s of the snapshot belongs to nothing in this machine", unknown->name);
 	return 0;
 }
 
@@ -404,7 +408,9 @@ int machine_load_model(struct machine *m, const struct cpu_limits *limits, struc
 	if (!s)
 		return error_set(e, "the snapshot has no section cpu-model");
 	d = stream_decoder(s);
-	return cpu_model_load(&m->model, &d, m->cfg.cpus, limits, e);
+	if (cpu_model_load(&m->model, &d, m->cfg.cpus, limits, e))
+		return -1;
+	return dec_done(&d) ? 0 : error_set(e, "the record of the CPU model is not sound: there is more behind it");
 }
 
 int machine_load(struct machine *m, struct error *e)
