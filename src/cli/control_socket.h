@@ -13,7 +13,7 @@ struct control_socket {
 	int fd; /* -1: none */
 	char path[CTL_PATH_MAX], name[CTL_NAME_MAX + 1];
 	struct encoder options; /* saved_options_write(), for ectype snapshot; empty: the machine cannot be saved */
-	struct chr *mux; /* the stream that ectype console attaches to; NULL: none */
+	struct chr *mux;	/* the stream that ectype console attaches to; NULL: none */
 	struct ctl *ctl;
 };
 

@@ -191,9 +191,9 @@ static char *compose(unsigned minor, const char *method, const char *path, const
 	char *text = malloc(size);
 
 	if (text)
-		*len =
-		    (size_t)snprintf(text, size, "%s %s HTTP/1.%u\r\nHost: localhost\r\nContent-Length: %zu\r\n%s\r\n%s",
-				     method, path, minor, strlen(body), more, body);
+		*len = (size_t)snprintf(text, size,
+					"%s %s HTTP/1.%u\r\nHost: localhost\r\nContent-Length: %zu\r\n%s\r\n%s", method,
+					path, minor, strlen(body), more, body);
 	return text;
 }
 

@@ -102,7 +102,7 @@ struct machine {
 	int debug_exit_value;
 	bool ended, stepping, attached;
 	bool quiesced; /* devices are; they resume before the first instruction */
-	u64 until; /* end of the slice, CLOCK_NEVER outside machine_run_until() */
+	u64 until;     /* end of the slice, CLOCK_NEVER outside machine_run_until() */
 	struct machine_result result;
 	struct machine_debugger debugger;
 	bool has_debugger;
@@ -236,8 +236,8 @@ void machine_start_time(struct machine *m);
 /* Devices go on, if they are quiesced: before an instruction runs. */
 void machine_unquiesce(struct machine *m);
 
-/* state.c: into a machine that was just built, from cfg.saved. 0; or -1 with *e, and the machine is of no use. The model
- * comes first, before there are processors. */
+/* state.c: into a machine that was just built, from cfg.saved. 0; or -1 with *e, and the machine is of no use. The
+ * model comes first, before there are processors. */
 int machine_load_model(struct machine *m, const struct cpu_limits *limits, struct error *e);
 int machine_load(struct machine *m, struct error *e);
 /* quiesce.c */
