@@ -270,6 +270,8 @@ static void free_engine(struct dbt_host *h, struct reclaim *later)
 {
 	if (h->ret_map)
 		reclaim_later(later, h->ret_map, 2 * RET_SPAN);
+	if (h->dbt.draft)
+		reclaim_later(later, h->dbt.draft, dbt_draft_size);
 	dbt_observe_fini(&h->dbt);
 	reclaim_later(later, h, sizeof(*h));
 }
@@ -278,6 +280,9 @@ static int set_up(struct vcpu *v, struct dbt_host *h, struct error *e)
 {
 	struct dbt *x = &h->dbt;
 
+	x->draft = x->world ? pool(dbt_draft_size) : NULL;
+	if (x->world && !x->draft)
+		return error_set(e, "engine dbt: out of memory");
 	if (map_returns(h, e) || dbt_observe_init(x, v->engine_options, e) ||
 	    flat_create(v, &(struct flat_listener){ dbt_exec_changed, v }, e))
 		return -1;
