@@ -135,7 +135,7 @@ class Damaged:
 
 
 def attempt(path, *more):
-    return run_to_end(["restore", path, "--serial=none", "--insn-limit=1", "--no-control", *more], 30)
+    return run_to_end(["restore", path, "--serial=file:/dev/null", "--insn-limit=1", "--no-control", *more], 30)
 
 
 def damage(folder, snap, rounds):
