@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "backend/chr/chr.h"
+#include "base/guid.h"
 #include "machine/machine.h"
 
 #define API_BODY_MAX (64 * KiB)
@@ -29,6 +30,7 @@ enum api_op {
 	API_CONSOLE,
 	API_COREDUMP,
 	API_SNAPSHOT,
+	API_GENERATION,
 	API_OPS
 };
 
@@ -45,6 +47,8 @@ struct api_request {
 	bool has_balloon;    /* API_RESIZE */
 	u64 desired_balloon; /* bytes */
 	bool paging;	     /* API_COREDUMP: with virtual addresses */
+	bool has_generation; /* API_GENERATION: which one; else a random one */
+	u8 generation[GUID_LEN];
 };
 
 #define API_LEN_UNKNOWN UINT64_MAX
