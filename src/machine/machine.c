@@ -164,6 +164,9 @@ static int start_saved(struct machine *m, struct error *e)
 	if (machine_load(m, e))
 		return -1;
 	boot_drop(m->image);
+	/* it may be one of several copies; with the virtual clock they are to be the same */
+	if (m->cfg.clock == MACHINE_CLOCK_REAL)
+		machine_set_generation(m, NULL);
 	return 0;
 }
 
