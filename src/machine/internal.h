@@ -241,7 +241,8 @@ void machine_start_time(struct machine *m);
 void machine_unquiesce(struct machine *m);
 
 /* state.c: into a machine that was just built, from cfg.saved. 0; or -1 with *e, and the machine is of no use. The
- * model comes first, before there are processors. */
+ * boot files and the model come first, before there are processors. */
+int machine_load_known(const struct machine *m, struct boot_known *known, struct error *e);
 int machine_load_model(struct machine *m, const struct cpu_limits *limits, struct error *e);
 int machine_load(struct machine *m, struct error *e);
 /* quiesce.c */

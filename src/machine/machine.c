@@ -87,7 +87,9 @@ static int check_config(struct machine *m, struct error *e)
 
 static int load_files(struct machine *m, struct error *e)
 {
+	struct boot_known known;
 	const struct boot_request r = {
+		.known = m->cfg.saved ? &known : NULL,
 		.kernel = m->cfg.kernel,
 		.initrd = m->cfg.initrd,
 		.append = m->cfg.append,
@@ -99,6 +101,8 @@ static int load_files(struct machine *m, struct error *e)
 	u64 len;
 	gpa_t base;
 
+	if (m->cfg.saved && machine_load_known(m, &known, e))
+		return -1;
 	m->image = boot_load(&r, e);
 	if (!m->image)
 		return -1;
@@ -160,6 +164,9 @@ static int start_saved(struct machine *m, struct error *e)
 	if (machine_load(m, e))
 		return -1;
 	boot_drop(m->image);
+	/* it may be one of several copies; with the virtual clock they are to be the same */
+	if (m->cfg.clock == MACHINE_CLOCK_REAL)
+		machine_set_generation(m, NULL);
 	return 0;
 }
 
