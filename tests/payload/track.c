@@ -2,7 +2,7 @@
  * Tracks of written frames (mem/track.h) under the engines.
  *
  *   track [--long] PAYLOAD... [linux KERNEL INITRD]
- *   track --cost build/tests/payload/dirty64
+ *   track --cost build/tests/payload/dirty_writer64
  *
  * Each payload runs in slices of random length, in each engine. After every
  * slice RAM is compared with a copy: each frame that differs must have been
@@ -23,8 +23,7 @@
 #include "mem/flat.h"
 #include "mem/track.h"
 
-#define RAM (32 * MiB)
-#define FRAMES (RAM >> PAGE_SHIFT)
+#define RAM (128 * MiB)
 #define SLICES 150u
 
 static unsigned failures;
@@ -98,6 +97,11 @@ static void harvest(struct watch *w)
 	each_data(w->mem, compare, w);
 }
 
+static void copy_frame(struct watch *w, u64 f)
+{
+	memcpy(w->copy + f * PAGE_SIZE, memory_ram(w->mem) + f * PAGE_SIZE, PAGE_SIZE);
+}
+
 static void keep(struct watch *w, u64 f)
 {
 	memcpy(w->then + f * PAGE_SIZE, memory_ram(w->mem) + f * PAGE_SIZE, PAGE_SIZE);
@@ -137,7 +141,7 @@ static bool watch_open(struct watch *w, struct machine *m)
 	w->t = track_start(w->mem, NULL, NULL, &e);
 	if (!w->t)
 		return false;
-	memcpy(w->copy, memory_ram(w->mem), RAM);
+	each_data(w->mem, copy_frame, w);
 	return true;
 }
 
@@ -203,10 +207,10 @@ static u64 run_watched(const struct guest *g, const char *engine, unsigned slice
 		*icount += 1 + random64() % (n % 8 ? g->longest : 50);
 		machine_run_until(m, *icount, &r);
 		harvest(&w);
-		if (w.snapshot && random64() % 4 == 0)
-			end_snapshot(&w);
-		else if (!w.snapshot && random64() % 4 == 0)
+		if (n % 4 == 1)
 			begin_snapshot(&w);
+		else if (w.snapshot && n % 4 == 3)
+			end_snapshot(&w);
 	}
 	*icount = machine_vcpu(m, 0)->icount;
 	for (unsigned i = 1; i < g->cpus; i++)
@@ -286,7 +290,7 @@ static void run_parallel(const struct guest *g, const char *engine, unsigned rou
 
 /* ---- what it costs ---- */
 
-#define COUNT 0xf00000u /* dirty.c */
+#define COUNT 0xf00000u /* dirty_writer.c */
 
 struct cost {
 	struct machine *m;
