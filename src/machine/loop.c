@@ -63,6 +63,7 @@ static enum debug_go ask_debugger(struct machine *m, enum debug_stop why)
 static void debug_stop(struct machine *m, enum debug_stop why)
 {
 	m->stepping = false;
+	machine_apics_back(m);
 	switch (ask_debugger(m, why)) {
 	case DEBUG_CONTINUE:
 		break;
@@ -219,10 +220,12 @@ void machine_serve(struct machine *m)
 	if (pause_wanted(m)) {
 		if (m->group.parallel) {
 			parallel_pause(m);
+			machine_apics_back(m);
 			serve_paused(m);
 			if (m->group.parallel) /* else another engine has them take turns: their threads stay parked */
 				parallel_resume(m);
 		} else {
+			machine_apics_back(m);
 			serve_paused(m);
 		}
 	}
@@ -312,6 +315,8 @@ static void turns_loop(struct machine *m)
 		machine_serve(m);
 		if (m->ended || m->group.parallel)
 			break;
+		if (!m->stepping && limit(m) == CLOCK_NEVER)
+			machine_apics_lend(m);
 		if (next_turn(m))
 			run_engine(m);
 		else if (m->stepping)
@@ -319,6 +324,7 @@ static void turns_loop(struct machine *m)
 		else if (!m->requests)
 			idle(m);
 	}
+	machine_apics_back(m);
 	fpu_park(m->cpu[m->turn].v);
 }
 
