@@ -8,8 +8,8 @@
 
 #include "base/types.h"
 
-#define APIC_LVTS 6   /* timer, thermal, performance, LINT0, LINT1, error */
-#define APIC_PINS 24  /* of the IOAPIC */
+#define APIC_LVTS 6  /* timer, thermal, performance, LINT0, LINT1, error */
+#define APIC_PINS 24 /* of the IOAPIC */
 
 struct apic_state {
 	u64 base; /* IA32_APIC_BASE */

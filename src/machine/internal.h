@@ -76,7 +76,7 @@ struct machine {
 	struct board board;
 	struct lapic_bus *lapics;
 	bool apics_lent; /* to the engine (apics.c); written with every processor at a boundary */
-	struct pv *pv; /* pv.c; NULL: no paravirtual interface */
+	struct pv *pv;	 /* pv.c; NULL: no paravirtual interface */
 	struct device *pic, *ioapic, *q35, *pm, *uart[MACHINE_SERIALS];
 	struct virtio *console, *balloon; /* NULL: none */
 	struct {

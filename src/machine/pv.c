@@ -358,8 +358,7 @@ static u32 feature_of(u32 msr)
 /* Is the register with the engine? */
 static bool is_lent(const struct machine *m, u32 msr)
 {
-	return m->apics_lent &&
-	       (msr == MSR_KVM_STEAL_TIME || msr == MSR_KVM_PV_EOI_EN || msr == MSR_KVM_POLL_CONTROL);
+	return m->apics_lent && (msr == MSR_KVM_STEAL_TIME || msr == MSR_KVM_PV_EOI_EN || msr == MSR_KVM_POLL_CONTROL);
 }
 
 int pv_msr_read(void *machine, unsigned n, u32 msr, u64 *val)

@@ -52,9 +52,7 @@ int kvm_split_enable(int vm_fd, const struct kvm_host *h)
 
 static bool deliver(struct vcpu *v, const struct apic_msi *msi)
 {
-	struct kvm_msi m = {
-		.address_lo = (u32)msi->addr, .address_hi = (u32)(msi->addr >> 32), .data = msi->data
-	};
+	struct kvm_msi m = { .address_lo = (u32)msi->addr, .address_hi = (u32)(msi->addr >> 32), .data = msi->data };
 
 	return kvm_ioctl(kvm_of(v)->vm->fd, KVM_SIGNAL_MSI, &m) > 0;
 }
@@ -296,6 +294,9 @@ static void give(struct vcpu *v, struct apic_state *s)
 	else if (deadline_mode(s->lvt[0]))
 		kvm_get_msr(x, MSR_TSC_DEADLINE, &s->tsc_deadline);
 	x->deadline = 0;
+	/* KVM_SET_SREGS drops what CR8 does not have. */
+	if (s->tpr == (x->given.tpr & 0xf0))
+		s->tpr = x->given.tpr;
 	get_pv(v, s);
 	if (whole) {
 		kvm_export(v);

@@ -125,8 +125,9 @@ static int look(struct kvm_host *h)
 	h->run_size = ioctl(h->fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	h->slots = (unsigned)has(h->fd, KVM_CAP_NR_MEMSLOTS);
 	h->scales_tsc = has(h->fd, KVM_CAP_TSC_CONTROL);
-	h->x2apic_flags = (u64)has(h->fd, KVM_CAP_X2APIC_API) &
-			  (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK | X2APIC_NO_SUPPRESSION);
+	h->x2apic_flags =
+	    (u64)has(h->fd, KVM_CAP_X2APIC_API) &
+	    (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK | X2APIC_NO_SUPPRESSION);
 	h->splits = can_split(h);
 	h->steal = has(h->fd, KVM_CAP_STEAL_TIME);
 	h->fails_out = has(h->fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE);

@@ -137,7 +137,7 @@ struct kvm_vcpu {
 	u64 deadline;	   /* IA32_TSC_DEADLINE that waits for KVM's TSC; 0: none */
 	bool extint_given; /* by KVM_INTERRUPT, and KVM_RUN was not called since */
 	struct apic_state given; /* by take() */
-	u32 debug_control; /* of KVM_SET_GUEST_DEBUG */
+	u32 debug_control;	 /* of KVM_SET_GUEST_DEBUG */
 
 	pid_t thread; /* that ran it last */
 
