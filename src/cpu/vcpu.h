@@ -16,6 +16,7 @@ struct portmap;
 struct cpu_model;
 struct engine_ops;
 struct engine_options;
+struct reclaim;
 struct world;
 
 /* The processors of one machine. */
@@ -29,6 +30,7 @@ struct vcpu_group {
 	 * Neither happens while another processor runs. */
 	void *engine_shared;
 	unsigned engine_users;
+	struct reclaim *reclaim; /* where vcpu_detach puts mappings to be given back later (base/reclaim.h), or NULL */
 };
 
 /*
@@ -138,6 +140,11 @@ struct vcpu {
 	void *engine_data;
 	_Alignas(64) u64 engine_hot[96]; /* the attached engine's most used private data */
 };
+
+static inline struct reclaim *vcpu_reclaim(const struct vcpu *v)
+{
+	return v->group ? v->group->reclaim : NULL;
+}
 
 static inline void vcpu_raise(struct vcpu *v, u32 events)
 {

@@ -6,7 +6,9 @@
  * when they go on (loop.c, parallel.c).
  *
  * Guest time stands still meanwhile, so that the guest does not see how long
- * it takes to build an engine.
+ * it takes to build an engine. It is short, for what the network or a disk
+ * does goes on: the memory of the old engine is given back afterwards, by a
+ * thread (base/reclaim.h).
  */
 #include <stdio.h>
 #include <string.h>
@@ -43,10 +45,15 @@ static int replace(struct machine *m, const struct engine_ops *to, struct error 
 	const struct engine_ops *from = m->engine;
 	struct error again = { .text = "" };
 
+	m->group.reclaim = &m->reclaim;
 	machine_cpus_detach(m);
+	m->group.reclaim = NULL;
 	e->text[0] = 0;
 	if (!attach(m, to, e))
 		return 0;
+	/* the old one may need the room that it had */
+	reclaim_start(&m->reclaim);
+	reclaim_wait(&m->reclaim);
 	if (attach(m, from, &again))
 		fail(m, from, &again);
 	return -1;
@@ -68,12 +75,13 @@ int machine_set_engine(struct machine *m, const char *name, struct error *e)
 				 "engine '%s' does not translate, and the machine has --trace, --perf-map or "
 				 "--guest-symbols",
 				 to->name);
+	reclaim_wait(&m->reclaim); /* of the change before */
 	clock_stop(m->clock);
 	ret = replace(m, to, e);
 	if (!ret)
 		m->verdict = verdict;
-	if (!atomic_load(&m->paused) && m->running)
-		clock_start(m->clock);
+	machine_start_time(m);
+	reclaim_start(&m->reclaim);
 	return ret;
 }
 

@@ -209,6 +209,7 @@ void machine_cpus_destroy(struct machine *m)
 			mmu_destroy(m->cpu[n].v->mmu);
 		free(m->cpu[n].v);
 	}
+	reclaim_wait(&m->reclaim);
 	world_destroy(&m->world);
 	pthread_cond_destroy(&m->served);
 	pthread_cond_destroy(&m->go_on);

@@ -74,6 +74,8 @@ bool flat_code_target(struct vcpu *v, gva_t lin, gpa_t *gpa, u8 **host);
 /* Host bases of all sets, for the engine to initialise its auxiliary areas. */
 unsigned flat_set_count(const struct flat *f);
 u8 *flat_set_base(const struct flat *f, unsigned n);
+/* Has code run in it, or may it? Not before an address space needs it: the listener then hears of it. */
+bool flat_set_used(const struct flat *f, unsigned n);
 
 struct flat_stats {
 	u64 fills, misses, neighbours, flushes, page_flushes, table_pages, resets;

@@ -1,7 +1,7 @@
 /* Construction of the flat translation tables: reservations only, no table page has memory yet. */
-#include <stdlib.h>
 #include <sys/mman.h>
 
+#include "base/reclaim.h"
 #include "mem/flat_priv.h"
 #include "mem/physmem_priv.h"
 
@@ -42,15 +42,15 @@ static void set_sizes(struct flat *f, unsigned processors)
 	f->pages_max = MIN(FLAT_PAGES_MAX, FLAT_PAGES_ALL / processors);
 }
 
-static void release(struct flat *f)
+static void release(struct flat *f, struct reclaim *later)
 {
 	if (f->tables_map)
-		munmap(f->tables_map, flat_tables_map_size(f));
+		reclaim_later(later, f->tables_map, flat_tables_map_size(f));
 	if (f->map_map)
-		munmap(f->map_map, flat_map_map_size(f));
+		reclaim_later(later, f->map_map, flat_map_map_size(f));
 	if (f->hint)
-		munmap(f->hint, f->hint_size);
-	free(f);
+		reclaim_later(later, f->hint, f->hint_size);
+	reclaim_later(later, f, sizeof(*f));
 }
 
 static bool map_tables(struct flat *f)
@@ -79,7 +79,7 @@ static bool map_tables(struct flat *f)
 
 bool flat_possible(void)
 {
-	struct flat *f = calloc(1, sizeof(*f));
+	struct flat *f = reserve(sizeof(*f), PROT_READ | PROT_WRITE);
 	bool found;
 
 	if (!f)
@@ -87,7 +87,7 @@ bool flat_possible(void)
 	f->ram_size = PAGE_SIZE;
 	set_sizes(f, 1);
 	found = memory_place_possible() && map_tables(f);
-	release(f);
+	release(f, NULL);
 	return found;
 }
 
@@ -98,7 +98,7 @@ int flat_create(struct vcpu *v, const struct flat_listener *l, struct error *e)
 
 	if (!m->place_len)
 		return error_set(e, FLAT_NO_ROOM "; use --engine interp");
-	f = calloc(1, sizeof(*f));
+	f = reserve(sizeof(*f), PROT_READ | PROT_WRITE);
 	if (!f)
 		return error_set(e, "translation tables: out of memory");
 	f->ram = m->ram;
@@ -107,7 +107,7 @@ int flat_create(struct vcpu *v, const struct flat_listener *l, struct error *e)
 	f->listener = *l;
 	set_sizes(f, v->group ? v->group->count : 1);
 	if (!map_tables(f)) {
-		release(f);
+		release(f, NULL);
 		return error_set(e, FLAT_NO_ROOM "; use --engine interp");
 	}
 	v->mmu->flat = f;
@@ -121,7 +121,7 @@ void flat_destroy(struct vcpu *v)
 
 	if (!m || !m->mmu.flat)
 		return;
-	release(m->mmu.flat);
+	release(m->mmu.flat, vcpu_reclaim(v));
 	m->mmu.flat = NULL;
 	m->mmu.flat_base = NULL;
 	for (unsigned i = 0; i < MMU_INDEX_COUNT; i++)
@@ -136,6 +136,13 @@ unsigned flat_set_count(const struct flat *f)
 u8 *flat_set_base(const struct flat *f, unsigned n)
 {
 	return f->set[flat_set_number(f, n)].base;
+}
+
+bool flat_set_used(const struct flat *f, unsigned n)
+{
+	unsigned set = flat_set_number(f, n);
+
+	return set >= FLAT_USERS || f->set[set].used;
 }
 
 const struct flat_stats *flat_stats(const struct flat *f)

@@ -159,9 +159,9 @@ static void choose_user(struct vcpu *v)
 		if (f->set[n].used) {
 			drop_set(f, &f->set[n]);
 			f->set[n].has_global = false;
-			report_all(f, &f->set[n]);
 		}
 		f->set[n].used = true;
+		report_all(f, &f->set[n]);
 		f->set[n].pcid = (u16)pcid;
 	}
 	f->set[n].stamp = ++f->clock;

@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
 """The engine changes under a guest that verifies all it does.
 
-switch.py [--engine NAME] [--switches N] [--cpus N,N] [--to NAME]
+switch.py [--engine NAME] [--switches N] [--cpus N,N] [--to NAME] [--gaps S]
 
 While stress-ng --verify, disk and network traffic with checksums and a watch on
 the clock run in the guest, the host changes the engine to and fro. Afterwards
 nothing has failed, the guest's clock has not gone back, run ahead or lost time
-against the host's but for the standstills, and dmesg has no complaint.
+against the host's but for the standstills, each of which was short, and dmesg
+has no complaint.
+
+--gaps: before, under stress-ng alone, what a program that runs before all others
+sees between two looks at the clock with each of the engines, for S seconds, without
+changes. That is what to compare the figure with changes with.
 """
 import argparse
 import hashlib
@@ -16,6 +21,7 @@ import random
 import re
 import shutil
 import socket
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -33,6 +39,17 @@ net=$(basename $(ls -d /sys/class/net/e*))
 udhcpc -q -f -i $net >/dev/null 2>&1 || echo "FAILED dhcp"
 echo "START"
 /timejump %(calm)d first %(clock)d | sed 's/^TIME/CALM/'
+if [ %(gaps)d -gt 0 ]; then
+	stress-ng %(stress)s --verify --timeout 1000 >/dev/null 2>&1 & load=$!
+	echo "GAPS here"
+	/timejump %(gaps)d first | sed 's/^TIME/HERE/'
+	echo "GAPS there"
+	sleep 3
+	/timejump %(gaps)d first | sed 's/^TIME/THERE/'
+	kill -INT $load; wait $load
+	echo "GAPS over"
+	sleep 2
+fi
 echo "GO"
 /timejump 100000 first %(clock)d >time & watch=$!
 python3 /traffic.py %(host)s & traffic=$!
@@ -139,19 +156,35 @@ class Clock(threading.Thread):
         return first - min(late), last - first
 
 
+def change(name, engine, clock):
+    """None, or what went wrong."""
+    p = subprocess.run([ECTYPE, "ctl", name, "engine", engine], capture_output=True, text=True, timeout=120 * SLOW)
+    m = re.search(r"still for ([\d.]+) ms", p.stdout)
+    if p.returncode or not m:
+        return p.stdout + p.stderr
+    clock.stills.append((time.monotonic_ns(), float(m.group(1))))
+    return None
+
+
 def switches(g, name, count, engines, clock):
-    """Changes the engine `count` times; how many were made, the longest standstill in ms."""
-    done, longest = 0, 0.0
+    """Changes the engine `count` times; how many were made, the longest standstill in ms, what went wrong."""
+    err = None
     for i in range(count):
-        p = subprocess.run([ECTYPE, "ctl", name, "engine", engines[i % 2]], capture_output=True, text=True, timeout=120 * SLOW)
-        m = re.search(r"still for ([\d.]+) ms", p.stdout)
-        if p.returncode or not m:
-            return done, longest, p.stdout + p.stderr
-        done += 1
-        longest = max(longest, float(m.group(1)))
-        clock.stills.append((time.monotonic_ns(), float(m.group(1))))
+        err = change(name, engines[i % 2], clock)
+        if err is not None:
+            break
         g.pump(random.random() * 0.1)  # what lies between two changes differs
-    return done, longest, ""
+    return len(clock.stills), max((ms for _, ms in clock.stills), default=0.0), err
+
+
+def gaps(g, name, engines, seconds, clock):
+    g.expect("GAPS there", 100 + seconds)
+    change(name, engines[0], clock)
+    g.expect("GAPS over", 100 + seconds)
+    change(name, engines[1], clock)
+    times = [re.search(rf"{k} largest=(\d+)", g.text).group(1) for k in ("HERE", "THERE")]
+    print(f"# us between two looks at the clock at most, under load, {seconds} s of each engine: "
+          f"{engines[1]} {times[0]}, {engines[0]} {times[1]}")
 
 
 def judge(what, text, clock):
@@ -170,7 +203,7 @@ def judge(what, text, clock):
     ok(f"{what}: dmesg has no complaint", len(log) > 100 and not found, "\n".join(found))
 
 
-def one(cpus, count, engines, port):
+def one(cpus, count, engines, port, seconds):
     what, name = f"{cpus} processor{'s' if cpus > 1 else ''}", f"switch-{cpus}-{os.getpid()}"
     Host.over = False
     clock = Clock()
@@ -180,14 +213,19 @@ def one(cpus, count, engines, port):
             jump = f.read()
         with open(f"{d}/disk", "wb") as f:
             f.truncate(20 * MIB)
-        run = RUN % {"host": f"10.0.2.2:{port}", "stress": STRESS, "calm": 5, "clock": clock.port()}
+        run = RUN % {"host": f"10.0.2.2:{port}", "stress": STRESS, "calm": 5, "gaps": seconds, "clock": clock.port()}
         with toolbox(d, {"run.sh": run, "traffic.py": TRAFFIC, "timejump": jump}, "--name", name, "--cpus", cpus,
                      "--disk", f"{d}/disk,format=raw", "--net", "user") as g:
             try:
+                if seconds:
+                    gaps(g, name, engines, seconds, clock)
+                before = len(clock.stills)
                 g.expect("FLOWS", 300)
                 done, longest, err = switches(g, name, count, engines, clock)
-                ok(f"{what}: {count} changes of the engine", done == count, f"{done}: {err}")
-                print(f"# {what}: the guest stood still for at most {longest:.1f} ms")
+                ok(f"{what}: {count} changes of the engine", done - before == count, f"{done}: {err}")
+                stills = [ms for _, ms in clock.stills]
+                print(f"# {what}: the guest stood still for {statistics.mean(stills or [0]):.2f} ms in the mean, "
+                      f"{longest:.2f} ms at most; {sum(ms > 10 for ms in stills)} times for more than 10 ms")
                 Host.over = True
                 g.expect("== all done", 300)
                 ok(f"{what}: the guest powers off", g.wait(60) == 0, g.errors())
@@ -201,12 +239,13 @@ def main():
     p.add_argument("--switches", type=int, default=60)
     p.add_argument("--cpus", default="1,4")
     p.add_argument("--to", default="interp", help="the other engine")
+    p.add_argument("--gaps", type=int, default=0, metavar="S")
     a = p.parse_args()
     os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="ectype-switch-")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     for cpus in a.cpus.split(","):
-        one(int(cpus), a.switches, (a.to, ENGINE), server.server_address[1])
+        one(int(cpus), a.switches, (a.to, ENGINE), server.server_address[1], a.gaps)
     server.shutdown()
     shutil.rmtree(os.environ["XDG_RUNTIME_DIR"])
     finish()

@@ -21,6 +21,10 @@ static void pcids(void **state)
 	load_cr3(r, 2, false);
 	second = r->v.mmu->flat_base;
 	assert_ptr_not_equal(first, second);
+	/* its first address space */
+	assert_true(told(second, 0, true));
+	assert_int_equal(reports, 1);
+	reports = 0;
 	assert_false(has(second, USER, MMU_READ));
 	assert_int_equal(miss(r, USER, MMU_READ), FLAT_FILLED);
 	load_cr3(r, 1, true);

@@ -58,7 +58,7 @@ void dbt_reset_returns(struct vcpu *v)
 	dbt_of(v)->stats.return_resets++;
 }
 
-void dbt_reset_jumps(const struct dbt_shared *sh, u8 *base, enum dbt_width w)
+static void reset_jumps(const struct dbt_shared *sh, u8 *base, enum dbt_width w)
 {
 	const u8 **jump = (const u8 **)(base + AUX_JUMP(w));
 
@@ -83,20 +83,35 @@ static void reset_all_returns(struct dbt_shared *sh)
 		dbt_reset_returns(sh->peers.v[n]);
 }
 
-void dbt_reset_own_jumps(struct vcpu *v)
+void dbt_reset_width(struct vcpu *v, enum dbt_width w)
 {
 	const struct flat *f = v->mmu->flat;
 
 	for (unsigned n = 0; n < flat_set_count(f); n++)
-		for (unsigned w = 0; w < WIDTHS; w++)
-			dbt_reset_jumps(dbt_of(v)->sh, flat_set_base(f, n), w);
+		if (flat_set_used(f, n))
+			reset_jumps(dbt_of(v)->sh, flat_set_base(f, n), w);
+}
+
+static void reset_own_jumps(struct vcpu *v)
+{
+	for (unsigned w = 0; w < WIDTHS; w++)
+		if (dbt_of(v)->key_of[w])
+			dbt_reset_width(v, w);
 	dbt_reset_returns(v);
+}
+
+/* The set at `base` may be a new one, whose caches nobody has filled. */
+static void fill_jumps(const struct dbt *x, u8 *base)
+{
+	for (unsigned w = 0; w < WIDTHS; w++)
+		if (x->key_of[w] && !*(const u8 **)(base + AUX_JUMP(w)))
+			reset_jumps(x->sh, base, w);
 }
 
 void dbt_reset_all_jumps(struct dbt_shared *sh)
 {
 	for (unsigned n = 0; n < sh->peers.n; n++) {
-		dbt_reset_own_jumps(sh->peers.v[n]);
+		reset_own_jumps(sh->peers.v[n]);
 		dbt_drop_stores(sh->peers.v[n]);
 	}
 }
@@ -123,6 +138,8 @@ void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all)
 	struct vcpu *v = vcpu;
 	struct dbt *x = dbt_of(v);
 
+	if (!x) /* being attached */
+		return;
 	if (!all) {
 		bool known = false;
 
@@ -137,6 +154,7 @@ void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all)
 			return;
 	} else if (base) {
 		zero_words(base + AUX_VALID, (x->sh->pages_n + 63) & ~63u);
+		fill_jumps(x, base);
 	} else {
 		invalidate_all(x->sh, v->mmu->flat);
 	}

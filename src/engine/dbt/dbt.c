@@ -2,6 +2,7 @@
  * Engine `dbt`: attach, detach, counters.
  */
 #include "engine/dbt/dbt.h"
+#include "base/reclaim.h"
 #include "engine/dbt/signal.h"
 #include "engine/dbt/translate.h"
 #include "engine/interp/host_fault.h"
@@ -56,34 +57,54 @@ fail:
 	return -1;
 }
 
-/* The pools, with their sizes: `act` on each. */
-static bool each_pool(struct dbt_shared *sh, bool (*act)(void **pool, size_t size))
+#define POOLS 11u
+struct pool_at {
+	void **at;
+	size_t size;
+};
+
+static void list_pools(struct dbt_shared *sh, struct pool_at out[POOLS])
 {
 	const struct cursors *per = &sh->per;
-	size_t n = sh->regions;
+	const size_t n = sh->regions;
+	const struct pool_at all[POOLS] = {
+		{ (void **)&sh->blocks, n * per->blocks * sizeof(*sh->blocks) },
+		{ (void **)&sh->insns, n * per->insns * sizeof(*sh->insns) },
+		{ (void **)&sh->insn_block, n * per->insns / INSNS_A_MARK * sizeof(*sh->insn_block) },
+		{ (void **)&sh->exits, n * per->exits * sizeof(*sh->exits) },
+		{ (void **)&sh->recipes, n * per->recipes * sizeof(*sh->recipes) },
+		{ (void **)&sh->sys, n * per->sys * sizeof(*sh->sys) },
+		{ (void **)&sh->fixes, n * per->fixes },
+		{ (void **)&sh->twins, sizeof(*sh->twins) << TWIN_BITS },
+		{ (void **)&sh->pages, PAGES_MAX * sizeof(*sh->pages) },
+		{ (void **)&sh->decoded, dbt_decoded_size },
+		{ (void **)&sh->lines, sh->frames * sizeof(*sh->lines) },
+	};
 
-	return act((void **)&sh->blocks, n * per->blocks * sizeof(*sh->blocks)) &
-	       act((void **)&sh->insns, n * per->insns * sizeof(*sh->insns)) &
-	       act((void **)&sh->insn_block, n * per->insns / INSNS_A_MARK * sizeof(*sh->insn_block)) &
-	       act((void **)&sh->exits, n * per->exits * sizeof(*sh->exits)) &
-	       act((void **)&sh->recipes, n * per->recipes * sizeof(*sh->recipes)) &
-	       act((void **)&sh->sys, n * per->sys * sizeof(*sh->sys)) & act((void **)&sh->fixes, n * per->fixes) &
-	       act((void **)&sh->twins, sizeof(*sh->twins) << TWIN_BITS) &
-	       act((void **)&sh->pages, PAGES_MAX * sizeof(*sh->pages)) & act((void **)&sh->decoded, dbt_decoded_size) &
-	       act((void **)&sh->lines, sh->frames * sizeof(*sh->lines));
+	memcpy(out, all, sizeof(all));
 }
 
-static bool make_pool(void **at, size_t size)
+static bool make_pools(struct dbt_shared *sh)
 {
-	*at = pool(size);
-	return *at;
+	struct pool_at pools[POOLS];
+	bool made = true;
+
+	list_pools(sh, pools);
+	for (unsigned n = 0; n < POOLS; n++) {
+		*pools[n].at = pool(pools[n].size);
+		made &= *pools[n].at != NULL;
+	}
+	return made;
 }
 
-static bool free_pool(void **at, size_t size)
+static void free_pools(struct dbt_shared *sh, struct reclaim *later)
 {
-	if (*at)
-		munmap(*at, size);
-	return true;
+	struct pool_at pools[POOLS];
+
+	list_pools(sh, pools);
+	for (unsigned n = 0; n < POOLS; n++)
+		if (*pools[n].at)
+			reclaim_later(later, *pools[n].at, pools[n].size);
 }
 
 /* ---- what the processors share ---- */
@@ -120,13 +141,13 @@ static void set_sizes(struct dbt_shared *sh, const struct engine_options *o)
 				    .fixes = (u32)size / BYTES_A_FIX };
 }
 
-static void free_shared(struct dbt_shared *sh)
+static void free_shared(struct dbt_shared *sh, struct reclaim *later)
 {
 	if (sh->rw && sh->rw != MAP_FAILED)
-		munmap(sh->rw, sh->size);
+		reclaim_later(later, sh->rw, sh->size);
 	if (sh->rx && sh->rx != MAP_FAILED)
-		munmap(sh->rx, sh->size);
-	each_pool(sh, free_pool);
+		reclaim_later(later, sh->rx, sh->size);
+	free_pools(sh, later);
 	perf_map_close(sh->perf);
 	free(sh);
 }
@@ -145,21 +166,22 @@ static struct dbt_shared *make_shared(struct vcpu *v, struct error *e)
 	sh->no_store = ~0ull;
 	sh->parallel = world_of(v);
 	if (map_cache(sh, e)) {
-		free_shared(sh);
+		free_shared(sh, NULL);
 		return NULL;
 	}
-	if (!each_pool(sh, make_pool)) {
+	if (!make_pools(sh)) {
 		error_set(e, "engine dbt: out of memory");
-		free_shared(sh);
+		free_shared(sh, NULL);
 		return NULL;
 	}
 	dbt_make_trampolines(sh);
 	dbt_empty_regions(sh);
 	if (v->engine_options && v->engine_options->perf_map && dbt_start_perf_map(sh, e)) {
-		free_shared(sh);
+		free_shared(sh, NULL);
 		return NULL;
 	}
-	memory_add_listener(v->mem, &(struct memory_listener){ map_changed, page_written, sh });
+	memory_add_listener(v->mem, &(struct memory_listener){
+					.map_changed = map_changed, .page_written = page_written, .opaque = sh });
 	memory_set_world(v->mem, world_of(v));
 	return sh;
 }
@@ -188,7 +210,7 @@ static void drop_shared(struct vcpu *v, struct dbt_shared *sh)
 	memory_remove_listener(v->mem, sh);
 	memory_set_world(v->mem, NULL);
 	memory_clear_flags(v->mem, PAGE_CODE_DBT | PAGE_STORES);
-	free_shared(sh);
+	free_shared(sh, vcpu_reclaim(v));
 }
 
 /* ---- one processor ---- */
@@ -244,12 +266,12 @@ static void set_up_hot(struct dbt_host *h)
 					 .flat = x->v->mmu->flat };
 }
 
-static void free_engine(struct dbt_host *h)
+static void free_engine(struct dbt_host *h, struct reclaim *later)
 {
 	if (h->ret_map)
-		munmap(h->ret_map, 2 * RET_SPAN);
+		reclaim_later(later, h->ret_map, 2 * RET_SPAN);
 	dbt_observe_fini(&h->dbt);
-	munmap(h, sizeof(*h));
+	reclaim_later(later, h, sizeof(*h));
 }
 
 static int set_up(struct vcpu *v, struct dbt_host *h, struct error *e)
@@ -276,16 +298,16 @@ static int dbt_attach(struct vcpu *v, struct error *e)
 	x->world = world_of(v);
 	x->sh = take_shared(v, e);
 	if (!x->sh) {
-		free_engine(h);
+		free_engine(h, NULL);
 		return -1;
 	}
 	if (set_up(v, h, e)) {
 		drop_shared(v, x->sh);
-		free_engine(h);
+		free_engine(h, NULL);
 		return -1;
 	}
 	set_up_hot(h);
-	dbt_reset_own_jumps(v);
+	dbt_reset_returns(v);
 	dbt_drop_stores(v);
 	mmu_mode_changed(v);
 	return 0;
@@ -297,11 +319,11 @@ static void dbt_detach(struct vcpu *v)
 	struct dbt_shared *sh = x->sh;
 
 	fpu_park(v);
-	if (sh->peers.n == 1)
-		dbt_flush(v);
+	if (unlikely(x->trace & TRACE_SMC) && sh->peers.n == 1)
+		dbt_observe_kill(v, NULL);
 	interp_fini(v, &x->interp);
 	flat_destroy(v);
-	free_engine((struct dbt_host *)x);
+	free_engine((struct dbt_host *)x, vcpu_reclaim(v));
 	drop_shared(v, sh);
 }
 

@@ -416,11 +416,10 @@ u32 dbt_frame_written(struct vcpu *v, const u8 *host, unsigned off, unsigned len
 bool dbt_frame_holds(struct dbt_shared *sh, const u8 *host, unsigned off, unsigned len);
 void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all);
 void dbt_reset_returns(struct vcpu *v);
-void dbt_reset_jumps(const struct dbt_shared *sh, u8 *base, enum dbt_width w); /* of the set at `base` */
-void dbt_reset_own_jumps(struct vcpu *v);				       /* and returns, of the processor */
-void dbt_reset_all_jumps(struct dbt_shared *sh);			       /* and returns and code stores, of all */
-const struct tblock *dbt_block_at(const struct dbt_shared *sh, u32 host);      /* by offset in the cache; NULL: none */
-const struct tinsn *dbt_insn_at(const struct dbt_shared *sh, u32 host);	       /* by offset in the cache; NULL: none */
+void dbt_reset_width(struct vcpu *v, enum dbt_width w); /* the processor's jump caches of one width, begun to be used */
+void dbt_reset_all_jumps(struct dbt_shared *sh);	/* and returns and code stores, of all */
+const struct tblock *dbt_block_at(const struct dbt_shared *sh, u32 host); /* by offset in the cache; NULL: none */
+const struct tinsn *dbt_insn_at(const struct dbt_shared *sh, u32 host);	  /* by offset in the cache; NULL: none */
 
 /* The page at linear address `page` as code, found or made; NULL: none, a fault or no RAM. */
 struct tpage *dbt_page_at(struct vcpu *v, gva_t page);

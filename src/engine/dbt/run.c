@@ -82,8 +82,7 @@ static void settle(struct vcpu *v)
 	if (key == x->key_of[w])
 		return;
 	x->key_of[w] = key;
-	for (unsigned n = 0; n < flat_set_count(v->mmu->flat); n++)
-		dbt_reset_jumps(x->sh, flat_set_base(v->mmu->flat, n), w);
+	dbt_reset_width(v, w);
 }
 
 /*

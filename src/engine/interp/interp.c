@@ -2,6 +2,7 @@
  * Engine `interp`: attach, detach, counters.
  */
 #include "engine/interp/interp.h"
+#include "base/reclaim.h"
 #include "engine/interp/host_fault.h"
 #include "engine/interp/thunk.h"
 
@@ -21,11 +22,11 @@ void interp_map_changed(struct interp_peers *all)
 	}
 }
 
-static void free_parts(struct interp *x)
+static void free_parts(struct interp *x, struct reclaim *later)
 {
-	thunk_cache_destroy(x->thunks);
+	thunk_cache_destroy(x->thunks, later);
 	if (x->arena)
-		munmap(x->arena, x->arena_size);
+		reclaim_later(later, x->arena, x->arena_size);
 	free(x->build);
 	free(x->step);
 }
@@ -34,7 +35,6 @@ int interp_init(struct vcpu *v, struct interp *x, size_t arena, struct interp_pe
 {
 	size_t scratch = sizeof(struct block) + (BLOCK_MAX + 1) * sizeof(struct insn);
 
-	memset(x, 0, sizeof(*x));
 	x->v = v;
 	x->arena_size = arena;
 	x->arena = mmap(NULL, arena, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -44,7 +44,7 @@ int interp_init(struct vcpu *v, struct interp *x, size_t arena, struct interp_pe
 	x->step = calloc(1, scratch);
 	x->thunks = thunk_cache_create(e);
 	if (!x->thunks || !x->arena || !x->build || !x->step) {
-		free_parts(x);
+		free_parts(x, NULL);
 		return e && e->text[0] ? -1 : error_set(e, "engine interp: out of memory");
 	}
 	host_fault_install();
@@ -61,12 +61,13 @@ int interp_init(struct vcpu *v, struct interp *x, size_t arena, struct interp_pe
 void interp_fini(struct vcpu *v, struct interp *x)
 {
 	fpu_park(v);
-	cache_flush(v);
 	for (unsigned n = 0; n < x->peers->n; n++)
 		if (x->peers->v[n] == v)
 			x->peers->v[n] = x->peers->v[--x->peers->n];
+	if (!x->peers->n)
+		memory_clear_flags(v->mem, PAGE_CODE_INTERP);
 	v->engine_data = NULL;
-	free_parts(x);
+	free_parts(x, vcpu_reclaim(v));
 }
 
 static void map_changed(void *all)
@@ -89,7 +90,9 @@ static struct interp_peers *take_peers(struct vcpu *v)
 		all = calloc(1, sizeof(*all));
 		if (!all)
 			return NULL;
-		memory_add_listener(v->mem, &(struct memory_listener){ map_changed, page_written, all });
+		memory_add_listener(v->mem, &(struct memory_listener){ .map_changed = map_changed,
+								       .page_written = page_written,
+								       .opaque = all });
 	}
 	if (g) {
 		g->engine_shared = all;
@@ -112,16 +115,17 @@ static void drop_peers(struct vcpu *v, struct interp_peers *all)
 
 static int interp_attach(struct vcpu *v, struct error *e)
 {
-	struct interp *x = aligned_alloc(64, (sizeof(*x) + 63) & ~63ull);
-	struct interp_peers *all = x ? take_peers(v) : NULL;
+	struct interp *x = mmap(NULL, sizeof(*x), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct interp_peers *all = x != MAP_FAILED ? take_peers(v) : NULL;
 
 	if (!all) {
-		free(x);
+		if (x != MAP_FAILED)
+			munmap(x, sizeof(*x));
 		return error_set(e, "engine interp: out of memory");
 	}
 	if (interp_init(v, x, ARENA_SIZE, all, e)) {
 		drop_peers(v, all);
-		free(x);
+		munmap(x, sizeof(*x));
 		return -1;
 	}
 	return 0;
@@ -133,7 +137,7 @@ static void interp_detach(struct vcpu *v)
 
 	interp_fini(v, x);
 	drop_peers(v, x->peers);
-	free(x);
+	reclaim_later(vcpu_reclaim(v), x, sizeof(*x));
 }
 
 static enum vcpu_exit interp_enter(struct vcpu *v, const struct run_budget *b)

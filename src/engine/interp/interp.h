@@ -316,15 +316,15 @@ void interp_single(struct vcpu *v);
 bool interp_careful(const struct vcpu *v);
 /* Bit per enum fpu_need: such instructions are enabled. */
 u8 interp_fpu_enabled(const struct cpu *c);
-/* Make and undo what the engine keeps, for `x` at v->engine_data, which is then one of `all`; `arena`: bytes for what
- * was decoded. The caller listens to the memory map and passes on what happens: */
+/* Make and undo what the engine keeps, for `x` at v->engine_data, all zero before, which is then one of `all`; `arena`:
+ * bytes for what was decoded. The caller listens to the memory map and passes on what happens: */
 int interp_init(struct vcpu *v, struct interp *x, size_t arena, struct interp_peers *all, struct error *e);
 void interp_fini(struct vcpu *v, struct interp *x);
 void interp_map_changed(struct interp_peers *all);
 
 /* thunk.c */
 struct thunk_cache *thunk_cache_create(struct error *e);
-void thunk_cache_destroy(struct thunk_cache *c);
+void thunk_cache_destroy(struct thunk_cache *c, struct reclaim *later);
 
 /* status flags */
 static inline void flags_to_hot(struct vcpu *v)

@@ -22,6 +22,7 @@
  * page is both.
  */
 #include "engine/interp/thunk.h"
+#include "base/reclaim.h"
 #include "engine/interp/host_fault.h"
 
 #include <errno.h>
@@ -45,10 +46,10 @@ struct thunk_cache {
 
 struct thunk_cache *thunk_cache_create(struct error *e)
 {
-	struct thunk_cache *c = calloc(1, sizeof(*c));
+	struct thunk_cache *c = mmap(NULL, sizeof(*c), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	int fd = memfd_create("ectype-thunks", MFD_CLOEXEC);
 
-	if (!c || fd < 0 || ftruncate(fd, CODE_SIZE))
+	if (c == MAP_FAILED || fd < 0 || ftruncate(fd, CODE_SIZE))
 		goto fail;
 	c->pool = mmap(NULL, THUNKS_MAX * sizeof(*c->pool), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	c->rw = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -61,18 +62,19 @@ fail:
 	error_errno(e, errno, "engine interp: cannot map memory for code");
 	if (fd >= 0)
 		close(fd);
-	free(c);
+	if (c != MAP_FAILED)
+		munmap(c, sizeof(*c));
 	return NULL;
 }
 
-void thunk_cache_destroy(struct thunk_cache *c)
+void thunk_cache_destroy(struct thunk_cache *c, struct reclaim *later)
 {
 	if (!c)
 		return;
-	munmap(c->rw, CODE_SIZE);
-	munmap(c->rx, CODE_SIZE);
-	munmap(c->pool, THUNKS_MAX * sizeof(*c->pool));
-	free(c);
+	reclaim_later(later, c->rw, CODE_SIZE);
+	reclaim_later(later, c->rx, CODE_SIZE);
+	reclaim_later(later, c->pool, THUNKS_MAX * sizeof(*c->pool));
+	reclaim_later(later, c, sizeof(*c));
 }
 
 bool thunk_holds(const struct thunk_cache *c, const void *pc)

@@ -66,7 +66,7 @@ static struct kvm_vm *vm_create(const struct vcpu *v, const struct kvm_host *h, 
 {
 	struct memory *mem = v->mem;
 	struct kvm_vm *vm = calloc(1, sizeof(*vm));
-	struct memory_listener l = { map_changed, page_written, vm };
+	struct memory_listener l = { .map_changed = map_changed, .page_written = page_written, .opaque = vm };
 
 	if (!vm) {
 		error_set(e, "engine kvm: out of memory");
