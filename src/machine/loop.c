@@ -316,6 +316,8 @@ static void turns_loop(struct machine *m)
 			break;
 		if (!m->stepping && limit(m) == CLOCK_NEVER)
 			machine_apics_lend(m);
+		if (m->ended)
+			break;
 		if (next_turn(m))
 			run_engine(m);
 		else if (m->stepping)
