@@ -157,6 +157,7 @@ GUEST = {
     "exec.py": (300, False, ("dbt",), ("interp",)),
     "firmware.py": (480, False, ("dbt",), ("interp",)),
     "gdb.py": (180, False, ENGINES, ()),
+    "generation.py": (300, False, ("dbt",), ("interp",)),
     "i386.py": (600, False, ("dbt",), ("interp",)),
     "idle.py": (240, True, ("auto",), ()),
     "image.py": (240, False, ("auto",), ()),

@@ -2,6 +2,7 @@
 #ifndef ECTYPE_CLI_RUN_OPTIONS_H
 #define ECTYPE_CLI_RUN_OPTIONS_H
 
+#include "base/guid.h"
 #include "cli/net_options.h"
 #include "cli/share_options.h"
 #include "cli/stream_options.h"
@@ -17,6 +18,7 @@ struct run_options {
 	struct share_options shares;
 	struct net_options nets;
 	char vsock[4096]; /* path of the socket; "": no such device */
+	u8 generation[GUID_LEN];
 	bool debugcon;
 	const char *debugcon_path; /* NULL: where COM1 goes, on stdio */
 	const char *gdb;

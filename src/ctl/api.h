@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "backend/chr/chr.h"
+#include "base/guid.h"
 #include "machine/machine.h"
 
 #define API_BODY_MAX (64 * KiB)
@@ -28,6 +29,7 @@ enum api_op {
 	API_RESIZE,
 	API_CONSOLE,
 	API_COREDUMP,
+	API_GENERATION,
 	API_OPS
 };
 
@@ -44,6 +46,8 @@ struct api_request {
 	bool has_balloon;    /* API_RESIZE */
 	u64 desired_balloon; /* bytes */
 	bool paging;	     /* API_COREDUMP: with virtual addresses */
+	bool has_generation; /* API_GENERATION: which one; else a random one */
+	u8 generation[GUID_LEN];
 };
 
 /* The body of an answer that is made piece by piece while it is sent, on the server's thread. */

@@ -80,6 +80,7 @@ struct machine {
 	bool apics_lent; /* to the engine (apics.c); written with every processor at a boundary */
 	struct pv *pv;	 /* pv.c; NULL: no paravirtual interface */
 	struct device *pic, *ioapic, *q35, *pm, *fw_cfg, *uart[MACHINE_SERIALS];
+	struct device *vmgenid;		  /* NULL: none */
 	struct virtio *console, *balloon; /* NULL: none */
 	struct {
 		struct block *image;
@@ -153,6 +154,9 @@ int machine_tables_create(struct machine *m, struct error *e);
 int machine_tables_to_firmware(struct machine *m, struct device *fw_cfg);
 void machine_tables_place(struct machine *m);
 void machine_tables_destroy(struct machine *m);
+
+/* generation.c: the device, if it is wanted. -1 on lack of memory. */
+int machine_generation_create(struct machine *m);
 
 /* vmcoreinfo.c: its fw_cfg file. -1 on lack of memory. */
 int machine_vmcoreinfo_create(struct device *fw_cfg);

@@ -125,6 +125,12 @@ static void page_written(void *shared, gpa_t gpa, unsigned len)
 	dbt_page_written(sh, gpa, len);
 }
 
+static void track_armed(void *shared, bool on)
+{
+	if (on)
+		interp_track_armed(&((struct dbt_shared *)shared)->peers);
+}
+
 static void set_sizes(struct dbt_shared *sh, const struct engine_options *o)
 {
 	u64 size = o && o->code_cache ? o->code_cache : CODE_CACHE_DEFAULT;
@@ -180,8 +186,10 @@ static struct dbt_shared *make_shared(struct vcpu *v, struct error *e)
 		free_shared(sh, NULL);
 		return NULL;
 	}
-	memory_add_listener(v->mem, &(struct memory_listener){
-					.map_changed = map_changed, .page_written = page_written, .opaque = sh });
+	memory_add_listener(v->mem, &(struct memory_listener){ .map_changed = map_changed,
+							       .page_written = page_written,
+							       .opaque = sh,
+							       .track_armed = track_armed });
 	memory_set_world(v->mem, world_of(v));
 	return sh;
 }
@@ -270,6 +278,8 @@ static void free_engine(struct dbt_host *h, struct reclaim *later)
 {
 	if (h->ret_map)
 		reclaim_later(later, h->ret_map, 2 * RET_SPAN);
+	if (h->dbt.draft)
+		reclaim_later(later, h->dbt.draft, dbt_draft_size);
 	dbt_observe_fini(&h->dbt);
 	reclaim_later(later, h, sizeof(*h));
 }
@@ -278,6 +288,9 @@ static int set_up(struct vcpu *v, struct dbt_host *h, struct error *e)
 {
 	struct dbt *x = &h->dbt;
 
+	x->draft = x->world ? pool(dbt_draft_size) : NULL;
+	if (x->world && !x->draft)
+		return error_set(e, "engine dbt: out of memory");
 	if (map_returns(h, e) || dbt_observe_init(x, v->engine_options, e) ||
 	    flat_create(v, &(struct flat_listener){ dbt_exec_changed, v }, e))
 		return -1;
