@@ -10,6 +10,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -224,6 +225,74 @@ def test_switch_interrupts():
            switches >= 5 and re.search("^DONE 1 checks, 0 failed", out, re.M), f"{p.returncode} {out[-500:]} {err}")
 
 
+GDB = """
+set pagination off
+set confirm off
+set architecture i386:x86-64
+set remotetimeout 30
+target remote {socket}
+stepi
+stepi
+printf "stepped to %x, counted %d\\n", $rip, *(int *)0x200000
+hbreak *0x100028
+continue
+printf "breakpoint at %x, counted %d, eax %d\\n", $rip, *(int *)0x200000, $rax
+continue
+printf "breakpoint at %x, counted %d, eax %d\\n", $rip, *(int *)0x200000, $rax
+delete
+watch *(int *)0x200000
+continue
+printf "watchpoint at %x, counted %d\\n", $rip, *(int *)0x200000
+delete
+rwatch *(int *)0x200000
+continue
+printf "read at %x, counted %d\\n", $rip, *(int *)0x200000
+delete
+set $rax = 1000
+set var *(int *)0x200000 = 77
+stepi
+stepi
+stepi
+stepi
+printf "written: eax %d, counted %d\\n", $rax, *(int *)0x200000
+detach
+"""
+
+
+def test_gdb(folder):
+    """Breakpoint, watchpoints, steps, registers and memory by the real gdb, in KVM or where KVM has no means for them."""
+    if not shutil.which("gdb"):
+        skip("gdb under kvm", "no gdb here")
+        return
+    # mov ebx, 200000h; 25: inc dword [ebx]; 27: inc eax; 28: nop; jmp 25
+    image = multiboot(os.path.join(folder, "counts"), bytes.fromhex("bb00002000" "ff03" "40" "90" "ebfa"))
+    for options in ([], ["--own-apics"]):
+        path = os.path.join(folder, "gdb" + str(len(options)))
+        p = subprocess.Popen([ECTYPE, "run", "--engine", "kvm", "--memory", "64M", "--serial", "none", "--kernel", image,
+                              "--gdb", "unix:" + path, *options], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for _ in range(100):
+            if os.path.exists(path):
+                break
+            time.sleep(0.1)
+        script = os.path.join(folder, "script")
+        with open(script, "w") as f:
+            f.write(GDB.format(socket=path))
+        try:
+            text = subprocess.run(["gdb", "-nx", "-q", "-batch", "-x", script], stdin=subprocess.DEVNULL,
+                                  capture_output=True, timeout=60 * SLOW, text=True).stdout
+        except subprocess.TimeoutExpired as e:
+            text = (e.stdout or b"").decode(errors="replace") + "\nTIME LIMIT"
+        lives = p.poll() is None
+        p.kill()
+        p.communicate()
+        want = ["stepped to 100027, counted 1", "breakpoint at 100028, counted 1, eax ", "breakpoint at 100028, counted 2, eax ",
+                "watchpoint at 100027, counted 3", "read at 100027, counted 4", "written: eax 1001, counted 78"]
+        missing = [w for w in want if w not in text]
+        eax = re.findall(r"breakpoint at 100028, counted \d, eax (-?\d+)", text)
+        ok(f"gdb {' '.join(options)}: steps, a breakpoint, watchpoints, registers and memory", not missing and lives and
+           len(eax) == 2 and int(eax[1]) == int(eax[0]) + 1, f"{missing} {eax} {text[-1500:]}")
+
+
 def test_switch_refused(folder):
     """A guest that was shown more than this KVM has, or hypercalls, stays where it is."""
     image = multiboot(os.path.join(folder, "spin"), bytes.fromhex("ebfe"))
@@ -262,6 +331,7 @@ def main():
         test_switch_refused(tmp)
         test_switch(tmp)
         test_switch_interrupts()
+        test_gdb(tmp)
         test_stats()
         test_payloads(in_software)
         test_firmware()

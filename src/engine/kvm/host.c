@@ -149,7 +149,7 @@ const struct cpu_limits *kvm_limits(const struct kvm_host *h)
 	pthread_mutex_lock(&lock);
 	if (!seen.whose) {
 		seen = h->limits;
-		kvm_see_cpuid(h, &seen);
+		kvm_see_guest(h, &seen);
 	}
 	pthread_mutex_unlock(&lock);
 	return &seen;

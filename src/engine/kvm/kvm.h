@@ -247,8 +247,12 @@ bool kvm_debug_hit(struct vcpu *v);
 bool kvm_debug_here(const struct vcpu *v);
 
 /* probe.c: how fast this KVM is. False with `why` if it is emulated in software. */
-/* Adds to `l` what CPUID shows to a guest that is given all KVM supports. */
-void kvm_see_cpuid(const struct kvm_host *h, struct cpu_limits *l);
+/* Adds to `l` what CPUID shows to a guest that is given all KVM supports, and finds out kvm_debug_means(): which of a
+ * debugger's points KVM stops at. */
+void kvm_see_guest(const struct kvm_host *h, struct cpu_limits *l);
+#define KVM_DEBUG_EXECUTION 1
+#define KVM_DEBUG_DATA 2
+u8 kvm_debug_means(void);
 bool kvm_fast(const struct kvm_host *h, char *why, size_t size);
 
 /* For migration (slots.c): note written pages of RAM from now on. 0, or -1 with *e. */
