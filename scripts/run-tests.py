@@ -169,6 +169,7 @@ GUEST = {
     "net.py": (300, False, ("dbt",), ("interp",)),
     "pv.py": (420, True, ("dbt",), ("interp",)),
     "share.py": (180, False, ("dbt",), ("interp",)),
+    "snapshot.py": (300, False, ("dbt",), ("interp",)),
     "smp.py": (420, False, ("dbt",), ("interp",)),
     "streams.py": (120, False, ("dbt",), ("interp",)),
     "stress.py": (480, False, ("dbt",), ("interp",)),

@@ -409,6 +409,10 @@ static int parse_one(struct run_options *o, int argc, char **argv, int *i, u64 *
 			return usage_error("%s: --%s needs a value", command, row->name);
 		value = argv[(*i)++];
 	}
+	if (o->givens == RUN_OPTIONS_MAX)
+		return usage_error("%s: more than %d options", command, RUN_OPTIONS_MAX);
+	o->given[o->givens].name = row->name;
+	o->given[o->givens++].value = value;
 	return row->set(o, value);
 }
 

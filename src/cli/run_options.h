@@ -9,6 +9,8 @@
 #include "dev/virtio/console.h"
 #include "machine/machine.h"
 
+#define RUN_OPTIONS_MAX 160
+
 struct run_options {
 	struct machine_config machine; /* without `serial` and `console` */
 	struct stream_option serial[MACHINE_SERIALS];
@@ -27,6 +29,11 @@ struct run_options {
 	const char *stats_path; /* NULL: human, to stderr */
 	bool jail, no_control;
 	bool help;
+	/* what was given, in order, for saved_options.h; the values are the caller's */
+	struct {
+		const char *name, *value; /* NULL: none */
+	} given[RUN_OPTIONS_MAX];
+	unsigned givens;
 	bool bare; /* a disk was given without --disk: its firmware is the default */
 	/* storage of the defaults taken from the cache */
 	char kernel[4096], initrd[4096], append[256];

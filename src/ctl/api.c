@@ -38,9 +38,9 @@ static void reply_json(json_t *j, struct api_reply *r)
 
 static void ping(struct api_reply *r)
 {
-	reply_json(json_pack("{s:s, s:s, s:i, s:[s, s, s, s]}", "build_version", "ectype " ECTYPE_VERSION, "version",
+	reply_json(json_pack("{s:s, s:s, s:i, s:[s, s, s, s, s]}", "build_version", "ectype " ECTYPE_VERSION, "version",
 			     ECTYPE_VERSION, "pid", (int)getpid(), "features", "engine-switch", "console",
-			     "openmetrics", "coredump"),
+			     "openmetrics", "coredump", "snapshot"),
 		   r);
 }
 
@@ -240,6 +240,9 @@ void api_perform(const struct api_machine *m, const struct api_request *q, struc
 		break;
 	case API_COREDUMP:
 		api_coredump(m, q, r);
+		break;
+	case API_SNAPSHOT:
+		api_snapshot(m, r);
 		break;
 	case API_OPS:
 		api_error(r, 500, "no such operation");

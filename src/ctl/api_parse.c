@@ -17,7 +17,8 @@ const struct api_route api_routes[] = {
 	{ V1 "vmm.shutdown", "PUT", API_SHUTDOWN }, { V1 "vm.engine", "PUT", API_ENGINE },
 	{ V1 "vm.resize", "PUT", API_RESIZE },	    { V1 "vm.console", "GET", API_CONSOLE },
 	{ V1 "vm.coredump", "PUT", API_COREDUMP },  { V1 "vm.generation", "PUT", API_GENERATION },
-	{ V1 "openapi.json", "GET", API_OPENAPI },  { "/metrics", "GET", API_METRICS },
+	{ V1 "vm.snapshot", "PUT", API_SNAPSHOT },  { V1 "openapi.json", "GET", API_OPENAPI },
+	{ "/metrics", "GET", API_METRICS },
 };
 const unsigned api_route_count = ARRAY_SIZE(api_routes);
 

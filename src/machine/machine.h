@@ -18,6 +18,7 @@
 #include "engine/engine.h"
 
 struct machine;
+struct machine_saved;
 struct chr;
 struct net;
 struct vsock;
@@ -88,6 +89,7 @@ struct machine_config {
 	bool vmgenid;
 	const u8 *generation;
 	struct chr *debugcon; /* what goes to the debug console port; NULL: no such port. Owned by the caller */
+	const struct machine_saved *saved; /* begin with this state (machine/state.h); NULL: at power-on */
 	struct engine_options engine_options;
 	u64 insn_limit; /* stop (as by the debugger) after so many; 0: none. For tests */
 };

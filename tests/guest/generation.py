@@ -80,7 +80,8 @@ def options():
              (("--vmgenid", "off"), None))
     for i, (more, want) in enumerate(cases):
         name = f"generation-{i}"
-        with guest.Guest("--name", name, "--kernel", image, "--memory", "16M", *more) as g:
+        with guest.Guest("--name", name, "--kernel", image, "--memory", "16M", *more,
+                         engine="auto" if "virtual" in more else guest.ENGINE) as g:
             end = time.monotonic() + 20 * guest.SLOW
             while run_to_end(("ctl", name, "pause"))[0] and time.monotonic() < end:
                 time.sleep(0.05)
