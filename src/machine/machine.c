@@ -32,7 +32,7 @@ static int check_model(struct machine *m, struct error *e)
 	const char *name = m->cfg.cpu_model ? m->cfg.cpu_model : "host";
 	bool for_kvm = !strcmp(name, "kvm");
 	const struct engine_ops *strictest = for_kvm ? &engine_kvm : m->engine;
-	struct engine_needs needs = { .limited = false };
+	struct engine_needs needs = { .turns = m->cfg.turns || m->cfg.engine_options.own_apics };
 
 	if (strictest->needs && strictest->needs(&needs, e))
 		return -1;
