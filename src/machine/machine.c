@@ -19,6 +19,7 @@
 #include "dev/virtio/console.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
+#include "machine/state.h"
 #include "mem/mmu.h"
 #include "replay/door.h"
 
@@ -160,6 +161,8 @@ static int start_saved(struct machine *m, struct error *e)
 	if (machine_load(m, e))
 		return -1;
 	boot_drop(m->image);
+	if (m->vmgenid && m->cfg.clock == MACHINE_CLOCK_REAL && !m->cfg.saved->same)
+		machine_set_generation(m, NULL);
 	return 0;
 }
 
