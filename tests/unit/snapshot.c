@@ -401,7 +401,7 @@ static void another_machine(void **state)
 	refused(&c, &s.stream, s.ram, "size");
 	assert_int_equal(ftruncate(s.ram, RAM), 0);
 	write_rom(1);
-	refused(&c, &s.stream, s.ram, "firmware");
+	refused(&c, &s.stream, s.ram, "is not what it was");
 	write_rom(0);
 	struct machine *again = load(&c, &s.stream, s.ram, true, &e);
 

@@ -40,7 +40,7 @@ static int enable(int fd, u32 cap, u64 arg)
 	return kvm_ioctl(fd, KVM_ENABLE_CAP, &c);
 }
 
-static int set_up(struct kvm_vm *vm, const struct kvm_host *h, struct error *e)
+static int set_up(struct kvm_vm *vm, const struct vcpu *v, const struct kvm_host *h, struct error *e)
 {
 	u64 identity = IDENTITY_MAP;
 
@@ -53,15 +53,18 @@ static int set_up(struct kvm_vm *vm, const struct kvm_host *h, struct error *e)
 		return error_errno(e, errno, "engine kvm: KVM_SET_TSS_ADDR");
 	if (enable(vm->fd, KVM_CAP_X86_USER_SPACE_MSR,
 		   KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER) ||
-	    kvm_set_msr_filter(vm->fd))
+	    kvm_set_msr_filter(vm, h, v->model))
 		return error_errno(e, errno, "engine kvm: KVM does not let MSRs out");
+	if (vm->split && kvm_split_enable(vm->fd, h))
+		return error_errno(e, errno, "engine kvm: KVM does not take the local APICs");
 	if (h->fails_out)
 		enable(vm->fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
 	return 0;
 }
 
-static struct kvm_vm *vm_create(struct memory *mem, const struct kvm_host *h, struct error *e)
+static struct kvm_vm *vm_create(const struct vcpu *v, const struct kvm_host *h, struct error *e)
 {
+	struct memory *mem = v->mem;
 	struct kvm_vm *vm = calloc(1, sizeof(*vm));
 	struct memory_listener l = { .map_changed = map_changed, .page_written = page_written, .opaque = vm };
 
@@ -71,10 +74,11 @@ static struct kvm_vm *vm_create(struct memory *mem, const struct kvm_host *h, st
 	}
 	vm->mem = mem;
 	vm->fd = -1;
+	vm->split = kvm_split_wanted(v, h);
 	pthread_mutex_init(&vm->lock, NULL);
 	for (unsigned i = 0; i < KVM_VCPUS_MAX; i++)
 		vm->vcpu_fd[i] = -1;
-	if (set_up(vm, h, e)) {
+	if (set_up(vm, v, h, e)) {
 		vm_free(vm);
 		return NULL;
 	}
@@ -110,7 +114,7 @@ int kvm_vm_join(struct vcpu *v, struct error *e)
 
 	x->vm = g ? g->engine_shared : NULL;
 	if (!x->vm)
-		x->vm = vm_create(v->mem, x->host, e);
+		x->vm = vm_create(v, x->host, e);
 	if (!x->vm)
 		return -1;
 	if (g) {
