@@ -56,6 +56,7 @@ struct machine_config {
 	u64 seed;	       /* of the virtual clock's random numbers */
 	const char *cpu_model; /* "host" or x86-64-v2.. */
 	u32 pv;		       /* paravirtual interface: PV_* of cpu/pv.h; 0: none */
+	bool no_pause;	       /* a processor that loops over PAUSE does not step aside, in parallel */
 	/* what to boot: exactly one of kernel and firmware */
 	const char *kernel, *initrd, *append;
 	const char *firmware;	   /* path, "seabios" or "ovmf" */
