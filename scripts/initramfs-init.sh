@@ -20,8 +20,8 @@ if [ -z "$ECTYPE_INIT" ]; then
 	hostname ectype
 	# What the devices ask for, in two turns of one process each: what is on the PCI bus, then what the virtio
 	# functions among it turned out to be. Nothing waits for what every machine has: the entropy device
-	# (`modprobe -a virtio_pci virtio_rng` makes /dev/hwrng) and the balloon, whose driver comes when nobody else
-	# wants the processor.
+	# (`modprobe -a virtio_pci virtio_rng` makes /dev/hwrng), the balloon and the power button, whose drivers come
+	# when nobody else wants the processor.
 	for bus in pci virtio; do
 		set --
 		for file in /sys/bus/$bus/devices/*/modalias; do
@@ -34,7 +34,8 @@ if [ -z "$ECTYPE_INIT" ]; then
 		done
 		[ $# = 0 ] || modprobe -aq "$@" 2>/dev/null
 	done
-	sh -c 'renice -n 19 -p $$; exec modprobe -aq virtio_pci virtio_balloon' >/dev/null 2>&1 &
+	sh -c 'renice -n 19 -p $$; modprobe -aq virtio_pci virtio_balloon button evdev; exec acpid -f -l /dev/null' \
+		>/dev/null 2>&1 &
 	ECTYPE_INIT=1 exec setsid cttyhack sh /init
 fi
 unset ECTYPE_INIT

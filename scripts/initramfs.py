@@ -22,7 +22,7 @@ import sys
 
 # What goes into the small initramfs, with all that depends on; the toolbox has all there are.
 MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon", "virtiofs", "overlay",
-           "vmw_vsock_virtio_transport", "ext4", "isofs", "efivarfs"]
+           "vmw_vsock_virtio_transport", "ext4", "isofs", "efivarfs", "button", "evdev"]
 # What a kernel that knows the SATA controller needs besides; the cloud kernel does not.
 SATA = ["ahci", "sd_mod", "sr_mod"]
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -194,6 +194,10 @@ def base(archive, busybox, modules):
             archive.dir(d)
         for name, data in modules.items():
             archive.file(name, data, 0o644)
+    # what busybox's acpid runs for the power button; /init ends the machine on the signal
+    for d in ("etc/acpi", "etc/acpi/PWRF"):
+        archive.dir(d)
+    archive.file("etc/acpi/PWRF/00000080", b"#!/bin/sh\nexec poweroff\n")
     archive.dir("etc/udhcpc")
     archive.file("etc/udhcpc/default.script", read(os.path.join(HERE, "udhcpc.sh")))
     archive.file("init", read(os.path.join(HERE, "initramfs-init.sh")))

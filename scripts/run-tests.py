@@ -151,6 +151,7 @@ GUEST = {
     "disk.py": (420, False, ("dbt",), ("interp",)),
     "diskcompare.py": (300, False, ("dbt",), ("interp",)),
     "diskfaults.py": (240, False, ("dbt",), ()),
+    "dump.py": (240, False, ("dbt",), ("interp",)),
     "end.py": (240, False, ENGINES, ()),
     "engine.py": (60, False, ("auto",), ()),
     "exec.py": (300, False, ("dbt",), ("interp",)),

@@ -15,6 +15,7 @@ int cmd_image(int argc, char **argv);
 int cmd_lockstep(int argc, char **argv);
 int cmd_console(int argc, char **argv);
 int cmd_ctl(int argc, char **argv);
+int cmd_dump(int argc, char **argv);
 int cmd_pause(int argc, char **argv);
 int cmd_ps(int argc, char **argv);
 int cmd_resume(int argc, char **argv);

@@ -23,6 +23,7 @@ static const struct command {
 	{ "resume", "let a paused machine go on", cmd_resume },
 	{ "console", "attach this terminal to a running machine's serial console", cmd_console },
 	{ "stats", "print the counters of a running machine", cmd_stats },
+	{ "dump", "write a running machine's memory and registers into a core file", cmd_dump },
 	{ "top", "watch the running machines", cmd_top },
 	{ "image", "make a Debian disk; look at, check and convert disk images", cmd_image },
 	{ "lockstep", "run two engines in step and find where they differ", cmd_lockstep },

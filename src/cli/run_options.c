@@ -77,9 +77,21 @@ static int set_name(struct run_options *o, const char *value)
 
 static int set_memory(struct run_options *o, const char *value)
 {
-	if (parse_size(value, &o->machine.memory))
-		return usage_error("--memory '%s' is not a size (512M, 2G, 3.5G)", value);
+	char text[64], *rest = text, *part;
+
+	if (strlen(value) >= sizeof(text))
+		goto bad;
+	strcpy(text, value);
+	if (parse_size(strsep(&rest, ","), &o->machine.memory))
+		goto bad;
+	while ((part = strsep(&rest, ","))) {
+		if (strcmp(part, "mergeable=on") && strcmp(part, "mergeable=off"))
+			goto bad;
+		o->machine.memory_mergeable = part[11] == 'n';
+	}
 	return 0;
+bad:
+	return usage_error("--memory '%s' is not a size (512M, 2G, 3.5G)[,mergeable=on|off]", value);
 }
 
 static int set_cpus(struct run_options *o, const char *value)
@@ -264,7 +276,7 @@ static const struct option_row rows[] = {
 	{ "disk", ARG_MANY, disk_option_add, "F[,...]", "disk image, raw or qcow2; a CD-ROM if F is *.iso; see below" },
 	{ "cdrom", ARG_MANY, disk_option_add_cdrom, "F", "CD-ROM: an ISO 9660 or UDF image, readonly" },
 	{ "boot", ARG_REQUIRED, set_boot, "WHAT", "firmware's order: disk, cdrom, ids of disks, with commas" },
-	{ "memory", ARG_REQUIRED, set_memory, "SIZE", "RAM, with K, M or G; default 512M" },
+	{ "memory", ARG_REQUIRED, set_memory, "SIZE", "RAM, with K, M or G; default 512M; ,mergeable=on: see below" },
 	{ "cpus", ARG_REQUIRED, set_cpus, "N", "processors, 1 to 64; default 1" },
 	{ "engine", ARG_REQUIRED, set_engine, "NAME", "auto (default), kvm, dbt or interp" },
 	{ "cpu-model", ARG_REQUIRED, set_cpu_model, "NAME", "host (default), x86-64-v2, -v3, -v4, or kvm" },
@@ -303,6 +315,7 @@ static const char help_tail[] =
     "       [,serial=S][,id=NAME][,queues=N][,bus=virtio|sata][,cdrom]; once for each disk.\n"
     "A comma in a name is written twice. snapshot: the file is only read, and what the guest\n"
     "writes is lost at the end.\n"
+    "\n--memory SIZE,mergeable=on lets the host merge pages that are equal in several machines (KSM).\n"
     "\n--balloon off: no balloon device; --balloon [SIZE][,reporting=on|off]: SIZE of --memory goes\n"
     "back to the host while the guest can do without; reporting (default): so does what is free.\n"
     "\n--net user[,hostfwd=tcp|udp:[ADDR]:HPORT-[GADDR]:GPORT]...[,restrict][,hostname=H][,mac=M]\n"

@@ -13,7 +13,7 @@
 
 #define JSON "application/json"
 
-static void no_answer(const struct api_machine *m, struct api_reply *r)
+void api_no_answer(const struct api_machine *m, struct api_reply *r)
 {
 	if (machine_state(m->machine) == MACHINE_DEBUGGED)
 		api_error(r, 503, "a debugger holds machine '%s'", m->name);
@@ -38,9 +38,9 @@ static void reply_json(json_t *j, struct api_reply *r)
 
 static void ping(struct api_reply *r)
 {
-	reply_json(json_pack("{s:s, s:s, s:i, s:[s, s, s]}", "build_version", "ectype " ECTYPE_VERSION, "version",
+	reply_json(json_pack("{s:s, s:s, s:i, s:[s, s, s, s]}", "build_version", "ectype " ECTYPE_VERSION, "version",
 			     ECTYPE_VERSION, "pid", (int)getpid(), "features", "engine-switch", "console",
-			     "openmetrics"),
+			     "openmetrics", "coredump"),
 		   r);
 }
 
@@ -59,7 +59,7 @@ static void counters(const struct api_machine *m, struct api_reply *r)
 	if (s)
 		reply_json(report_counters(s), r);
 	else
-		no_answer(m, r);
+		api_no_answer(m, r);
 	free(s);
 }
 
@@ -68,7 +68,7 @@ static void metrics(const struct api_machine *m, struct api_reply *r)
 	struct snapshot *s = snapshot_take(m->machine);
 
 	if (!s) {
-		no_answer(m, r);
+		api_no_answer(m, r);
 		return;
 	}
 	*r = (struct api_reply){ .status = 200, .type = "application/openmetrics-text; version=1.0.0; charset=utf-8" };
@@ -139,7 +139,7 @@ static void give_order(const struct api_machine *m, const struct api_request *q,
 	struct order o = { .m = m->machine, .q = q };
 
 	if (machine_state(m->machine) == MACHINE_DEBUGGED || !machine_call_within(m->machine, fn, &o, CTL_ORDER_MS))
-		no_answer(m, r);
+		api_no_answer(m, r);
 	else if (o.failed)
 		api_error(r, 409, "%s", o.e.text);
 	else if (o.engine)
@@ -217,6 +217,9 @@ void api_perform(const struct api_machine *m, const struct api_request *q, struc
 			*r = (struct api_reply){ .status = 101, .attach = true };
 		else
 			api_error(r, 409, "the machine has no serial console");
+		break;
+	case API_COREDUMP:
+		api_coredump(m, q, r);
 		break;
 	case API_OPS:
 		api_error(r, 500, "no such operation");

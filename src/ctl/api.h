@@ -6,6 +6,8 @@
 #ifndef ECTYPE_CTL_API_H
 #define ECTYPE_CTL_API_H
 
+#include <sys/types.h>
+
 #include "backend/chr/chr.h"
 #include "machine/machine.h"
 
@@ -25,6 +27,7 @@ enum api_op {
 	API_ENGINE,
 	API_RESIZE,
 	API_CONSOLE,
+	API_COREDUMP,
 	API_OPS
 };
 
@@ -40,6 +43,15 @@ struct api_request {
 	char engine[16];     /* API_ENGINE */
 	bool has_balloon;    /* API_RESIZE */
 	u64 desired_balloon; /* bytes */
+	bool paging;	     /* API_COREDUMP: with virtual addresses */
+};
+
+/* The body of an answer that is made piece by piece while it is sent, on the server's thread. */
+struct api_stream {
+	u64 len;
+	/* Up to `n` bytes from `pos` on, at least one before the end; -1: the connection is cut. */
+	ssize_t (*read)(struct api_stream *s, u64 pos, void *buf, size_t n);
+	void (*release)(struct api_stream *s); /* sent, or the client is gone */
 };
 
 struct api_reply {
@@ -48,9 +60,10 @@ struct api_reply {
 	char *body;	  /* from malloc(), NULL: none; or `constant` */
 	const char *constant;
 	size_t len;
-	const char *allow; /* with 405: the method that is allowed */
-	bool then_stop;	   /* when the answer has been sent, the machine is to end */
-	bool attach;	   /* the connection becomes that of a terminal */
+	struct api_stream *stream; /* in place of these; released by whoever has the reply */
+	const char *allow;	   /* with 405: the method that is allowed */
+	bool then_stop;		   /* when the answer has been sent, the machine is to end */
+	bool attach;		   /* the connection becomes that of a terminal */
 };
 
 /* One line of text as the reply `status`, in JSON. */
@@ -67,6 +80,10 @@ struct api_machine {
 	const char *name;
 	bool console; /* there is one to attach to */
 };
+/* Holds the machine, and answers with a core of its guest (coredump.c). Any thread but the vCPU's. */
+void api_coredump(const struct api_machine *m, const struct api_request *q, struct api_reply *r);
+/* One line of text for a machine that does not answer, as the reply. */
+void api_no_answer(const struct api_machine *m, struct api_reply *r);
 /* Any thread but the vCPU's. */
 void api_perform(const struct api_machine *m, const struct api_request *q, struct api_reply *r);
 

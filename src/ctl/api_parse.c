@@ -16,7 +16,8 @@ const struct api_route api_routes[] = {
 	{ V1 "vm.reboot", "PUT", API_REBOOT },	    { V1 "vm.shutdown", "PUT", API_SHUTDOWN },
 	{ V1 "vmm.shutdown", "PUT", API_SHUTDOWN }, { V1 "vm.engine", "PUT", API_ENGINE },
 	{ V1 "vm.resize", "PUT", API_RESIZE },	    { V1 "vm.console", "GET", API_CONSOLE },
-	{ V1 "openapi.json", "GET", API_OPENAPI },  { "/metrics", "GET", API_METRICS },
+	{ V1 "vm.coredump", "PUT", API_COREDUMP },  { V1 "openapi.json", "GET", API_OPENAPI },
+	{ "/metrics", "GET", API_METRICS },
 };
 const unsigned api_route_count = ARRAY_SIZE(api_routes);
 
@@ -43,6 +44,9 @@ void api_reply_free(struct api_reply *r)
 {
 	free(r->body);
 	r->body = NULL;
+	if (r->stream)
+		r->stream->release(r->stream);
+	r->stream = NULL;
 }
 
 /* The members of `j` are among `names`, a list that ends with NULL. */
@@ -97,6 +101,21 @@ static bool parse_resize(json_t *j, struct api_request *q, struct api_reply *r)
 	return true;
 }
 
+static bool parse_coredump(json_t *j, struct api_request *q, struct api_reply *r)
+{
+	static const char *const members[] = { "paging", NULL };
+	json_t *paging = json_object_get(j, "paging");
+
+	if (!known_members(j, members, r))
+		return false;
+	if (paging && !json_is_boolean(paging)) {
+		api_error(r, 400, "\"paging\" is true or false");
+		return false;
+	}
+	q->paging = json_is_true(paging);
+	return true;
+}
+
 static bool parse_none(json_t *j, struct api_request *q, struct api_reply *r)
 {
 	static const char *const members[] = { NULL };
@@ -124,9 +143,10 @@ static bool parse_body(const char *body, size_t len, struct api_request *q, stru
 		api_error(r, 400, "the body is no JSON object");
 		good = false;
 	} else {
-		good = q->op == API_ENGINE   ? parse_engine(j, q, r)
-		       : q->op == API_RESIZE ? parse_resize(j, q, r)
-					     : parse_none(j, q, r);
+		good = q->op == API_ENGINE     ? parse_engine(j, q, r)
+		       : q->op == API_RESIZE   ? parse_resize(j, q, r)
+		       : q->op == API_COREDUMP ? parse_coredump(j, q, r)
+					       : parse_none(j, q, r);
 	}
 	json_decref(j);
 	return good;

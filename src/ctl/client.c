@@ -18,6 +18,8 @@
 
 #define ANSWER_MAX (16 * MiB)
 #define DEFAULT_MS 10000
+#define LARGE_PIECE (256 * KiB)
+#define JSON_HEADERS "Content-Type: application/json\r\nConnection: close\r\n"
 
 struct buffer {
 	char *data;
@@ -77,13 +79,11 @@ static int send_all(int fd, const char *p, size_t n)
 	return 0;
 }
 
-/* Reads the head, then the body of an answer; `upgrade`: the head alone, what lies behind it is kept. */
-static int receive(int fd, bool upgrade, struct ctl_answer *out, struct buffer *b)
+/* Reads the head of an answer: its length with the empty line, status and the value of Content-Length (NULL: there is
+ * none, or it is not asked for). -1 with errno. */
+static int receive_head(int fd, struct buffer *b, unsigned *status, const char **length)
 {
 	char *end = NULL;
-	const char *length;
-	size_t head, want = ANSWER_MAX;
-	int n;
 
 	while (!end) {
 		if (read_more(fd, b) <= 0)
@@ -91,19 +91,21 @@ static int receive(int fd, bool upgrade, struct ctl_answer *out, struct buffer *
 		end = strstr(b->data, "\r\n\r\n");
 	}
 	*end = 0;
-	head = (size_t)(end - b->data) + 4;
-	if (sscanf(b->data, "HTTP/1.%*1d %3u", &out->status) != 1) {
+	if (sscanf(b->data, "HTTP/1.%*1d %3u", status) != 1) {
 		errno = EPROTO;
 		return -1;
 	}
-	length = header(b->data, "Content-Length");
-	if (length)
-		want = MIN(strtoull(length, NULL, 10), ANSWER_MAX);
-	else if (out->status == 204)
-		want = 0;
-	while (!(upgrade && out->status == 101) && b->len - head < want) {
-		n = read_more(fd, b);
-		if (n < 0 || (n == 0 && length))
+	*length = header(b->data, "Content-Length");
+	return (int)(end - b->data) + 4;
+}
+
+/* The body behind a head of `head` bytes. */
+static int receive_body(int fd, struct buffer *b, size_t head, size_t want, bool known, struct ctl_answer *out)
+{
+	while (b->len - head < want) {
+		int n = read_more(fd, b);
+
+		if (n < 0 || (n == 0 && known))
 			return -1;
 		if (n == 0)
 			break;
@@ -117,14 +119,31 @@ static int receive(int fd, bool upgrade, struct ctl_answer *out, struct buffer *
 	return 0;
 }
 
-static int exchange(const char *name, const char *request, size_t len, unsigned ms, bool upgrade,
-		    struct ctl_answer *out, struct error *e)
+/* Reads the head, then the body of an answer; `upgrade`: the head alone, what lies behind it is kept. */
+static int receive(int fd, bool upgrade, struct ctl_answer *out, struct buffer *b)
+{
+	const char *length;
+	size_t want = ANSWER_MAX;
+	int head = receive_head(fd, b, &out->status, &length);
+
+	if (head < 0)
+		return -1;
+	if (length)
+		want = MIN(strtoull(length, NULL, 10), ANSWER_MAX);
+	else if (out->status == 204)
+		want = 0;
+	if (upgrade && out->status == 101)
+		want = 0;
+	return receive_body(fd, b, (size_t)head, want, length != NULL, out);
+}
+
+/* Connects and sends the request. The descriptor, or CTL_NO_MACHINE; *err: why it was not sent. */
+static int ask_for(const char *name, const char *request, size_t len, unsigned ms, int *err, struct error *e)
 {
 	const struct timeval limit = { .tv_sec = ms / 1000, .tv_usec = (ms % 1000) * 1000 };
-	struct buffer b = { 0 };
-	int fd = ctl_connect(name, e), err = 0;
+	int fd = ctl_connect(name, e);
 
-	*out = (struct ctl_answer){ 0 };
+	*err = 0;
 	if (fd < 0)
 		return CTL_NO_MACHINE;
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
@@ -132,7 +151,28 @@ static int exchange(const char *name, const char *request, size_t len, unsigned 
 	/* a peer that takes no more may have answered all the same */
 	errno = 0;
 	if (send_all(fd, request, len) && errno != EPIPE && errno != ECONNRESET)
-		err = errno;
+		*err = errno;
+	return fd;
+}
+
+static int no_answer(const char *name, int err, struct error *e)
+{
+	if (err == EAGAIN || err == EWOULDBLOCK)
+		error_set(e, "machine '%s' does not answer", name);
+	else
+		error_errno(e, err, "machine '%s' gave no answer", name);
+	return CTL_REFUSED;
+}
+
+static int exchange(const char *name, const char *request, size_t len, unsigned ms, bool upgrade,
+		    struct ctl_answer *out, struct error *e)
+{
+	struct buffer b = { 0 };
+	int err, fd = ask_for(name, request, len, ms, &err, e);
+
+	*out = (struct ctl_answer){ 0 };
+	if (fd < 0)
+		return fd;
 	if (!err && receive(fd, upgrade, out, &b))
 		err = errno ? errno : ECONNRESET;
 	free(b.data);
@@ -141,11 +181,7 @@ static int exchange(const char *name, const char *request, size_t len, unsigned 
 	close(fd);
 	free(out->body);
 	*out = (struct ctl_answer){ 0 };
-	if (err == EAGAIN || err == EWOULDBLOCK)
-		error_set(e, "machine '%s' does not answer", name);
-	else
-		error_errno(e, err, "machine '%s' gave no answer", name);
-	return CTL_REFUSED;
+	return no_answer(name, err, e);
 }
 
 static char *compose(const char *method, const char *path, const char *more, const char *body, size_t *len)
@@ -164,8 +200,7 @@ int ctl_ask(const char *name, const char *method, const char *path, const char *
 	    struct ctl_answer *out, struct error *e)
 {
 	size_t len = 0;
-	char *text =
-	    compose(method, path, "Content-Type: application/json\r\nConnection: close\r\n", body ? body : "", &len);
+	char *text = compose(method, path, JSON_HEADERS, body ? body : "", &len);
 	int fd;
 
 	if (!text) {
@@ -221,6 +256,93 @@ int ctl_order(const char *name, const char *method, const char *path, json_t *bo
 		}
 	}
 	ctl_answer_free(&a);
+	return ret;
+}
+
+/* ---- large answers ---- */
+
+/* Hands what came to the sink, then the rest piece by piece. `b`: behind the head `at` bytes, the first of the body. */
+static int pass_on(int fd, const char *name, struct buffer *b, size_t at, u64 total, const struct ctl_sink *sink,
+		   struct error *e)
+{
+	u64 done = MIN(b->len - at, total);
+
+	if (done && sink->take(sink->opaque, b->data + at, (size_t)done, total, e))
+		return CTL_REFUSED;
+	while (done < total) {
+		ssize_t n = recv(fd, b->data, MIN(b->size, total - done), 0);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return no_answer(name, errno, e);
+		if (!n) {
+			error_set(e, "machine '%s' cut the answer off after %llu of %llu bytes", name,
+				  (unsigned long long)done, (unsigned long long)total);
+			return CTL_REFUSED;
+		}
+		if (sink->take(sink->opaque, b->data, (size_t)n, total, e))
+			return CTL_REFUSED;
+		done += (u64)n;
+	}
+	return 0;
+}
+
+static int grow(struct buffer *b, size_t size)
+{
+	char *data = b->size < size ? realloc(b->data, size) : b->data;
+
+	if (!data)
+		return -1;
+	b->data = data;
+	b->size = MAX(b->size, size);
+	return 0;
+}
+
+static int receive_large(int fd, const char *name, struct buffer *b, const struct ctl_sink *sink, struct error *e)
+{
+	struct ctl_answer a = { 0 };
+	const char *length;
+	int head = receive_head(fd, b, &a.status, &length), ret;
+	u64 total;
+
+	if (head < 0 || (a.status < 300 && !length))
+		return no_answer(name, errno && head < 0 ? errno : EPROTO, e);
+	total = length ? strtoull(length, NULL, 10) : ANSWER_MAX;
+	if (a.status >= 200 && a.status <= 299) {
+		if (!grow(b, LARGE_PIECE))
+			return pass_on(fd, name, b, (size_t)head, total, sink, e);
+		error_set(e, "not enough memory");
+		return CTL_REFUSED;
+	}
+	if (receive_body(fd, b, (size_t)head, MIN(total, ANSWER_MAX), length != NULL, &a))
+		return no_answer(name, errno ? errno : ECONNRESET, e);
+	ret = refused(name, &a, e);
+	ctl_answer_free(&a);
+	return ret;
+}
+
+int ctl_fetch(const char *name, const char *method, const char *path, json_t *body, const struct ctl_sink *sink,
+	      struct error *e)
+{
+	char *text = body ? json_dumps(body, JSON_COMPACT) : NULL, *request;
+	struct buffer b = { 0 };
+	size_t len = 0;
+	int err, fd, ret;
+
+	request = compose(method, path, JSON_HEADERS, text ? text : "", &len);
+	free(text);
+	if (!request) {
+		error_set(e, "not enough memory");
+		return CTL_REFUSED;
+	}
+	fd = ask_for(name, request, len, DEFAULT_MS, &err, e);
+	free(request);
+	if (fd < 0)
+		return fd;
+	ret = err ? no_answer(name, err, e) : receive_large(fd, name, &b, sink, e);
+	free(b.data);
+	close(fd);
 	return ret;
 }
 

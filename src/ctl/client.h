@@ -25,6 +25,17 @@ void ctl_answer_free(struct ctl_answer *a);
  * without a body; `json` may be NULL. */
 int ctl_order(const char *name, const char *method, const char *path, json_t *body, json_t **json, struct error *e);
 
+/*
+ * The same for an answer too large to be held: its pieces go to `take`, in order; -1 with *e from it ends everything.
+ * `total`: bytes of the whole. 0: all of it came.
+ */
+struct ctl_sink {
+	int (*take)(void *opaque, const char *data, size_t n, u64 total, struct error *e);
+	void *opaque;
+};
+int ctl_fetch(const char *name, const char *method, const char *path, json_t *body, const struct ctl_sink *sink,
+	      struct error *e);
+
 /* GET with Upgrade: the connected descriptor, with bytes that came along already in `out->body`. */
 int ctl_upgrade(const char *name, const char *path, const char *protocol, struct ctl_answer *out, struct error *e);
 

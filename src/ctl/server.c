@@ -17,6 +17,7 @@
 #define IDLE_S 10u	      /* a client that neither sends nor takes */
 #define REQUEST_S 60	      /* a request that does not end */
 #define DRAIN_MAX (256 * MiB) /* of a body that is too large: read and dropped, so that the client sees the answer */
+#define STREAM_BLOCK (256 * KiB)
 #define STACK_SIZE (256 * KiB)
 
 struct ctl {
@@ -72,6 +73,21 @@ static bool wants_upgrade(struct MHD_Connection *c)
 
 /* ---- answers ---- */
 
+static ssize_t stream_read(void *cls, uint64_t pos, char *buf, size_t max)
+{
+	struct api_stream *s = cls;
+	ssize_t n = s->read(s, pos, buf, max);
+
+	return n > 0 ? n : MHD_CONTENT_READER_END_WITH_ERROR;
+}
+
+static void stream_release(void *cls)
+{
+	struct api_stream *s = cls;
+
+	s->release(s);
+}
+
 static enum MHD_Result send_reply(struct ctl *ctl, struct MHD_Connection *c, struct api_reply *r)
 {
 	struct MHD_Response *m;
@@ -79,6 +95,9 @@ static enum MHD_Result send_reply(struct ctl *ctl, struct MHD_Connection *c, str
 
 	if (r->attach)
 		m = MHD_create_response_for_upgrade(upgraded, ctl);
+	else if (r->stream)
+		m = MHD_create_response_from_callback(r->stream->len, STREAM_BLOCK, stream_read, r->stream,
+						      stream_release);
 	else if (r->body)
 		m = MHD_create_response_from_buffer(r->len, r->body, MHD_RESPMEM_MUST_FREE);
 	else
@@ -88,6 +107,7 @@ static enum MHD_Result send_reply(struct ctl *ctl, struct MHD_Connection *c, str
 		return MHD_NO;
 	}
 	r->body = NULL; /* the response's */
+	r->stream = NULL;
 	if (r->type)
 		MHD_add_response_header(m, MHD_HTTP_HEADER_CONTENT_TYPE, r->type);
 	if (r->allow)

@@ -597,9 +597,10 @@ int machine_board_create(struct machine *m, struct error *e)
 		return -1;
 	if (create_pci_devices(m, e) < 0)
 		return -1;
-	struct device *cfg = fw_cfg_create(&m->board);
+	struct device *cfg = m->fw_cfg = fw_cfg_create(&m->board);
 
-	if (!cfg || (boot_is_firmware(m->image) && machine_tables_to_firmware(m, cfg) < 0))
+	if (!cfg || machine_vmcoreinfo_create(cfg) < 0 ||
+	    (boot_is_firmware(m->image) && machine_tables_to_firmware(m, cfg) < 0))
 		return error_set(e, "not enough host memory for the firmware's configuration");
 	if (boot_is_firmware(m->image) && machine_boot_to_firmware(m, cfg, e) < 0)
 		return -1;

@@ -80,8 +80,7 @@ int machine_set_engine(struct machine *m, const char *name, struct error *e)
 	ret = replace(m, to, e);
 	if (!ret)
 		m->verdict = verdict;
-	if (!atomic_load(&m->paused) && m->running)
-		clock_start(m->clock);
+	machine_start_time(m);
 	reclaim_start(&m->reclaim);
 	return ret;
 }

@@ -6,7 +6,6 @@
  */
 #include "machine/internal.h"
 
-#include <unistd.h>
 #include <xxhash.h>
 
 #include "cpu/save.h"
@@ -27,23 +26,15 @@ static void hash_ram(XXH3_state_t *x, struct memory *mem)
 {
 	const u8 *ram = memory_ram(mem);
 	u64 size = memory_ram_size(mem), pos = 0;
-	int fd = memory_ram_fd(mem);
 
 	while (pos < size) {
-		off_t data = lseek(fd, (off_t)pos, SEEK_DATA);
+		u64 end, data = memory_next_data(mem, pos, &end);
 
-		if (data < 0 || (u64)data > size)
-			data = (off_t)size;
-		hash_zeros(x, (u64)data - pos);
-		pos = (u64)data;
-		if (pos == size)
+		hash_zeros(x, data - pos);
+		if (data == size)
 			break;
-		off_t hole = lseek(fd, data, SEEK_HOLE);
-
-		if (hole <= data || (u64)hole > size)
-			hole = (off_t)size;
-		XXH3_64bits_update(x, ram + pos, (u64)hole - pos);
-		pos = (u64)hole;
+		XXH3_64bits_update(x, ram + data, end - data);
+		pos = end;
 	}
 }
 

@@ -79,7 +79,7 @@ struct machine {
 	struct board board;
 	struct lapic_bus *lapics;
 	struct pv *pv; /* pv.c; NULL: no paravirtual interface */
-	struct device *pic, *ioapic, *q35, *pm, *uart[MACHINE_SERIALS];
+	struct device *pic, *ioapic, *q35, *pm, *fw_cfg, *uart[MACHINE_SERIALS];
 	struct virtio *console, *balloon; /* NULL: none */
 	struct {
 		struct block *image;
@@ -98,7 +98,8 @@ struct machine {
 	struct tables *tables;	   /* tables.c */
 
 	/* vCPU thread only */
-	u32 requests; /* enum machine_request */
+	u64 holds, held_until; /* of machine_hold(): how many there were; host time */
+	u32 requests;	       /* enum machine_request */
 	int debug_exit_value;
 	bool ended, stepping, attached;
 	u64 until; /* end of the slice, CLOCK_NEVER outside machine_run_until() */
@@ -109,6 +110,7 @@ struct machine {
 	/* any thread */
 	atomic_bool stop, debug_interrupt;
 	atomic_bool paused, debugged; /* written on the vCPU thread; `debugged`: a debugger holds it */
+	_Atomic u64 held;	      /* number of the hold, 0: none (pause.c) */
 	atomic_bool next_engine;      /* machine_next_engine() */
 
 	/* machine_call(): queue of what other threads want done */
@@ -151,6 +153,9 @@ int machine_tables_create(struct machine *m, struct error *e);
 int machine_tables_to_firmware(struct machine *m, struct device *fw_cfg);
 void machine_tables_place(struct machine *m);
 void machine_tables_destroy(struct machine *m);
+
+/* vmcoreinfo.c: its fw_cfg file. -1 on lack of memory. */
+int machine_vmcoreinfo_create(struct device *fw_cfg);
 
 /* disks.c. machine_disks_check() looks only; open, create (the devices) and close are in this order of life. 0 or -1
  * with *e. */
@@ -221,8 +226,11 @@ void parallel_resume(struct machine *m);
 /* call.c */
 void machine_serve_calls(struct machine *m);
 
-/* pause.c: returns when the machine is resumed or told to end; calls are served meanwhile. */
+/* pause.c. machine_wait_resumed() returns when the machine is neither paused nor held, or told to end; calls are served
+ * meanwhile. Guest time goes on, unless it is to stand still. */
+bool machine_stands(const struct machine *m);
 void machine_wait_resumed(struct machine *m);
+void machine_start_time(struct machine *m);
 
 /* engine_switch.c: does what machine_next_engine() asked for. */
 void machine_serve_next_engine(struct machine *m);
@@ -244,7 +252,8 @@ bool wake_pending(const struct machine_cpu *c);
 /* poll.c: wake_sleep(), after looking for completions of the disks' requests for a while if there are any. True if it
  * found some: the door has something. */
 bool poll_sleep(struct machine_cpu *c, u64 deadline);
-/* Processor 0's thread sleeps until EV_KICK is raised; all events stay as they are. */
-void wake_wait_kick(struct machine *m);
+/* Processor 0's thread sleeps until EV_KICK is raised, or until host time `until` (CLOCK_NEVER: no limit); all events
+ * stay as they are. */
+void wake_wait_kick(struct machine *m, u64 until);
 
 #endif

@@ -200,8 +200,7 @@ static bool pause_wanted(struct machine *m)
 static void serve_paused(struct machine *m)
 {
 	machine_serve_calls(m);
-	if (atomic_load(&m->paused))
-		machine_wait_resumed(m);
+	machine_wait_resumed(m); /* a hold may have come and gone in the calls: time stands still */
 	if (atomic_load(&m->stop)) {
 		end(m, MACHINE_END_STOPPED, 0, "stopped");
 		return;

@@ -56,6 +56,9 @@ static int check_config(struct machine *m, struct error *e)
 	if (c->memory > host)
 		return error_set(e, "memory of %llu MiB is more than this host has (%llu MiB)", c->memory / MiB,
 				 host / MiB);
+	if (c->memory_mergeable && c->vhost_users)
+		return error_set(
+		    e, "memory that devices of other processes share cannot be merged; leave mergeable=on out");
 	_Static_assert(MACHINE_CPUS_MAX <= WORLD_MAX, "one place each");
 	if (c->cpus < 1 || c->cpus > MACHINE_CPUS_MAX)
 		return error_set(e, "%u processors; 1 to %u are possible", c->cpus, MACHINE_CPUS_MAX);
@@ -127,7 +130,9 @@ static int create_parts(struct machine *m, struct error *e)
 {
 	bool virt = m->cfg.clock == MACHINE_CLOCK_VIRTUAL;
 
-	m->mem = memory_create(m->cfg.memory, e);
+	m->mem = memory_create_as(
+	    m->cfg.memory, (m->cfg.vhost_users ? MEMORY_SHARED : 0) | (m->cfg.memory_mergeable ? MEMORY_MERGEABLE : 0),
+	    e);
 	if (!m->mem)
 		return -1;
 	m->ports = portmap_create();

@@ -48,10 +48,11 @@ struct machine_net {
 
 struct machine_config {
 	const char *name;
-	u64 memory;	    /* bytes, multiple of 1 MiB */
-	unsigned cpus;	    /* 1 to MACHINE_CPUS_MAX */
-	bool turns;	    /* several take turns on one thread, whatever the engine can: for a debugger */
-	const char *engine; /* "auto" or a name */
+	u64 memory;	       /* bytes, multiple of 1 MiB */
+	bool memory_mergeable; /* with equal pages of other machines; not with devices of other processes */
+	unsigned cpus;	       /* 1 to MACHINE_CPUS_MAX */
+	bool turns;	       /* several take turns on one thread, whatever the engine can: for a debugger */
+	const char *engine;    /* "auto" or a name */
 	enum machine_clock clock;
 	u64 seed;	       /* of the virtual clock's random numbers */
 	const char *cpu_model; /* "host" or x86-64-v2.. */
@@ -148,7 +149,18 @@ bool machine_call_within(struct machine *m, void (*fn)(void *), void *opaque, un
 void machine_pause(struct machine *m);
 void machine_resume(struct machine *m);
 
-enum machine_state { MACHINE_RUNNING, MACHINE_PAUSED, MACHINE_DEBUGGED /* a debugger holds it */ };
+/*
+ * Hold: another thread looks at the machine's memory. As a pause, but apart from it: what machine_pause() and
+ * machine_resume() order meanwhile is so when the machine is released. After `ms` it goes on by itself, so that whoever
+ * looks cannot hold it for ever: what was seen counts if machine_held() says so afterwards. One at a time. On the vCPU
+ * thread; the number of the hold, or 0: the machine is held already, or has ended.
+ */
+u64 machine_hold(struct machine *m, u64 ms);
+/* From any thread: hold `id` lasts; ends it, if it does. */
+bool machine_held(const struct machine *m, u64 id);
+void machine_release(struct machine *m, u64 id);
+
+enum machine_state { MACHINE_RUNNING, MACHINE_PAUSED /* or held */, MACHINE_DEBUGGED /* a debugger holds it */ };
 /* From any thread. */
 enum machine_state machine_state(const struct machine *m);
 
@@ -182,6 +194,9 @@ struct memory *machine_memory(struct machine *m);
 struct clock *machine_clock(struct machine *m);
 struct board *machine_board(struct machine *m);
 const struct machine_config *machine_config(const struct machine *m);
+/* Where the guest's kernel says that its VMCOREINFO note is, an ELF note of `len` bytes; false: it did not say. Both
+ * are the guest's word. */
+bool machine_vmcoreinfo(struct machine *m, gpa_t *gpa, u32 *len);
 /* The memory balloon, for the functions of dev/virtio/balloon.h; NULL: there is none. */
 struct virtio *machine_balloon(struct machine *m);
 /* Why the engine was chosen; one line about what is booted. */

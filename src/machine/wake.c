@@ -78,14 +78,23 @@ void wake_sleep(struct machine_cpu *c, u64 deadline)
 	atomic_store(&c->sleeping, 0);
 }
 
-void wake_wait_kick(struct machine *m)
+void wake_wait_kick(struct machine *m, u64 until)
 {
 	struct machine_cpu *c = &m->cpu[0];
+	struct timespec limit;
 	u32 seen;
 
 	atomic_store(&c->sleeping, 1);
-	while (!((seen = atomic_load(&c->v->event)) & EV_KICK))
-		syscall(SYS_futex, &c->v->event, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+	while (!((seen = atomic_load(&c->v->event)) & EV_KICK)) {
+		u64 now = host_ns();
+
+		if (now >= until)
+			break;
+		limit = (struct timespec){ .tv_sec = (time_t)((until - now) / NSEC_PER_SEC),
+					   .tv_nsec = (long)((until - now) % NSEC_PER_SEC) };
+		syscall(SYS_futex, &c->v->event, FUTEX_WAIT_PRIVATE, seen, until == CLOCK_NEVER ? NULL : &limit, NULL,
+			0);
+	}
 	atomic_store(&c->sleeping, 0);
 }
 

@@ -1,5 +1,5 @@
 /*
- * The guest-physical map: RAM in one memfd, ROM, aliases and MMIO.
+ * The guest-physical map: RAM in one piece, ROM, aliases and MMIO.
  *
  * The map is a sorted table of regions; where regions overlap the one with
  * the higher priority wins. Lookups go through a flat view rebuilt when the
@@ -65,14 +65,36 @@ struct page_target {
 	u8 *flags;	     /* PAGE_* of the frame; NULL for MMIO and holes */
 };
 
-/* RAM of `size` bytes (multiple of 4 KiB) in a memfd, mapped once, linearly.
+#define MEMORY_SHARED 1u    /* other processes map RAM too (vhost-user): in a memfd. Else it is anonymous memory */
+#define MEMORY_MERGEABLE 2u /* the host may merge equal pages with those of other machines (KSM); not with SHARED */
+
+/* RAM of `size` bytes (multiple of 4 KiB), mapped once, linearly. `flags`: MEMORY_*; memory_create() has none.
  * Nothing is mapped into the guest yet: memory_map_ram() does. */
 struct memory *memory_create(u64 size, struct error *e);
+struct memory *memory_create_as(u64 size, unsigned flags, struct error *e);
 void memory_destroy(struct memory *m);
 
 u8 *memory_ram(struct memory *m); /* host address of RAM offset 0 */
 u64 memory_ram_size(const struct memory *m);
-int memory_ram_fd(const struct memory *m);
+int memory_ram_fd(const struct memory *m); /* of MEMORY_SHARED, else -1 */
+
+/*
+ * The first piece of RAM at offset `from` or behind it that may hold anything but zeros, as far as the host knows
+ * without reading it: returns its offset and in *end where it ends; the size of RAM if there is none. Pages, in order;
+ * a piece may be cut in two. Reading what lies between makes the host provide it.
+ */
+u64 memory_next_data(const struct memory *m, u64 from, u64 *end);
+
+/*
+ * Maps [off, off + len) of the file `fd` over RAM [ram_off, ram_off + len), copy-on-write: read when it is touched, and
+ * never written back. All multiples of 4 KiB; RAM is not MEMORY_SHARED, no track has been started (mem/track.h) and no
+ * processor runs. The file has to keep its length: it is checked here, and a page that is cut off later ends the
+ * process with one line (memory_file_lost()). `fd` can be closed afterwards. 0, or -1 with *e: that part of RAM is as
+ * it was, or zeros if it was the host that refused.
+ */
+int memory_map_file(struct memory *m, u64 ram_off, int fd, u64 off, u64 len, struct error *e);
+/* Async-signal-safe, for who handles SIGBUS: is `addr` in RAM of a machine of this process that has pages of a file? */
+bool memory_file_lost(const void *addr);
 
 /* Map `len` bytes of RAM at offset `ram_off` to guest-physical `gpa`. All three map functions return NULL on
  * lack of memory. Of equal priorities the region mapped later wins. */
@@ -97,6 +119,13 @@ struct memory_listener {
 	void (*map_changed)(void *opaque);
 	void (*page_written)(void *opaque, gpa_t gpa, unsigned len);
 	void *opaque;
+	/*
+	 * Tracks (mem/track.h), the world stopped; NULL: does nothing. `track_armed`: frames were armed, so what lets
+	 * a processor write without the MMU's slow path has to go; `on` is false when the last track ended.
+	 * `track_collect`: before a harvest: report what a guest wrote unseen since the last time by track_note().
+	 */
+	void (*track_armed)(void *opaque, bool on);
+	void (*track_collect)(void *opaque);
 };
 void memory_add_listener(struct memory *m, const struct memory_listener *l);
 void memory_remove_listener(struct memory *m, void *opaque);

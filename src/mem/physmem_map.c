@@ -1,6 +1,6 @@
 /*
- * The guest-physical map, changing side: creation, regions, and the flat view
- * built from them. Ordinary C; called at construction and from device handlers.
+ * The guest-physical map, changing side: regions, and the flat view built from
+ * them. Ordinary C; called at construction and from device handlers.
  *
  * The flat view is rebuilt as a whole on every change. Maps have tens of
  * regions and change when firmware places BARs, so the quadratic sweep (about
@@ -9,97 +9,12 @@
 #include "mem/physmem.h"
 
 #include <assert.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/sysinfo.h>
-#include <unistd.h>
 
 #include "base/world.h"
 #include "mem/physmem_priv.h"
-
-/* "512M", "4G": as one would type it. */
-static void format_size(char *buf, size_t n, u64 size)
-{
-	if (size && size % GiB == 0)
-		snprintf(buf, n, "%lluG", (unsigned long long)(size / GiB));
-	else if (size && size % MiB == 0)
-		snprintf(buf, n, "%lluM", (unsigned long long)(size / MiB));
-	else
-		snprintf(buf, n, "%llu", (unsigned long long)size);
-}
-
-static int check_host(u64 size, struct error *e)
-{
-	static const struct {
-		int resource;
-		const char *what;
-	} limit[] = {
-		{ RLIMIT_AS, "the address-space limit (ulimit -v)" },
-		{ RLIMIT_FSIZE, "the file-size limit (ulimit -f), which counts for shared memory," },
-	};
-	struct sysinfo si;
-	struct rlimit rl;
-	char name[32];
-
-	format_size(name, sizeof(name), size);
-	if (!size || size % PAGE_SIZE)
-		return error_set(e, "memory %s: must be a positive multiple of 4 KiB", name);
-	if (sysinfo(&si) == 0 && size / si.mem_unit > si.totalram)
-		return error_set(e, "memory %s: this host has %.1f GiB; use a smaller --memory", name,
-				 (double)si.totalram * si.mem_unit / (double)GiB);
-	for (unsigned i = 0; i < ARRAY_SIZE(limit); i++) {
-		if (getrlimit(limit[i].resource, &rl) == 0 && rl.rlim_cur != RLIM_INFINITY && size > rl.rlim_cur)
-			return error_set(e, "memory %s: %s is %.1f GiB; raise it or use a smaller --memory", name,
-					 limit[i].what, (double)rl.rlim_cur / (double)GiB);
-	}
-	return 0;
-}
-
-struct memory *memory_create(u64 size, struct error *e)
-{
-	char name[32];
-	struct memory *m;
-	void *ram = MAP_FAILED;
-	int err;
-
-	if (check_host(size, e))
-		return NULL;
-	format_size(name, sizeof(name), size);
-	m = calloc(1, sizeof(*m));
-	if (!m) {
-		error_errno(e, ENOMEM, "memory %s", name);
-		return NULL;
-	}
-	m->ram_size = size;
-	m->mixed = (struct region){
-		.mem = m, .len = UINT64_MAX, .kind = REGION_MMIO, .ops = &memory_mixed_ops, .opaque = m, .name = "mixed"
-	};
-	m->range_cap = 1;
-	/* Its size is final: a process it is shared with could else cut it off under us. */
-	m->fd = memfd_create("ectype-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (m->fd >= 0 && ftruncate(m->fd, (off_t)size) == 0 &&
-	    fcntl(m->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
-		ram = memory_place(m) ? m->ram : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
-	err = errno;
-	if (ram != MAP_FAILED) {
-		m->ram = ram;
-		err = ENOMEM;
-		m->range = calloc(m->range_cap, sizeof(*m->range));
-		/* One byte a frame; large callocs come untouched from the kernel. */
-		m->frame_flags = calloc(size >> PAGE_SHIFT, 1);
-	}
-	if (!m->ram || !m->range || !m->frame_flags) {
-		error_errno(e, err, "memory %s: cannot allocate guest RAM; use a smaller --memory", name);
-		memory_destroy(m);
-		return NULL;
-	}
-	return m;
-}
 
 static void region_free(struct region *r)
 {
@@ -122,13 +37,7 @@ void memory_destroy(struct memory *m)
 	}
 	free(m->region);
 	free(m->range);
-	free(m->frame_flags);
-	if (m->place_len)
-		memory_unplace(m);
-	else if (m->ram)
-		munmap(m->ram, m->ram_size);
-	if (m->fd >= 0)
-		close(m->fd);
+	memory_free_ram(m);
 	free(m);
 }
 
@@ -433,32 +342,6 @@ void memory_remove_listener(struct memory *m, void *opaque)
 		if (m->listener[i].opaque != opaque)
 			m->listener[kept++] = m->listener[i];
 	m->listeners = kept;
-}
-
-/* Where the host cannot punch a hole (a signal in the way is none), the zeros are written: the guest sees no
- * difference. */
-static void punch(struct memory *m, u64 off, u64 len)
-{
-	int r;
-
-	do
-		r = fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len);
-	while (r < 0 && errno == EINTR);
-	if (r < 0)
-		memset(m->ram + off, 0, len);
-}
-
-int memory_discard(struct memory *m, gpa_t gpa, u64 len)
-{
-	u64 off = (uintptr_t)memory_ptr(m, gpa, len, true) - (uintptr_t)m->ram;
-
-	/* no pointer, and memory that is not from the memfd, is an offset beyond RAM */
-	if (((gpa | len) & ~PAGE_MASK) || off >= m->ram_size || len > m->ram_size - off)
-		return -1;
-	punch(m, off, len);
-	for (u64 at = 0; at < len; at += GiB)
-		memory_notify_written(m, gpa + at, (unsigned)MIN(len - at, GiB));
-	return 0;
 }
 
 unsigned memory_ranges(const struct memory *m, struct memory_range *out, unsigned max)

@@ -90,7 +90,7 @@ bool memory_place(struct memory *m)
 	if (!off)
 		return false;
 	ram = block_at(0, off) + RAM_IN_BLOCK;
-	if (mmap(ram, m->ram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, m->fd, 0) != ram) {
+	if (memory_map_host_ram(m, ram) != ram) {
 		release(off, len, PLACE_WINDOWS);
 		return false;
 	}

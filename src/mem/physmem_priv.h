@@ -43,7 +43,11 @@ struct memory {
 	/* Reservation around RAM, see physmem_place.c: its offset and length in every window; 0 if there is none.
 	 * The hole is its first 4 GiB. */
 	u64 place_off, place_len;
-	int fd;
+	int fd;		/* of MEMORY_SHARED, else -1 */
+	int pagemap_fd; /* says which pages of private RAM the host has provided; -1: nobody does */
+	unsigned flags; /* MEMORY_* */
+	u64 *filed;	/* a bit a frame: it is mapped from a file; NULL: none is */
+	u32 file_pieces;
 	u8 *frame_flags;
 	struct flat_range *range;
 	u32 range_count, range_cap;
@@ -99,11 +103,17 @@ extern const struct io_ops memory_mixed_ops;
 #define PLACE_WINDOWS 8
 #define PLACE_OFF_LAST (13 * 1024 * GiB) /* offsets up to here */
 #define PLACE_GUARD (64 * KiB)		 /* the longest access */
-/* Map m->fd (m->ram_size bytes) so, and set m->ram. False, with nothing mapped, if the address space has no room. */
+/* Map RAM so (memory_map_host_ram()), and set m->ram. False, with nothing mapped, if the address space has no room. */
 bool memory_place(struct memory *m);
 /* Is there room for the smallest RAM? Reserves nothing for good. */
 bool memory_place_possible(void);
 void memory_unplace(struct memory *m);
+
+/* ---- physmem_ram.c ---- */
+
+/* Maps RAM of m's kind at `at`, over what is there (NULL: anywhere). MAP_FAILED with errno. */
+void *memory_map_host_ram(const struct memory *m, void *at);
+void memory_free_ram(struct memory *m);
 
 /*
  * Copies between guest RAM and the monitor. Sizes 1, 2, 4 and 8 are one host

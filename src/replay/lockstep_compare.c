@@ -4,18 +4,10 @@
  * ever touched, and is compared more rarely.
  */
 #include <string.h>
-#include <unistd.h>
 
 #include "replay/lockstep_internal.h"
 
-/* ---- RAM: extents of the memfd that hold data ---- */
-
-static u64 seek(int fd, u64 pos, int whence, u64 size)
-{
-	off_t at = lseek(fd, (off_t)pos, whence);
-
-	return at < 0 || (u64)at > size ? size : (u64)at;
-}
+/* ---- RAM: pieces that may hold data ---- */
 
 static bool zero(const u8 *p, u64 n)
 {
@@ -41,24 +33,26 @@ static u64 first_page(u8 *const ram[2], const bool data[2], u64 pos, u64 end)
 
 u64 pair_ram_differs(const struct pair *p, u64 from)
 {
-	u64 size = memory_ram_size(machine_memory(p->s[0].m));
+	u64 size = memory_ram_size(machine_memory(p->s[0].m)), at[2] = { 0, 0 }, stop[2] = { 0, 0 };
 	u8 *ram[2];
-	int fd[2];
 
-	for (unsigned i = 0; i < 2; i++) {
+	for (unsigned i = 0; i < 2; i++)
 		ram[i] = memory_ram(machine_memory(p->s[i].m));
-		fd[i] = memory_ram_fd(machine_memory(p->s[i].m));
-	}
 	while (from < size) {
-		u64 at[2] = { seek(fd[0], from, SEEK_DATA, size), seek(fd[1], from, SEEK_DATA, size) };
-		u64 pos = MIN(at[0], at[1]), end = size;
+		u64 pos, end = size;
 		bool data[2];
+
+		/* of each side the piece that holds `from`, or the next */
+		for (unsigned i = 0; i < 2; i++)
+			if (stop[i] <= from)
+				at[i] = memory_next_data(machine_memory(p->s[i].m), from, &stop[i]);
+		pos = MAX(MIN(at[0], at[1]), from);
 
 		if (pos == size)
 			break;
 		for (unsigned i = 0; i < 2; i++) {
-			data[i] = at[i] == pos;
-			end = MIN(end, data[i] ? seek(fd[i], pos, SEEK_HOLE, size) : at[i]);
+			data[i] = at[i] <= pos;
+			end = MIN(end, data[i] ? stop[i] : at[i]);
 		}
 		u64 found = first_page(ram, data, pos, end);
 

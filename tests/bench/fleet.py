@@ -16,22 +16,13 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "guest"))
-from guest import PROMPT, Timeout, linux  # noqa: E402
+from guest import PROMPT, Timeout, is_guest_ram, linux, mappings  # noqa: E402
 
 
 def rollup(pid):
-    """Pss and its share of guest RAM (memfd), in MiB."""
-    total = ram = 0
-    with open(f"/proc/{pid}/smaps", encoding="ascii", errors="replace") as f:
-        name = ""
-        for line in f:
-            head = line.split()
-            if "-" in head[0] and not head[0].endswith(":"):
-                name = head[5] if len(head) > 5 else ""
-            elif head[0] == "Pss:":
-                total += int(head[1])
-                ram += int(head[1]) if "ectype-ram" in name or "memfd" in name else 0
-    return total / 1024, ram / 1024
+    """Pss and its share of guest RAM, in MiB."""
+    maps = mappings(pid)
+    return sum(m["Pss"] for m in maps) / 1024, sum(m["Pss"] for m in maps if is_guest_ram(m)) / 1024
 
 
 def start(a):

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define RIG_MEMORY MEMORY_SHARED
 #include "virtio_rig.h"
 
 #include "base/log.h"

@@ -5,7 +5,7 @@ import re
 import subprocess
 import tempfile
 import time
-from guest import PROMPT, ROOT, cache, finish, linux, ok, skip, Timeout
+from guest import PROMPT, ROOT, cache, finish, is_guest_ram, linux, mappings, ok, skip, Timeout
 
 JUNK = 300  # MiB
 SPOILT = 60  # MiB: the kernel names free blocks of 2 MiB, and at edges and in the gaps it had before are smaller ones
@@ -16,8 +16,7 @@ LINE = "x" * 63  # with its end a power of two
 
 def resident(g):
     """MiB of guest RAM that the host provides."""
-    with open(f"/proc/{g.process.pid}/status", encoding="ascii") as f:
-        return int(re.search(r"RssShmem:\s+(\d+)", f.read())[1]) / 1024
+    return sum(m["Rss"] for m in mappings(g.process.pid) if is_guest_ram(m)) / 1024
 
 
 def settle(g, limit=SECONDS):

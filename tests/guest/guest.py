@@ -56,6 +56,25 @@ def ok(name, good, detail=""):
     return good
 
 
+def mappings(pid):
+    """Of each mapping of the process: {start, end, path, Rss, Pss, Anonymous ... (KiB), VmFlags}."""
+    out = []
+    with open(f"/proc/{pid}/smaps", encoding="ascii", errors="replace") as f:
+        for line in f:
+            m = re.match(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)", line)
+            if m:
+                out.append({"start": int(m[1], 16), "end": int(m[2], 16), "path": m[3]})
+                continue
+            name, value = line.split(":", 1)
+            out[-1][name] = value.split() if name == "VmFlags" else int(value.split()[0])
+    return out
+
+
+def is_guest_ram(m):
+    """Shared RAM is a memfd; private RAM has no name, and alone of all it is not copied on a fork ("dc")."""
+    return "memfd:ectype-ram" in m["path"] or ("dc" in m["VmFlags"] and "anon_inode" not in m["path"])
+
+
 def skip(name, why):
     print(f"ok - {name} # SKIP {why}", flush=True)
 

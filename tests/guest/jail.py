@@ -35,7 +35,7 @@ def inside(g):
         ok("it has a network of its own", os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net"))
     else:
         print("# " + lacks.group())
-    allowed = r"pipe:|socket:|anon_inode:|/memfd:|/dev/null|.*/(vmlinuz|initramfs)|/tmp/|/dev/pts/"
+    allowed = r"pipe:|socket:|anon_inode:|/memfd:|/dev/null|(/proc)?/\d+/pagemap|.*/(vmlinuz|initramfs)|/tmp/|/dev/pts/"
     strange = [t for t in targets(pid) if not re.match(allowed, t)]
     ok("and no files but its own are open", not strange, strange)
 

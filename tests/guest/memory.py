@@ -7,30 +7,15 @@ import os
 import re
 import shutil
 import tempfile
-from guest import PROMPT, cache, finish, linux, ok, skip, ENGINE
+from guest import PROMPT, cache, finish, is_guest_ram, linux, mappings, ok, skip, ENGINE
 
 LIMIT = 20  # MiB
 TABLES = 64 << 30  # bytes: an area as large as this is the translator's tables
 
 
-def mappings(pid):
-    """[start, end, path, private KiB, resident KiB] of each mapping."""
-    out, head = [], None
-    with open(f"/proc/{pid}/smaps", encoding="ascii", errors="replace") as f:
-        for line in f:
-            m = re.match(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)", line)
-            if m:
-                head = [int(m[1], 16), int(m[2], 16), m[3], 0, 0]
-                out.append(head)
-            elif line.startswith("Rss:"):
-                head[4] += int(line.split()[1])
-            elif line.startswith("Anonymous:"):
-                head[3] += int(line.split()[1])
-    return out
-
-
-def kind_of(start, end, path, tables):
-    if "memfd:ectype-ram" in path:
+def kind_of(m, tables):
+    start, end, path = m["start"], m["end"], m["path"]
+    if is_guest_ram(m):
         return "guest RAM"
     if "memfd:ectype-code" in path:
         return "code cache"
@@ -46,8 +31,9 @@ def kind_of(start, end, path, tables):
 def reserved(maps):
     """Address ranges without holes that are larger than TABLES."""
     runs = []
-    for start, end, path, _, _ in maps:
-        if path:
+    for m in maps:
+        start, end = m["start"], m["end"]
+        if m["path"] or is_guest_ram(m):
             continue
         if runs and runs[-1][1] == start:
             runs[-1][1] = end
@@ -60,12 +46,12 @@ def table(pid):
     """{kind: MiB}. Shared memory that is mapped twice counts once; files of the host only as far as changed."""
     maps, kinds = mappings(pid), {}
     tables = reserved(maps)
-    for start, end, path, private, rss in maps:
-        kind = kind_of(start, end, path, tables)
-        if "memfd:" in path:
-            kinds[kind] = max(kinds.get(kind, 0), rss / 1024)
+    for m in maps:
+        kind = kind_of(m, tables)
+        if "memfd:" in m["path"]:
+            kinds[kind] = max(kinds.get(kind, 0), m["Rss"] / 1024)
         else:
-            kinds[kind] = kinds.get(kind, 0) + private / 1024
+            kinds[kind] = kinds.get(kind, 0) + m["Anonymous"] / 1024
     return kinds
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from boot import BAD, KNOWN
 from cprogram import program
-from guest import toolbox, section, ok, finish, Timeout
+from guest import is_guest_ram, mappings, toolbox, section, ok, finish, Timeout
 
 # name, operations, more options. Counts give an interpreter about a third of a second each; seconds where
 # this stress-ng does not stop at a count, or not always, or (mutex) takes it for a failure if the first of
@@ -272,7 +272,7 @@ class Usage:
     def __init__(self, pid):
         with open(f"/proc/{pid}/status", encoding="ascii") as f:
             fields = dict(line.rstrip("\n").split(":", 1) for line in f)
-        self.anonymous = int(fields["RssAnon"].split()[0]) / 1024
+        self.anonymous = sum(m["Anonymous"] for m in mappings(pid) if not is_guest_ram(m) and "memfd:" not in m["path"]) / 1024
         self.threads = int(fields["Threads"])
         self.files = len(os.listdir(f"/proc/{pid}/fd"))
         with open(f"/proc/{pid}/maps", encoding="ascii") as f:

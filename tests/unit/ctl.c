@@ -81,6 +81,10 @@ static void test_requests(void **state)
 		{ "PUT", "/api/v1/vm.resize", "{\"desired_balloon\": 1e6}", 400 },
 		{ "PUT", "/api/v1/vm.resize", "{\"desired_balloon\": 99999999999999999999}", 400 },
 		{ "PUT", "/api/v1/vm.resize", "{\"desired_ram\": 4096}", 400 },
+		{ "PUT", "/api/v1/vm.coredump", "", 0 },
+		{ "PUT", "/api/v1/vm.coredump", "{\"paging\": true}", 0 },
+		{ "PUT", "/api/v1/vm.coredump", "{\"paging\": 1}", 400 },
+		{ "PUT", "/api/v1/vm.coredump", "{\"path\": \"/tmp/x\"}", 400 },
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {

@@ -122,6 +122,23 @@ static void poke(struct rig *r, struct device *d)
 	port_write(r->board.ports, 0x514, 0x01020304, 4);
 }
 
+/* What the guest wrote is gone after a reset. */
+static void reset(void **state)
+{
+	struct rig *r = rig_create();
+	struct device *d = make(r);
+	u32 len;
+
+	assert_null(fw_cfg_file(d, "etc/two", &len));
+	poke(r, d);
+	assert_memory_equal(fw_cfg_file(d, "etc/rw", &len), "abcdef..", 8);
+	assert_int_equal(len, 8);
+	d->ops->reset(d);
+	assert_memory_equal(fw_cfg_file(d, "etc/rw", &len), "........", 8);
+	assert_memory_equal(fw_cfg_file(d, "etc/one", &len), "first file", 10);
+	rig_destroy(r);
+}
+
 static void roundtrip(void **state)
 {
 	rig_roundtrip(make, poke);
@@ -132,6 +149,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ports),
 		cmocka_unit_test(dma_bounds),
+		cmocka_unit_test(reset),
 		cmocka_unit_test(roundtrip),
 	};
 

@@ -144,11 +144,16 @@ static inline struct irq rig_irq(struct rig *r, unsigned n)
 	return (struct irq){ rig_line, r, n, false };
 }
 
+/* What RAM is to be, MEMORY_*: set before this header is included. */
+#ifndef RIG_MEMORY
+#define RIG_MEMORY 0
+#endif
+
 static inline struct rig *rig_create(void)
 {
 	struct rig *r = calloc(1, sizeof(*r));
 
-	r->board.mem = memory_create(2 * MiB, NULL);
+	r->board.mem = memory_create_as(2 * MiB, RIG_MEMORY, NULL);
 	r->board.ports = portmap_create();
 	r->board.clock = &r->clock;
 	r->board.door = door_create(DOOR_VIRTUAL, 1);

@@ -9,6 +9,7 @@
 #include "dev/vhost_user/vhost_user_dev.h"
 #include "dev/virtio/rng.h"
 #include "vhost_back_end.h"
+#define RIG_MEMORY MEMORY_SHARED
 #include "virtio_rig.h"
 
 #define PROTOCOL (VHOST_USER_PROTOCOL_F_MQ | VHOST_USER_PROTOCOL_F_REPLY_ACK | VHOST_USER_PROTOCOL_F_CONFIG)

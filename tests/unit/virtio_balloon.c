@@ -49,7 +49,9 @@ static bool is(struct rig *r, unsigned page, u8 byte)
 /* Does the host provide the page? Look before reading it: that brings it back. */
 static bool resident(struct rig *r, unsigned page)
 {
-	return lseek(memory_ram_fd(r->board.mem), (off_t)PAGE(page), SEEK_DATA) == (off_t)PAGE(page);
+	u64 end;
+
+	return memory_next_data(r->board.mem, PAGE(page), &end) == PAGE(page);
 }
 
 static struct virtio_balloon_info info(void)

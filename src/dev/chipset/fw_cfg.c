@@ -221,13 +221,16 @@ static int add(struct fw_cfg *f, const struct item *new)
 	return 0;
 }
 
+/* Behind what the guest may write lies what it is at reset. */
 static int add_copy(struct fw_cfg *f, struct item *new)
 {
-	new->owned = malloc(new->len ? new->len : 1);
+	unsigned copies = new->writable ? 2 : 1;
+
+	new->owned = malloc(new->len ? (size_t)copies *new->len : 1);
 	if (!new->owned)
 		return -1;
-	if (new->len)
-		memcpy(new->owned, new->data, new->len);
+	for (unsigned i = 0; new->len &&i < copies; i++)
+		memcpy(new->owned + (size_t)i *new->len, new->data, new->len);
 	new->data = new->owned;
 	if (add(f, new) == 0)
 		return 0;
@@ -305,12 +308,31 @@ int fw_cfg_add_writable_file(struct device *d, const char *name, const void *dat
 	return add_file((struct fw_cfg *)d, name, &it);
 }
 
+const u8 *fw_cfg_file(const struct device *d, const char *name, u32 *len)
+{
+	struct fw_cfg *f = (struct fw_cfg *)(uintptr_t)d;
+
+	for (unsigned i = 0; i < f->files; i++) {
+		const struct item *it;
+
+		if (strcmp((char *)f->dir + 4 + i * DIR_ENTRY + 8, name))
+			continue;
+		it = find(f, (u16)(FW_CFG_FILE_FIRST + i));
+		*len = it->len;
+		return it->data;
+	}
+	return NULL;
+}
+
 static void fw_cfg_reset(struct device *d)
 {
 	struct fw_cfg *f = (struct fw_cfg *)d;
 
 	select_key(f, FW_CFG_SIGNATURE);
 	f->dma_high = 0;
+	for (unsigned i = 0; i < f->count; i++)
+		if (f->items[i].writable && f->items[i].len)
+			memcpy(f->items[i].owned, f->items[i].owned + f->items[i].len, f->items[i].len);
 }
 
 static void fw_cfg_save(const struct device *d, struct encoder *e)

@@ -61,8 +61,11 @@ int fw_cfg_add_string(struct device *d, u16 key, const char *s);
 /* A file of the directory; copies. */
 int fw_cfg_add_file(struct device *d, const char *name, const void *data, u32 len);
 /* A file the guest may write by DMA; `written` (may be NULL) is told after each
- * write and sees the whole contents. They are part of the saved state. */
+ * write and sees the whole contents. They are part of the saved state. Reset
+ * gives it the first contents again, and tells nobody. */
 int fw_cfg_add_writable_file(struct device *d, const char *name, const void *data, u32 len,
 			     void (*written)(void *opaque, const u8 *data, u32 len), void *opaque);
+/* Contents of a file, the device's; NULL: there is none of that name. */
+const u8 *fw_cfg_file(const struct device *d, const char *name, u32 *len);
 
 #endif

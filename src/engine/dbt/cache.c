@@ -1,5 +1,5 @@
 /*
- * The code cache: blocks by page and linear address, invalidation, lookup.
+ * The code cache: blocks by page and linear address, invalidation.
  *
  * A block belongs to a tpage: a guest page as it appears at one linear address.
  * Jumps inside a page go straight to the block's entry. Jumps from other pages
@@ -49,6 +49,11 @@ static void set_code_flag(struct vcpu *v, gpa_t gpa, bool on)
 	if (!(*t.flags & PAGE_CODE))
 		mmu_protect_frame(v, gpa);
 	*t.flags |= PAGE_CODE_DBT;
+}
+
+void dbt_mark_frame(struct vcpu *v, gpa_t gpa)
+{
+	set_code_flag(v, gpa, true);
 }
 
 void dbt_reset_returns(struct vcpu *v)
@@ -161,9 +166,9 @@ void dbt_exec_changed(void *vcpu, u8 *base, gva_t lin, bool all)
 	forget_returns(v, base);
 }
 
-void dbt_entry_saved(const struct dbt_shared *sh, const struct tblock *b, bool unseen)
+void dbt_entry_saved(u8 *rw, const struct tblock *b, bool unseen)
 {
-	struct emit e = { .p = sh->rw + b->entry_saved, .end = sh->rw + b->entry };
+	struct emit e = { .p = rw + b->entry_saved, .end = rw + b->entry };
 
 	if (b->saved)
 		return;
@@ -185,7 +190,7 @@ void dbt_shut_door(struct dbt_shared *sh, const struct tblock *b)
 	u32 id = (u32)(b - sh->blocks);
 	s32 rel = (s32)(to - (sh->rx + b->door + DOOR_BYTES));
 
-	dbt_entry_saved(sh, b, false);
+	dbt_entry_saved(sh->rw, b, false);
 	p[0] = 0xb9;
 	__builtin_memcpy(p + 1, &id, 4);
 	p[5] = 0xe9;
@@ -323,6 +328,14 @@ u32 dbt_frame_written(struct vcpu *v, const u8 *host, unsigned off, unsigned len
 	return live;
 }
 
+static bool being_translated(const struct dbt_shared *sh, const u8 *host)
+{
+	for (unsigned n = 0; n < sh->peers.n; n++)
+		if (__atomic_load_n(&dbt_of(sh->peers.v[n])->translating, __ATOMIC_ACQUIRE) == host)
+			return true;
+	return false;
+}
+
 void dbt_page_written(struct dbt_shared *sh, gpa_t gpa, unsigned len)
 {
 	struct vcpu *v = sh->peers.n ? own_processor(sh->peers.v[0]) : NULL;
@@ -344,7 +357,7 @@ void dbt_page_written(struct dbt_shared *sh, gpa_t gpa, unsigned len)
 	}
 	/* The bytes were written before this, and what is being translated is marked before it is read. That the frame
 	 * may hold no code any more is left to the next store: code that is patched will be back soon. */
-	if (__atomic_load_n(&sh->translating, __ATOMIC_ACQUIRE) != t.host && !dbt_frame_holds(sh, t.host, off, len))
+	if (!being_translated(sh, t.host) && !dbt_frame_holds(sh, t.host, off, len))
 		return;
 	dbt_stop(v, STOP_KILL);
 	dbt_frame_written(v, t.host, off, len);
@@ -445,38 +458,6 @@ void dbt_free_page(struct dbt_shared *sh, struct tpage *p)
 	sh->free_pages = p;
 }
 
-/* In the region that is being filled. */
-static bool room(const struct dbt_shared *sh)
-{
-	return sh->region_end - sh->used > 32768 && sh->blocks_n < sh->blocks_max - 1 &&
-	       sh->insns_n < sh->insns_max - 128 && sh->exits_n < sh->exits_max - 256 && sh->sys_n < sh->sys_max - 64 &&
-	       sh->recipes_n < sh->recipes_max - 256;
-}
-
-static bool must_flush(const struct dbt_shared *sh)
-{
-	return unlikely(sh->stale) || unlikely(!sh->free_pages && sh->pages_n >= PAGES_MAX - 1);
-}
-
-/* Room for a block of the present mode. Blocks found before may be gone. */
-static void make_room(struct vcpu *v)
-{
-	struct dbt *x = dbt_of(v);
-
-	if (must_flush(x->sh)) {
-		dbt_stop(v, STOP_ROOM);
-		dbt_flush(v);
-		dbt_go(v);
-	}
-	if (x->sh->current != x->sh->fills[x->user])
-		dbt_choose_region(x);
-	if (unlikely(!room(x->sh))) {
-		dbt_stop(v, STOP_ROOM);
-		dbt_next_region(v);
-		dbt_go(v);
-	}
-}
-
 static void open_door(struct dbt_shared *sh, const struct tblock *b)
 {
 	s32 rel = (s32)(b->body - (b->door + 5));
@@ -497,19 +478,7 @@ static void put_in_bucket(struct tpage *p, struct tblock *b, struct tblock *old)
 	__atomic_store_n(at, b, __ATOMIC_RELEASE);
 }
 
-static struct tblock *translate_or_clone(struct vcpu *v, struct tpage *p, u64 lin, struct tblock *old)
-{
-	struct dbt *x = dbt_of(v);
-	const struct tblock *twin = old ? NULL : dbt_twin(x, p, lin);
-	struct tblock *b = twin ? dbt_clone(x, twin, p, lin) : NULL;
-
-	if (b)
-		return b;
-	fpu_park(v);
-	return dbt_translate(v, p, lin, old);
-}
-
-static void add_block(struct vcpu *v, struct tpage *p, struct tblock *b, struct tblock *old)
+void dbt_add_block(struct vcpu *v, struct tpage *p, struct tblock *b, struct tblock *old)
 {
 	struct dbt *x = dbt_of(v);
 	u64 *lines = dbt_lines(x->sh, p->host);
@@ -527,14 +496,6 @@ static void add_block(struct vcpu *v, struct tpage *p, struct tblock *b, struct 
 	set_code_flag(v, p->gpa, true);
 }
 
-static struct tblock *make_block(struct vcpu *v, struct tpage *p, u64 lin, struct tblock *old)
-{
-	struct tblock *b = translate_or_clone(v, p, lin, old);
-
-	add_block(v, p, b, old);
-	return b;
-}
-
 /*
  * Where processors run at once a dead block is not translated again in its
  * place, for others may be on their way through its entries. Its door leads on
@@ -546,59 +507,6 @@ void dbt_follow(struct dbt_shared *sh, const struct tblock *dead, const struct t
 
 	if (b->page == dead->page) /* the rel32 of the jump there: a word of 8 bytes holds it */
 		*(volatile any_u32 *)(sh->rw + dead->door + DOOR_REL) = to - (dead->door + DOOR_BYTES);
-}
-
-/*
- * What must the others be stopped for before the code is read? For the first
- * code in a frame, since their write entries go first, and where they may be
- * about to store without looking again.
- */
-static bool needs_stop(struct vcpu *v, const struct tpage *p, enum stop_cause *why)
-{
-	struct page_target t;
-
-	*why = STOP_FRAME;
-	if (!memory_page(v->mem, p->gpa, &t) || !t.flags || t.host != p->host || !(*t.flags & PAGE_CODE_DBT))
-		return true;
-	*why = STOP_MIXED;
-	return *t.flags & PAGE_STORES;
-}
-
-/* With the others stopped. */
-static struct tblock *make_block_stopped(struct vcpu *v, struct tpage *p, u64 lin, struct tblock *old)
-{
-	struct page_target t;
-	struct tblock *b;
-
-	set_code_flag(v, p->gpa, true);
-	if (memory_page(v->mem, p->gpa, &t) && t.flags && *t.flags & PAGE_STORES) {
-		dbt_drop_frame_stores(dbt_of(v)->sh, t.host);
-		*t.flags &= (u8)~PAGE_STORES;
-	}
-	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* the mark, before the code is read: devices are not stopped */
-	b = translate_or_clone(v, p, lin, NULL);
-	add_block(v, p, b, old);
-	return b;
-}
-
-/* The same while others run. NULL: they came in between after all. */
-static struct tblock *make_block_beside(struct vcpu *v, struct tpage *p, u64 lin, struct tblock *old)
-{
-	struct dbt_shared *sh = dbt_of(v)->sh;
-	u64 stops = world_stops(v);
-	struct tblock *b;
-
-	__atomic_store_n(&sh->translating, p->host, __ATOMIC_SEQ_CST);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	b = translate_or_clone(v, p, lin, NULL);
-	if (likely(world_stops(v) == stops)) {
-		add_block(v, p, b, old);
-	} else {
-		b->dead = true;
-		b = NULL;
-	}
-	__atomic_store_n(&sh->translating, NULL, __ATOMIC_RELEASE);
-	return b;
 }
 
 struct tpage *dbt_page_at(struct vcpu *v, gva_t page)
@@ -646,54 +554,6 @@ void dbt_crossing_left(struct vcpu *v, struct tblock *b)
 	if (unchanged(v) && !b->dead)
 		kill_block(dbt_of(v), b);
 	dbt_go(v);
-}
-
-/* The block at `lin` of the page `*p`, dead or alive. NULL: there is none, or (*p NULL) no such page. */
-static struct tblock *look_up(struct vcpu *v, u64 lin, struct tpage **p)
-{
-	struct tblock *b;
-
-	make_room(v);
-	v->fault.vector = 0xff;
-	*p = dbt_page_at(v, lin & PAGE_MASK);
-	if (!*p) {
-		v->fault.addr = v->fault.vector == EXC_PF ? lin : v->fault.addr;
-		return NULL;
-	}
-	v->mmu->flat_base[AUX_VALID + (*p)->index] = 1;
-	for (b = (*p)->bucket[bucket_of(lin)]; b && b->lin != lin; b = b->next)
-		;
-	return b;
-}
-
-/* There is no such block, with the others running: stop them, and look again. */
-static struct tblock *find_stopped(struct vcpu *v, u64 lin, enum stop_cause why)
-{
-	struct tpage *p;
-	struct tblock *b;
-
-	dbt_stop(v, why);
-	b = look_up(v, lin, &p);
-	if (p && (!b || b->dead))
-		b = make_block_stopped(v, p, lin, b);
-	dbt_go(v);
-	return b;
-}
-
-struct tblock *dbt_find(struct vcpu *v, u64 lin)
-{
-	enum stop_cause why;
-	struct tpage *p;
-	struct tblock *b = look_up(v, lin, &p);
-
-	if (!p || likely(b && !b->dead))
-		return b;
-	if (likely(!dbt_of(v)->world))
-		return make_block(v, p, lin, b);
-	if (needs_stop(v, p, &why))
-		return find_stopped(v, lin, why);
-	b = make_block_beside(v, p, lin, b);
-	return b ? b : find_stopped(v, lin, STOP_MIXED);
 }
 
 const struct tblock *dbt_block_at(const struct dbt_shared *sh, u32 host)

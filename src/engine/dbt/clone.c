@@ -7,7 +7,8 @@
  * where they lie is noted as they are emitted ("fixes").
  *
  * A fix is a byte: kind and distance from the one before. Only blocks that were
- * translated once and in one go have any; a block without is not cloned.
+ * translated once and in one go have any; a block without is not cloned. Drafts
+ * (block.c) get to their place the same way.
  */
 #include "engine/dbt/clone.h"
 #include "engine/dbt/dbt.h"
@@ -30,7 +31,7 @@ void fix_note(struct fixes *f, enum fix_kind kind, const u8 *where)
 	for (; distance >= FIX_FAR && f->at < f->end; distance -= MIN(distance / FIX_FAR, FIX_FAR) * FIX_FAR)
 		*f->at++ = (u8)(FIX_SKIP | (MIN(distance / FIX_FAR, FIX_FAR) - 1));
 	if (f->at >= f->end) {
-		f->none = true;
+		f->none = f->full = true;
 		return;
 	}
 	*f->at++ = (u8)(kind << FIX_SHIFT | distance);
@@ -83,9 +84,9 @@ static void add64(u8 *at, u64 n)
 	__builtin_memcpy(at, &v, 8);
 }
 
-static void fix_code(struct dbt *x, const struct tblock *b, const struct tblock *from)
+static void fix_code(struct dbt *x, const struct tblock *b, const struct tblock *from, const u8 *fix, u32 fixes)
 {
-	const u8 *fix = x->sh->fixes + b->fixes, *end = fix + b->fixes_n;
+	const u8 *end = fix + fixes;
 	u8 *at = x->sh->rw + b->host;
 	const u32 id = (u32)(b - x->sh->blocks), add[FIX_KINDS] = {
 		[FIX_TRAMPOLINE] = from->host - b->host,
@@ -114,13 +115,13 @@ static void fix_code(struct dbt *x, const struct tblock *b, const struct tblock 
 }
 
 /* Exits that lead nowhere yet. */
-static void copy_exits(struct dbt *x, const struct tblock *b, const struct tblock *from)
+static void copy_exits(struct dbt *x, const struct tblock *b, const struct tblock *from, const struct place *at)
 {
 	for (u32 k = 0; k < b->exits_max; k++) {
 		struct texit *e = &x->sh->exits[b->exits + k];
 		s32 rel;
 
-		*e = x->sh->exits[from->exits + k];
+		*e = at->exits[k];
 		if (!e->patch)
 			continue;
 		e->lin += b->lin - from->lin;
@@ -140,26 +141,27 @@ static void copy(void *to, const void *from, u64 n)
 	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
 }
 
-static void copy_records(struct dbt *x, const struct tblock *b, const struct tblock *from)
+static void copy_records(struct dbt *x, const struct tblock *b, const struct tblock *from, const struct place *at)
 {
-	copy(x->sh->rw + b->host, x->sh->rw + from->host, from->host_end - from->host);
-	copy(&x->sh->insns[b->first], &x->sh->insns[from->first], b->n * sizeof(*x->sh->insns));
-	copy(&x->sh->recipes[b->recipes], &x->sh->recipes[from->recipes], b->recipes_max * sizeof(*x->sh->recipes));
-	copy(x->sh->fixes + b->fixes, x->sh->fixes + from->fixes, b->fixes_n);
+	copy(x->sh->rw + b->host, at->rw + from->host, from->host_end - from->host);
+	copy(&x->sh->insns[b->first], at->insns, b->n * sizeof(*x->sh->insns));
+	copy(&x->sh->recipes[b->recipes], at->recipes, b->recipes_max * sizeof(*x->sh->recipes));
+	copy(x->sh->fixes + b->fixes, at->fixes, b->fixes_n);
 	for (u32 k = 0; k < b->sys_max; k++) {
-		x->sh->sys[b->sys + k] = x->sh->sys[from->sys + k];
+		x->sh->sys[b->sys + k] = at->sys[k];
 		x->sh->sys[b->sys + k].insn += b->first - from->first;
 	}
 }
 
-struct tblock *dbt_clone(struct dbt *x, const struct tblock *from, struct tpage *p, u64 lin)
+struct tblock *dbt_copy_block(struct dbt *x, const struct tblock *from, const struct place *at, u32 fixes,
+			      struct tpage *p, u64 lin)
 {
 	struct tblock *b = &x->sh->blocks[x->sh->blocks_n];
 	u32 moved = x->sh->used - from->host;
 
-	if (x->sh->fixes_max - x->sh->fixes_n < from->fixes_n)
-		return NULL;
 	*b = *from;
+	if (x->sh->fixes_max - x->sh->fixes_n < from->fixes_n)
+		b->fixes_n = 0;
 	b->lin = lin;
 	b->page = p;
 	b->host += moved;
@@ -176,14 +178,29 @@ struct tblock *dbt_clone(struct dbt *x, const struct tblock *from, struct tpage 
 	b->sys = x->sh->sys_n;
 	b->recipes = x->sh->recipes_n;
 	b->fixes = x->sh->fixes_n;
-	copy_records(x, b, from);
-	copy_exits(x, b, from);
-	fix_code(x, b, from);
+	copy_records(x, b, from, at);
+	copy_exits(x, b, from, at);
+	fix_code(x, b, from, at->fixes, fixes);
 	x->sh->exits_n += b->exits_max;
 	x->sh->sys_n += b->sys_max;
 	x->sh->recipes_n += b->recipes_max;
 	x->sh->fixes_n += b->fixes_n;
 	dbt_take_records(x->sh, b);
-	x->stats.clones++;
 	return b;
+}
+
+struct tblock *dbt_clone(struct dbt *x, const struct tblock *from, struct tpage *p, u64 lin)
+{
+	const struct dbt_shared *sh = x->sh;
+	const struct place at = { .rw = sh->rw,
+				  .insns = &sh->insns[from->first],
+				  .exits = &sh->exits[from->exits],
+				  .sys = &sh->sys[from->sys],
+				  .recipes = &sh->recipes[from->recipes],
+				  .fixes = sh->fixes + from->fixes };
+
+	if (sh->fixes_max - sh->fixes_n < from->fixes_n)
+		return NULL;
+	x->stats.clones++;
+	return dbt_copy_block(x, from, &at, from->fixes_n, p, lin);
 }

@@ -22,6 +22,7 @@ struct fixes {
 	u8 *code; /* the latest fix */
 	const u8 *trampolines;
 	bool none; /* the block cannot be cloned */
+	bool full; /* some could not be noted: it cannot be moved either */
 };
 
 /* From `at` to `end` there is room for notes; `code`: the block's first byte. */

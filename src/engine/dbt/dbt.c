@@ -180,7 +180,8 @@ static struct dbt_shared *make_shared(struct vcpu *v, struct error *e)
 		free_shared(sh, NULL);
 		return NULL;
 	}
-	memory_add_listener(v->mem, &(struct memory_listener){ map_changed, page_written, sh });
+	memory_add_listener(v->mem, &(struct memory_listener){
+					.map_changed = map_changed, .page_written = page_written, .opaque = sh });
 	memory_set_world(v->mem, world_of(v));
 	return sh;
 }
@@ -269,6 +270,8 @@ static void free_engine(struct dbt_host *h, struct reclaim *later)
 {
 	if (h->ret_map)
 		reclaim_later(later, h->ret_map, 2 * RET_SPAN);
+	if (h->dbt.draft)
+		reclaim_later(later, h->dbt.draft, dbt_draft_size);
 	dbt_observe_fini(&h->dbt);
 	reclaim_later(later, h, sizeof(*h));
 }
@@ -277,6 +280,9 @@ static int set_up(struct vcpu *v, struct dbt_host *h, struct error *e)
 {
 	struct dbt *x = &h->dbt;
 
+	x->draft = x->world ? pool(dbt_draft_size) : NULL;
+	if (x->world && !x->draft)
+		return error_set(e, "engine dbt: out of memory");
 	if (map_returns(h, e) || dbt_observe_init(x, v->engine_options, e) ||
 	    flat_create(v, &(struct flat_listener){ dbt_exec_changed, v }, e))
 		return -1;

@@ -222,6 +222,16 @@ struct tsys {
 	struct dinsn d;
 };
 
+/* Where code and records of a block are written, the first of each. */
+struct place {
+	u8 *rw; /* what stands at offset 0 of the code cache */
+	struct tinsn *insns;
+	struct texit *exits;
+	struct tsys *sys;
+	struct recipe *recipes;
+	u8 *fixes, *fixes_end;
+};
+
 /* What the pools hold, by the size of the code cache. */
 #define BYTES_A_BLOCK 128
 #define BYTES_AN_INSN 16
@@ -258,7 +268,7 @@ struct dbt_stats {
 	u64 lost_jumps, lost_returns; /* indirect branches and returns that had to look for their block */
 	u64 return_resets;
 	u64 leaves[LEAVE_COUNT], sys_calls[ISA_SYS_COUNT];
-	u64 stops[STOP_CAUSES], lock_waits;
+	u64 stops[STOP_CAUSES], lock_waits, discards;
 };
 
 /* Rarely changed state that translations or the hot data depend on. */
@@ -285,7 +295,6 @@ struct dbt_shared {
 	bool stale;		   /* the memory map changed: drop all */
 	bool parallel;		   /* processors run at once */
 	_Atomic u32 lock;	   /* smp.c */
-	const u8 *translating;	   /* the frame of which code is being translated while others run */
 	u64 changes;		   /* moves when a block dies or goes: what was found before may be something else */
 	/* Of the region that is being filled; `region_end`: where it ends in the cache. */
 	u32 blocks_n, insns_n, exits_n, sys_n, pages_n, region_end;
@@ -313,7 +322,7 @@ struct dbt_shared {
 	u64 no_store; /* all ones: the lines of an empty struct code_store */
 	u8 *ram;
 	u64 frames;
-	u64 cut[CUTS]; /* by dbt_cut_slot() */
+	u64 cut[CUTS]; /* by dbt_cut() */
 	struct tpage *by_lin[1u << LIN_HASH_BITS], *by_frame[1u << LIN_HASH_BITS];
 	struct perf_map *perf;
 	struct interp_peers peers; /* the processors */
@@ -331,6 +340,8 @@ struct dbt {
 	u32 key_of[WIDTHS];	       /* of the jump caches' entries, KEY_USER apart */
 	u32 mode;		       /* dbt_mode() the key was made for */
 	struct dbt_control control;    /* what the key and the hot data were made for */
+	const u8 *translating;	       /* the frame of which code is being translated while others run */
+	struct dbt_draft *draft;       /* block.c; NULL: not parallel */
 	bool user;		       /* CPL 3: translated code runs at CPL 0 and 3 only */
 	u8 *user_base;		       /* set in which user code ran last */
 	u64 user_sp;		       /* its return stack, while the kernel runs */
@@ -350,9 +361,9 @@ static inline struct dbt *dbt_of(struct vcpu *v)
 }
 /* A block ends where a store was once found to rewrite its own block: then the
  * store need not be done by the reference engine. */
-static inline u64 *dbt_cut_slot(struct dbt *x, u64 lin)
+static inline void dbt_cut(struct dbt *x, u64 lin)
 {
-	return &x->sh->cut[lin % CUTS];
+	__atomic_store_n(&x->sh->cut[lin % CUTS], lin, __ATOMIC_RELAXED);
 }
 static inline struct tblock *dbt_insn_block(const struct dbt_shared *sh, const struct tinsn *i)
 {
@@ -406,8 +417,10 @@ static inline bool unchanged(struct vcpu *v)
 	return likely(dbt_of(v)->changes == dbt_of(v)->sh->changes);
 }
 
-/* cache.c. dbt_find, dbt_page_at, dbt_crossing_left: with the lock. */
-struct tblock *dbt_find(struct vcpu *v, u64 lin); /* NULL: fault in v->fault, or *not_code set */
+/* find.c. With the lock, which may be let go meanwhile. NULL: fault in v->fault, vector 0xff: no RAM. */
+struct tblock *dbt_find(struct vcpu *v, u64 lin);
+
+/* cache.c. dbt_page_at, dbt_crossing_left, dbt_add_block: with the lock. */
 void dbt_flush(struct vcpu *v);
 void dbt_page_written(struct dbt_shared *sh, gpa_t gpa, unsigned len);
 /* Kills what bytes [off, off + len) of the frame at `host` hold; returns the blocks left alive in it. World stopped. */
@@ -427,6 +440,12 @@ struct tpage *dbt_page_at(struct vcpu *v, gva_t page);
 void dbt_crossing_left(struct vcpu *v, struct tblock *b);
 
 void dbt_free_page(struct dbt_shared *sh, struct tpage *p); /* no block refers to it */
+
+/* `b`, translated and of no page's yet, takes the place of `old` (NULL: there is none). */
+void dbt_add_block(struct vcpu *v, struct tpage *p, struct tblock *b, struct tblock *old);
+/* The frame at `gpa` holds translated code: stores to it take the slow path. World stopped, unless it does or it was
+ * so already. */
+void dbt_mark_frame(struct vcpu *v, gpa_t gpa);
 
 /* evict.c: regions of the cache and the pools */
 void dbt_empty_regions(struct dbt_shared *sh);
@@ -468,16 +487,24 @@ u64 *dbt_lines(struct dbt_shared *sh, const u8 *host); /* of the frame at `host`
 
 extern const size_t dbt_decoded_size;
 
-/* translate.c: ordinary C, vector state parked. NULL: out of room. `old`: the
+/* block.c: ordinary C, vector state parked. NULL: out of room. `old`: the
  * dead block of the same page and address; its entries stay where they are. */
 struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin, struct tblock *old);
+/* The same into x->draft, without the lock, which dbt_publish() needs to put it in the cache, where there is room.
+ * False: it cannot be done so. */
+bool dbt_draft(struct vcpu *v, struct tpage *p, gva_t lin);
+struct tblock *dbt_publish(struct dbt *x, struct tpage *p); /* NULL: the page holds something else */
+extern const size_t dbt_draft_size;
 /* clone.c */
+/* `from`, whose code, records and `fixes` are at `at`, as the latest block. */
+struct tblock *dbt_copy_block(struct dbt *x, const struct tblock *from, const struct place *at, u32 fixes,
+			      struct tpage *p, u64 lin);
 void dbt_note_twin(struct dbt *x, const struct tblock *b);				      /* it may be cloned */
 const struct tblock *dbt_twin(struct dbt *x, const struct tpage *p, u64 lin);		      /* NULL: there is none */
 struct tblock *dbt_clone(struct dbt *x, const struct tblock *from, struct tpage *p, u64 lin); /* NULL: no room */
 /* cache.c: what b->entry_saved does: it puts the flags back, unless the body overwrites them before anything sees
- * them. */
-void dbt_entry_saved(const struct dbt_shared *sh, const struct tblock *b, bool unseen);
+ * them. `rw`: what stands at offset 0 of the cache. */
+void dbt_entry_saved(u8 *rw, const struct tblock *b, bool unseen);
 /* list.c: see engine_ops.describe. */
 void dbt_describe(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const char *text), void *opaque);
 /* entry.c */

@@ -8,6 +8,9 @@
  * bytes before them. EVEX scales its displacement, some VEX instructions name
  * a register in the immediate, and some instructions have two: there all bytes
  * must agree.
+ *
+ * Processors that run at once share them without a lock: a version tells whether
+ * one was changed while it was read.
  */
 #include "engine/dbt/translate.h"
 #include "isa/isa.h"
@@ -22,7 +25,10 @@ struct decoded {
 } __attribute__((aligned(64)));
 _Static_assert(sizeof(struct decoded) == 128, "two cache lines");
 
-const size_t dbt_decoded_size = DECODED * sizeof(struct decoded);
+/* Behind them, one for each: odd while a processor changes it. Used where processors run at once. */
+typedef u32 version;
+
+const size_t dbt_decoded_size = DECODED * (sizeof(struct decoded) + sizeof(version));
 
 /* The first bytes of an instruction, up to 16, as two words. */
 struct head {
@@ -164,10 +170,69 @@ static enum decode_status decode(struct dbt *x, const u8 *code, unsigned avail, 
 	return status;
 }
 
+static bool agrees(const struct decoded *s, const struct head *h, unsigned avail, enum code_mode mode)
+{
+	struct head k;
+
+	memcpy(&k, (const u8 *)&s->g.d + BYTES_AT, 16);
+	return likely(s->mask[0] && !((h->w[0] ^ k.w[0]) & s->mask[0]) && !((h->w[1] ^ k.w[1]) & s->mask[1]) &&
+		      s->g.d.mode == mode && s->g.d.len <= avail);
+}
+
+/* ---- kept by processors that run at once: nobody waits, what is being changed is as good as not there ---- */
+
+#define WORDS (sizeof(struct decoded) / 8)
+
+static bool look_at(const struct decoded *s, const version *at, struct decoded *copy)
+{
+	version before = __atomic_load_n(at, __ATOMIC_ACQUIRE);
+	const u64 *from = (const u64 *)s;
+	u64 *to = (u64 *)copy;
+
+	if (before & 1)
+		return false;
+	for (unsigned k = 0; k < WORDS; k++)
+		to[k] = __atomic_load_n(&from[k], __ATOMIC_RELAXED);
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	return __atomic_load_n(at, __ATOMIC_RELAXED) == before;
+}
+
+static void keep(struct decoded *s, version *at, const struct decoded *new)
+{
+	version before = __atomic_load_n(at, __ATOMIC_RELAXED);
+	const u64 *from = (const u64 *)new;
+	u64 *to = (u64 *)s;
+
+	if (before & 1 ||
+	    !__atomic_compare_exchange_n(at, &before, before + 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+		return;
+	__atomic_thread_fence(__ATOMIC_RELEASE);
+	for (unsigned k = 0; k < WORDS; k++)
+		__atomic_store_n(&to[k], from[k], __ATOMIC_RELAXED);
+	__atomic_store_n(at, before + 2, __ATOMIC_RELEASE);
+}
+
+static enum decode_status decode_shared(struct dbt *x, const u8 *code, unsigned avail, enum code_mode mode,
+					const struct head *h, struct ginsn *g)
+{
+	unsigned slot = slot_of(h->w[0]);
+	struct decoded *s = &x->sh->decoded[slot], copy;
+	version *at = (version *)&x->sh->decoded[DECODED] + slot;
+	enum decode_status status = DECODE_OK;
+
+	if (unlikely(!look_at(s, at, &copy) || !agrees(&copy, h, avail, mode))) {
+		status = decode(x, code, avail, mode, &copy);
+		if (status == DECODE_OK)
+			keep(s, at, &copy);
+	}
+	*g = copy.g;
+	return status;
+}
+
 enum decode_status dbt_decode(struct dbt *x, const u8 *code, unsigned avail, enum code_mode mode, struct ginsn *g)
 {
-	struct head h = { { 0, 0 } }, k;
-	enum decode_status status;
+	enum decode_status status = DECODE_OK;
+	struct head h = { { 0, 0 } };
 	struct decoded *s;
 
 	if (likely(avail >= 16))
@@ -175,16 +240,16 @@ enum decode_status dbt_decode(struct dbt *x, const u8 *code, unsigned avail, enu
 	else
 		memcpy(&h, code, avail);
 	s = &x->sh->decoded[slot_of(h.w[0])];
-	memcpy(&k, (const u8 *)&s->g.d + BYTES_AT, 16);
-	if (unlikely(!s->mask[0] || ((h.w[0] ^ k.w[0]) & s->mask[0]) || ((h.w[1] ^ k.w[1]) & s->mask[1]) ||
-		     s->g.d.mode != mode || s->g.d.len > avail)) {
-		status = decode(x, code, avail, mode, s);
-		if (status != DECODE_OK)
-			return status;
+	if (unlikely(x->sh->parallel)) {
+		status = decode_shared(x, code, avail, mode, &h, g);
+	} else {
+		if (unlikely(!agrees(s, &h, avail, mode)))
+			status = decode(x, code, avail, mode, s);
+		*g = s->g;
 	}
-	*g = s->g;
-	fill_in(g, &h);
-	return DECODE_OK;
+	if (status == DECODE_OK)
+		fill_in(g, &h);
+	return status;
 }
 
 enum decode_status decode_next(struct tr *t, unsigned n)

@@ -185,15 +185,15 @@ static void emit_stub(struct tr *t, struct stub *s)
 		/* fall through */
 	case STUB_LEAVE:
 		if (s->resume)
-			mov_gs_fix(e, HOT(resume), FIX_CODE, (u32)(s->resume - t->x->sh->rw));
+			mov_gs_fix(e, HOT(resume), FIX_CODE, code_offset(t, s->resume));
 		/* fall through */
 	case STUB_LINK:
 		if (s->kind == STUB_LINK)
-			t->x->sh->exits[s->info].stub = (u16)(e->p - t->x->sh->rw - t->x->sh->exits[s->info].patch);
+			exit_of(t, s->info)->stub = (u16)(code_offset(t, e->p) - exit_of(t, s->info)->patch);
 		if (s->kind == STUB_LINK && !s->saved) { /* to another page: with the flags saved */
 			emit_save_flags(t);
 			align_link(t, 1);
-			t->x->sh->exits[s->info].far = (u16)(e->p + 1 - t->x->sh->rw - t->x->sh->exits[s->info].patch);
+			exit_of(t, s->info)->far = (u16)(code_offset(t, e->p + 1) - exit_of(t, s->info)->patch);
 			put_bytes(e, (const u8[]){ 0xe9, 0, 0, 0, 0 }, 5);
 			s->saved = true;
 		}
@@ -379,7 +379,7 @@ static void emit_lookup(struct tr *t, unsigned lin, unsigned size, bool write, e
 	t->stub[stub].reg = (u8)lin;
 	t->stub[stub].size = (u8)size;
 	if (write)
-		t->x->sh->insns[t->insn].stores = (u8)(size | (kind == ACCESS_PAGE ? STORES_RUN : 0));
+		insn_of(t, t->insn)->stores = (u8)(size | (kind == ACCESS_PAGE ? STORES_RUN : 0));
 	t->stub[stub].resume = fill ? e->p : NULL;
 }
 

@@ -125,20 +125,19 @@ void flags_clobber(struct tr *t)
 /* What C finds at the present instruction. */
 void note_flags(struct tr *t)
 {
-	struct dbt *x = t->x;
-	struct tinsn *i = &x->sh->insns[t->insn];
+	struct tinsn *i = insn_of(t, t->insn);
 
 	if (t->flags != FLAGS_LOST) {
 		i->flags = t->flags == FLAGS_SAVED ? TINSN_SAVED : TINSN_HOST;
 		return;
 	}
 	if (t->recipe_at < 0) {
-		if (x->sh->recipes_n == x->sh->recipes_max || x->sh->recipes_n - t->b->recipes >= 250) {
+		if (t->recipes_n == MIN(t->b->recipes_max, BLOCK_RECIPES_MAX)) {
 			t->failed = true;
 			return;
 		}
-		t->recipe_at = (s32)(x->sh->recipes_n - t->b->recipes);
-		x->sh->recipes[x->sh->recipes_n++] = t->recipe;
+		t->recipe_at = (s32)t->recipes_n;
+		t->at.recipes[t->recipes_n++] = t->recipe;
 	}
 	i->flags = (u8)(TINSN_RECIPE + t->recipe_at);
 }
@@ -234,8 +233,8 @@ static bool flags_die(const struct tr *t)
 {
 	u64 next = t->lin + t->d->len;
 
-	return t->next_here && !t->narrow && !t->steps_only && !(t->g->traits & TRAIT_BRANCH) &&
-	       *dbt_cut_slot(t->x, next) != next && only_sets_flags(t->code + (next - t->b->lin));
+	return t->next_here && !t->narrow && !t->steps_only && !(t->g->traits & TRAIT_BRANCH) && !is_cut(t, next) &&
+	       only_sets_flags(t->code + (next - t->b->lin));
 }
 
 bool flags_prepare(struct tr *t, bool aware)

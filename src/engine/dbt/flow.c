@@ -62,7 +62,7 @@ void begin_segment(struct tr *t)
 	rorx(e, H_RCX, H_RCX, 32); /* negative: the budget covers it */
 	stub = new_stub(t, STUB_LEAVE, LEAVE_SAFE, t->insn);
 	short_branch(t, true, stub);
-	t->x->sh->insns[t->insn].host = (u16)(e->p - t->start);
+	insn_of(t, t->insn)->host = (u16)(e->p - t->start);
 }
 
 /* t->insn: one past the segment's last instruction. */
@@ -73,19 +73,17 @@ void end_segment(struct tr *t)
 	if (t->charge && !t->e.overflow)
 		__builtin_memcpy(t->charge, &n, 4);
 	for (u32 k = t->segment; k < t->insn; k++)
-		t->x->sh->insns[k].left = (u8)(t->insn - k);
+		insn_of(t, k)->left = (u8)(t->insn - k);
 }
 
 static u32 new_exit(struct tr *t, u64 lin)
 {
-	struct dbt *x = t->x;
-
-	if (x->sh->exits_n == x->sh->exits_max) {
+	if (t->exits_n == t->b->exits_max) {
 		t->failed = true;
 		return 0;
 	}
-	x->sh->exits[x->sh->exits_n] = (struct texit){ .lin = lin };
-	return x->sh->exits_n++;
+	t->at.exits[t->exits_n] = (struct texit){ .lin = lin };
+	return t->b->exits + t->exits_n++;
 }
 
 /* rel32 of a jump, Jcc or call just opened, to be linked to `lin`; flags are in the host or saved. */
@@ -95,7 +93,7 @@ static void put_link(struct tr *t, u64 lin)
 	unsigned stub = new_stub(t, STUB_LINK, LEAVE_LINK, id);
 
 	if (!t->failed)
-		t->x->sh->exits[id].patch = (u32)(t->e.p - t->x->sh->rw);
+		exit_of(t, id)->patch = code_offset(t, t->e.p);
 	t->stub[stub].refs[0] = t->e.p;
 	put32(&t->e, 0);
 }
@@ -146,12 +144,12 @@ void emit_entries(struct tr *t)
 	u8 *skip = NULL, *other = e->p; /* not out of line: that changes when the block is translated again */
 
 	put(e, 0xb9);
-	put32(e, (u32)(b - t->x->sh->blocks)); /* at ENTRY_BLOCK_ID */
+	put32(e, t->id); /* at ENTRY_BLOCK_ID */
 	jump(e, 0xe9, t->x->sh->leave_saved[LEAVE_ENTRY]);
 	t->flags = FLAGS_SAVED;
-	b->entry_indirect = (u32)(e->p - t->x->sh->rw);
+	b->entry_indirect = code_offset(t, e->p);
 	emit_expect(t, b->lin, t->x->sh->leave_saved[LEAVE_INDIRECT]);
-	b->entry_page = (u32)(e->p - t->x->sh->rw);
+	b->entry_page = code_offset(t, e->p);
 	put_bytes(e, (const u8[]){ 0x41, 0x80 }, 2); /* cmp byte [r15 + AUX_VALID + index], 0 ; je */
 	put(e, 0x80 | 7 << 3 | (H_R15 & 7));
 	note_fix(e, FIX_PAGE);
@@ -163,19 +161,19 @@ void emit_entries(struct tr *t)
 		put(e, 0xeb);
 		skip = e->p;
 		put(e, 0);
-		b->entry = (u32)(e->p - t->x->sh->rw);
+		b->entry = code_offset(t, e->p);
 		emit_save_flags(t);
 		if (!e->overflow)
 			*skip = (u8)(e->p - (skip + 1));
-		b->entry_saved = (u32)(e->p - t->x->sh->rw);
+		b->entry_saved = code_offset(t, e->p);
 	} else {
-		b->entry_saved = (u32)(e->p - t->x->sh->rw);
+		b->entry_saved = code_offset(t, e->p);
 		emit_restore_flags(t);
-		b->entry = (u32)(e->p - t->x->sh->rw);
+		b->entry = code_offset(t, e->p);
 		t->flags = FLAGS_HOST;
 	}
 	align_link(t, DOOR_REL); /* of what is put there when it is dead */
-	b->body = b->door = (u32)(e->p - t->x->sh->rw);
+	b->body = b->door = code_offset(t, e->p);
 }
 
 static u64 target(const struct tr *t)
@@ -317,7 +315,7 @@ static bool emit_indirect(struct tr *t, bool call)
 		islands(t, 0, false);
 		return true;
 	}
-	t->x->sh->insns[t->insn].kind = KIND_CALL;
+	insn_of(t, t->insn)->kind = KIND_CALL;
 	store_gs(e, H_R14, HOT(value));
 	if (t->narrow) /* no target of 32 bits must be undone */
 		emit_push_const32(t, 4, (u32)ret);
@@ -353,7 +351,7 @@ static bool emit_ret(struct tr *t)
 		lea(e, home[4], home[4], pop);
 	}
 	end_at_branch(t);
-	t->x->sh->insns[t->insn].kind = t->d->opcode == 0xc2 ? KIND_RET_IMM : KIND_RET;
+	insn_of(t, t->insn)->kind = t->d->opcode == 0xc2 ? KIND_RET_IMM : KIND_RET;
 	flags_to_memory(t);
 	mov_gs_fix(e, HOT(branch), FIX_INSN, t->insn);
 	put(e, 0xc3);

@@ -197,7 +197,7 @@ bool emit_loop_window(struct tr *t, enum window_use use, unsigned *lin, s32 *dis
 		note->access[note->accesses++] = (u8)(r->size | (r->write ? NOTE_WRITE : 0));
 	note->shares = true;
 	if (r->write)
-		t->x->sh->insns[t->insn].stores = r->size;
+		insn_of(t, t->insn)->stores = r->size;
 	return true;
 }
 
@@ -268,7 +268,7 @@ unsigned emit_second_copy(struct tr *t)
 		t->lin = t->b->lin + t->ginsn_at[n];
 		islands(t, 110, true);
 		new_insn(t, t->d->len);
-		t->x->sh->insns[t->insn].kind = KIND_LOOP;
+		insn_of(t, t->insn)->kind = KIND_LOOP;
 		if (cut)
 			begin_segment(t);
 		emit_insn(t, &ends, &cut);

@@ -421,7 +421,7 @@ static bool into_itself(struct vcpu *v, const struct tinsn *i)
 	struct dbt *x = dbt_of(v);
 	u64 lin = dbt_insn_block(x->sh, i)->lin + i->guest + i->len;
 
-	*dbt_cut_slot(x, lin) = lin;
+	dbt_cut(x, lin);
 	return false;
 }
 

@@ -135,6 +135,7 @@ unsigned dbt_counters(struct vcpu *v, struct engine_counter *out, unsigned max)
 		{ "world_stops_memory_map", memory_map_stops(v->mem) },
 		{ "world_stops_interpreter", world_stops(v) - sum_of_stops(s) - memory_map_stops(v->mem) },
 		{ "translator_lock_waits", s->lock_waits },
+		{ "translations_discarded", s->discards },
 		{ "mmu_fills", f->fills },
 		{ "mmu_misses", f->misses },
 		{ "mmu_neighbours", f->neighbours },

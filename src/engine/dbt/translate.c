@@ -3,7 +3,8 @@
  *
  * The instruction table decides the kind of each instruction: METHOD_SYS calls
  * the shared semantics, the others are emitted by flow.c, stack.c, rewrite.c,
- * and what none of them can express is left to the reference engine.
+ * and what none of them can express is left to the reference engine. Where code
+ * and records go is block.c's affair.
  */
 #include "cpu/cpuid.h"
 #include "cpu/xstate.h"
@@ -228,15 +229,12 @@ static bool is_control(unsigned sys)
 
 u32 new_sys(struct tr *t, unsigned sys)
 {
-	struct dbt *x = t->x;
-
-	if (x->sh->sys_n == x->sh->sys_max) {
+	if (t->sys_n == t->b->sys_max) {
 		t->failed = true;
 		return 0;
 	}
-	x->sh->sys[x->sh->sys_n] =
-	    (struct tsys){ .insn = t->insn, .sys = (u8)sys, .control = is_control(sys), .d = *t->d };
-	return x->sh->sys_n++;
+	t->at.sys[t->sys_n] = (struct tsys){ .insn = t->insn, .sys = (u8)sys, .control = is_control(sys), .d = *t->d };
+	return t->b->sys + t->sys_n++;
 }
 
 static void emit_sys(struct tr *t, unsigned sys)
@@ -428,7 +426,7 @@ void emit_insn(struct tr *t, bool *ends, bool *cut)
 
 void new_insn(struct tr *t, unsigned len)
 {
-	t->x->sh->insns[t->insn] =
+	*insn_of(t, t->insn) =
 	    (struct tinsn){ .host = (u16)(t->e.p - t->start), .guest = (u16)(t->lin - t->b->lin), .len = len & 15 };
 	*note_of(t) = (struct note){ .how = HOW_HOST };
 }
@@ -436,9 +434,15 @@ void new_insn(struct tr *t, unsigned len)
 /* The block's first instruction does not end in its page: perhaps its other bytes can be had. */
 static enum decode_status decode_crossing(struct tr *t)
 {
-	const u8 *both = crossing_bytes(t, t->code, &t->avail);
+	const u8 *both;
 	enum decode_status s;
 
+	t->crosses = true;
+	if (t->draft) {
+		t->failed = true;
+		return DECODE_MORE;
+	}
+	both = crossing_bytes(t, t->code, &t->avail);
 	if (!both)
 		return DECODE_MORE;
 	t->code = both;
@@ -448,8 +452,7 @@ static enum decode_status decode_crossing(struct tr *t)
 	return s == DECODE_OK && t->g->d.opcode == 0xc2 ? DECODE_INVALID : s;
 }
 
-/* Returns the number of instructions translated. */
-static unsigned emit_block(struct tr *t)
+unsigned emit_block(struct tr *t)
 {
 	unsigned at = 0, n = 0, max = t->x->single ? 1 : BLOCK_INSNS;
 	bool ends = false, cut = true;
@@ -504,7 +507,7 @@ static unsigned emit_block(struct tr *t)
 			t->segment = t->insn;
 		if (cut && n >= CUT_INSNS)
 			break;
-		if (*dbt_cut_slot(t->x, t->b->lin + at) == t->b->lin + at)
+		if (is_cut(t, t->b->lin + at))
 			break;
 	}
 	if (!cut)
@@ -515,8 +518,7 @@ static unsigned emit_block(struct tr *t)
 	return n;
 }
 
-/* Does the block access memory before it touches the flags? Then its body begins with the flags saved. */
-static bool begins_with_access(struct tr *t)
+bool begins_with_access(struct tr *t)
 {
 	for (unsigned n = 0; n < 6 && t->ginsn_at[n] < t->avail; n++) {
 		const struct ginsn *g = &t->ginsn[n];
@@ -533,184 +535,4 @@ static bool begins_with_access(struct tr *t)
 			return true;
 	}
 	return true;
-}
-
-/* The pools end where the records set apart for `b` do. */
-struct limits {
-	u32 exits, sys, recipes;
-};
-static struct limits limit_pools(struct dbt *x, const struct tblock *b)
-{
-	struct limits old = { x->sh->exits_max, x->sh->sys_max, x->sh->recipes_max };
-
-	x->sh->exits_n = b->exits;
-	x->sh->sys_n = b->sys;
-	x->sh->recipes_n = b->recipes;
-	x->sh->exits_max = b->exits + b->exits_max;
-	x->sh->sys_max = b->sys + b->sys_max;
-	x->sh->recipes_max = b->recipes + b->recipes_max;
-	return old;
-}
-static void unlimit_pools(struct dbt *x, const struct limits *old)
-{
-	x->sh->exits_max = old->exits;
-	x->sh->sys_max = old->sys;
-	x->sh->recipes_max = old->recipes;
-}
-
-/* From b->body on, with the records set apart for `b`. */
-static bool translate(struct vcpu *v, struct tblock *b, bool entries, bool steps_only)
-{
-	struct dbt *x = dbt_of(v);
-	static __thread struct tr tr; /* large; used up within this call */
-	struct tr *t = &tr;
-	unsigned off = b->lin & ~PAGE_MASK;
-
-	memset(t, 0, offsetof(struct tr, stub));
-	t->steps_only = steps_only;
-	t->v = v;
-	t->x = x;
-	t->b = b;
-	t->narrow = x->key & KEY_32;
-	t->word = t->narrow ? 4 : 8;
-	t->insn = b->first;
-	t->insn_end = b->first + b->insns_max;
-	t->start = x->sh->rw + b->host;
-	t->e =
-	    (struct emit){ .p = x->sh->rw + b->body, .end = x->sh->rw + b->host_max, .to_rx = x->sh->rx - x->sh->rw };
-	t->recipe_at = -1;
-	t->code = b->page->host + off;
-	t->avail = (unsigned)PAGE_SIZE - off;
-	if (t->x->sh->parallel) { /* others may write it meanwhile: what is asked twice is to have one answer */
-		t->avail = MIN(t->avail, (unsigned)sizeof(t->copy));
-		t->code = memcpy(t->copy, t->code, t->avail);
-	}
-	/* what watches translations is to see each; the code at the entries is not translated again */
-	if (entries && !t->narrow && !(x->trace & TRACE_BLOCKS) && !x->sh->perf)
-		t->e.fixes = &t->fixes;
-	fixes_begin(&t->fixes, x->sh->fixes + x->sh->fixes_n, x->sh->fixes + x->sh->fixes_max, t->start, x->sh->rx);
-	b->fixes = x->sh->fixes_n;
-	b->fixes_n = 0;
-	b->fpu = b->calls = b->crosses = false;
-	b->tail_len = 0;
-	b->page2 = NULL;
-	if (entries) {
-		b->saved = !steps_only && begins_with_access(t);
-		emit_entries(t);
-	} else {
-		t->flags = b->saved ? FLAGS_SAVED : FLAGS_HOST;
-		if (b->saved && steps_only)
-			flags_to_host(t);
-	}
-	t->opening = !b->saved && !x->counted && !steps_only;
-	b->n = (u16)emit_block(t);
-	b->n += (u16)emit_second_copy(t);
-	while (t->e.p - (x->sh->rw + b->body) < 10 && !t->e.overflow)
-		put(&t->e, 0x90); /* room for what dead blocks become */
-	b->stubs = (u16)(t->e.p - t->start);
-	if (t->failed) /* a stub may name a record that there was no room for */
-		return false;
-	emit_stubs(t);
-	if (t->failed || t->e.overflow)
-		return false;
-	b->host_end = (u32)(t->e.p - x->sh->rw);
-	dbt_entry_saved(x->sh, b, t->unseen);
-	if (t->e.fixes && !t->fixes.none && !b->crosses)
-		b->fixes_n = (u16)(t->fixes.at - t->fixes.first);
-	x->stats.translations++;
-	x->stats.insns += b->n;
-	x->stats.guest_bytes += b->bytes;
-	x->stats.host_bytes += b->host_end - b->host;
-	if (unlikely(x->trace & TRACE_BLOCKS) || unlikely(x->sh->perf != NULL))
-		dbt_trace_block(t);
-	return true;
-}
-
-/* In the place of its former code; false: it does not fit. */
-static bool translate_again(struct vcpu *v, struct tblock *b)
-{
-	struct dbt *x = dbt_of(v);
-	u32 exits = x->sh->exits_n, sys = x->sh->sys_n, recipes = x->sh->recipes_n;
-	struct limits old = limit_pools(x, b);
-	bool done;
-
-	done = translate(v, b, false, false);
-	if (!done)
-		dbt_forget_exits(x->sh, b);
-	unlimit_pools(x, &old);
-	x->sh->exits_n = exits;
-	x->sh->sys_n = sys;
-	x->sh->recipes_n = recipes;
-	return done;
-}
-
-/* Code that changed once will change again: room to grow. */
-static void set_apart(struct dbt *x, struct tblock *b, bool grows)
-{
-	u32 size = b->host_end - b->host;
-
-	b->host_max = (b->host_end + (grows ? size / 4 : 0) + 15) & ~15u;
-	b->insns_max = (u16)(b->n + (grows ? b->n / 4u + 1 : 0));
-	b->exits_max = (u16)(x->sh->exits_n - b->exits + (grows ? 2 : 0));
-	b->sys_max = (u16)(x->sh->sys_n - b->sys);
-	b->recipes_max = (u16)(x->sh->recipes_n - b->recipes + (grows ? 2 : 0));
-	while (x->sh->exits_n < b->exits + b->exits_max)
-		x->sh->exits[x->sh->exits_n++].patch = 0;
-	x->sh->recipes_n = b->recipes + b->recipes_max;
-	x->sh->fixes_n = b->fixes + b->fixes_n;
-	dbt_take_records(x->sh, b);
-}
-
-/* A new one, which takes over the entries of `old`. */
-static struct tblock *translate_new(struct vcpu *v, struct tpage *p, gva_t lin, const struct tblock *old)
-{
-	struct dbt *x = dbt_of(v);
-	struct tblock *b = &x->sh->blocks[x->sh->blocks_n], begin;
-	struct limits limits;
-	bool done;
-
-	begin = (struct tblock){ .lin = lin,
-				 .page = p,
-				 .first = x->sh->insns_n,
-				 .exits = x->sh->exits_n,
-				 .sys = x->sh->sys_n,
-				 .recipes = x->sh->recipes_n,
-				 .host = x->sh->used,
-				 .body = x->sh->used,
-				 .host_max = x->sh->used + HOST_BYTES_MAX,
-				 .insns_max = BLOCK_RECORDS,
-				 .exits_max = BLOCK_EXITS_MAX,
-				 .sys_max = BLOCK_INSNS,
-				 .recipes_max = BLOCK_RECIPES_MAX };
-	if (old) {
-		begin.saved = old->saved;
-		begin.door = old->door;
-		begin.entry = old->entry;
-		begin.entry_saved = old->entry_saved;
-		begin.entry_page = old->entry_page;
-		begin.entry_indirect = old->entry_indirect;
-	}
-	*b = begin;
-	limits = limit_pools(x, b);
-	done = translate(v, b, !old, false);
-	if (!done) { /* short branches can get out of reach in odd code */
-		*b = begin;
-		limit_pools(x, b);
-		done = translate(v, b, !old, true);
-	}
-	unlimit_pools(x, &limits);
-	if (!done)
-		return NULL;
-	set_apart(x, b, old);
-	return b;
-}
-
-struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin, struct tblock *old)
-{
-	struct dbt *x = dbt_of(v);
-	u64 began = __builtin_ia32_rdtsc();
-	struct tblock *b = old && translate_again(v, old) ? old : translate_new(v, p, lin, old);
-
-	x->stats.translate_cycles += __builtin_ia32_rdtsc() - began;
-	return b;
 }

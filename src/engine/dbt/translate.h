@@ -183,15 +183,21 @@ struct tr {
 	struct vcpu *v;
 	struct dbt *x;
 	struct tblock *b;
+	struct place at;
+	u32 id;			       /* of the block */
+	u32 exits_n, sys_n, recipes_n; /* made */
 	struct emit e;
 	struct fixes fixes;
 	u8 *start;
-	u64 lin;  /* of the instruction being translated */
-	u32 insn; /* its tinsn */
+	u64 lin;	 /* of the instruction being translated */
+	const u64 *cuts; /* dbt_shared.cut, or a copy of it */
+	u32 insn;	 /* its tinsn */
 	u32 insn_end;
 	const struct ginsn *g; /* the same, decoded */
 	const struct dinsn *d; /* g->d, or what stands for it */
 	bool fpu_checked, failed, steps_only;
+	bool draft;	/* without the lock */
+	bool crosses;	/* the block's instruction crosses a page */
 	bool shadow;	/* right behind an STI: no event may be looked at */
 	bool next_here; /* the next instruction will be in this block too */
 	bool aware;	/* the present instruction is emitted by code that keeps track of flags */
@@ -224,13 +230,34 @@ struct tr {
 	struct note note[BLOCK_RECORDS];
 	struct ginsn ginsn[BLOCK_INSNS];
 	u16 ginsn_at[BLOCK_INSNS + 1]; /* offsets in `code` */
+	/* Where others may write to them meanwhile: what is asked twice is to have one answer. */
 	u8 copy[15 * (BLOCK_INSNS + 1) + 16];
+	u64 cuts_copy[CUTS];
 	struct windows windows;
 	struct loop loop;
 };
 static inline struct note *note_of(struct tr *t)
 {
 	return &t->note[t->insn - t->b->first];
+}
+
+/* By what code says: index of the tinsn, of the texit. */
+static inline struct tinsn *insn_of(const struct tr *t, u32 insn)
+{
+	return &t->at.insns[insn - t->b->first];
+}
+static inline struct texit *exit_of(const struct tr *t, u32 id)
+{
+	return &t->at.exits[id - t->b->exits];
+}
+/* Does a block end before `lin`? See dbt_cut(). */
+static inline bool is_cut(const struct tr *t, u64 lin)
+{
+	return t->cuts[lin % CUTS] == lin;
+}
+static inline u32 code_offset(const struct tr *t, const u8 *p)
+{
+	return (u32)(p - t->at.rw);
 }
 
 /* emit_mem.c */
@@ -293,6 +320,10 @@ unsigned emit_second_copy(struct tr *t);
 bool emit_loop_window(struct tr *t, enum window_use use, unsigned *lin, s32 *disp);
 
 /* translate.c */
+/* Returns the number of instructions translated. */
+unsigned emit_block(struct tr *t);
+/* Does the block access memory before it touches the flags? Then its body begins with the flags saved. */
+bool begins_with_access(struct tr *t);
 void new_insn(struct tr *t, unsigned len);
 /* Sets *ends if control never falls through, *cut if a new segment begins behind it. */
 void emit_insn(struct tr *t, bool *ends, bool *cut);

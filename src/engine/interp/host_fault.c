@@ -10,8 +10,12 @@
 #include <pthread.h>
 #include <signal.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include "engine/interp/host_fault.h"
+
+/* mem/physmem.h pulls in names that clash */
+bool memory_file_lost(const void *addr);
 
 /* What runs on this thread. Signal handlers have no other way to know. */
 static __thread struct {
@@ -36,10 +40,31 @@ static void give_back(int sig)
 	}
 }
 
+/*
+ * RAM that a machine was restored from is a file's, and the file has become
+ * shorter or its disk fails: what the guest was to find there is nowhere.
+ */
+static void die_of_file(int sig)
+{
+	static const char line[] =
+	    "ectype: memory: the file that the machine was restored from has become shorter or cannot "
+	    "be read; the machine ends\n";
+
+	for (unsigned k = 0; k < ARRAY_SIZE(fault_signals); k++)
+		if (fault_signals[k] == sig && !(before[k].sa_flags & SA_SIGINFO) && before[k].sa_handler != SIG_DFL &&
+		    before[k].sa_handler != SIG_IGN)
+			before[k].sa_handler(sig);
+	if (write(STDERR_FILENO, line, sizeof(line) - 1) < 0)
+		_exit(1);
+	_exit(1);
+}
+
 static void on_host_fault(int sig, siginfo_t *info, void *context)
 {
 	mcontext_t *mc = &((ucontext_t *)context)->uc_mcontext;
 
+	if (sig == SIGBUS && memory_file_lost(info->si_addr))
+		die_of_file(sig);
 	if (running.translated && running.translated(sig, info, context))
 		return;
 	if (!running.cache || !thunk_holds(running.cache, (const void *)(uintptr_t)mc->gregs[REG_RIP])) {

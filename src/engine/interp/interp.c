@@ -90,7 +90,9 @@ static struct interp_peers *take_peers(struct vcpu *v)
 		all = calloc(1, sizeof(*all));
 		if (!all)
 			return NULL;
-		memory_add_listener(v->mem, &(struct memory_listener){ map_changed, page_written, all });
+		memory_add_listener(v->mem, &(struct memory_listener){ .map_changed = map_changed,
+								       .page_written = page_written,
+								       .opaque = all });
 	}
 	if (g) {
 		g->engine_shared = all;

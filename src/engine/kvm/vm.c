@@ -63,7 +63,7 @@ static int set_up(struct kvm_vm *vm, const struct kvm_host *h, struct error *e)
 static struct kvm_vm *vm_create(struct memory *mem, const struct kvm_host *h, struct error *e)
 {
 	struct kvm_vm *vm = calloc(1, sizeof(*vm));
-	struct memory_listener l = { map_changed, page_written, vm };
+	struct memory_listener l = { .map_changed = map_changed, .page_written = page_written, .opaque = vm };
 
 	if (!vm) {
 		error_set(e, "engine kvm: out of memory");
