@@ -50,7 +50,7 @@ struct machine_cpu {
 	 * long they may */
 	u64 pause_last, pause_first, pause_window;
 	/* statistics */
-	u64 exits[VCPU_EXIT_COUNT], halts, halted_ns, yields;
+	u64 exits[VCPU_EXIT_COUNT], halts, halted_ns, yields, kicks;
 };
 
 struct machine {

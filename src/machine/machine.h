@@ -236,6 +236,7 @@ void machine_save_state(struct machine *m, struct encoder *e);
 struct machine_stats {
 	u64 instructions, exits[VCPU_EXIT_COUNT], halts;
 	u64 yields;   /* a processor that waited for another in a loop of PAUSEs stepped aside */
+	u64 kicks;    /* KVM_HC_KICK_CPU: spin locks that slept were handed over */
 	bool counted; /* `instructions` is all of them: see ENGINE_COUNTS_IF_ASKED */
 	double seconds, halted_seconds;
 };
