@@ -30,6 +30,10 @@ struct memory;
 #define ACPI_RESET_VALUE 6
 #define ACPI_S5_SLP_TYP 0
 
+/* VM Generation ID: where the page with it is, and the general-purpose event that tells of a change. */
+#define ACPI_VMGENID_GPA 0xfef00000u
+#define ACPI_VMGENID_GPE 5
+
 #define ACPI_PCI32_FIRST 0xc0000000u
 #define ACPI_PCI32_LAST 0xfebfffffu
 #define ACPI_PCI64_SIZE (32 * GiB)
@@ -47,6 +51,7 @@ struct acpi_config {
 	u64 ram;	    /* bytes */
 	unsigned serial;    /* bit n: COM(n + 1) is there */
 	unsigned ioapic_id; /* what the IOAPIC's ID register reads at reset */
+	bool vmgenid;	    /* there is a VM Generation ID */
 };
 
 /* RSDP's place in a direct boot: in the F segment, where kernels scan for it. */

@@ -15,7 +15,9 @@ enum {
 	OP_BUFFER = 0x11,
 	OP_PACKAGE = 0x12,
 	OP_METHOD = 0x14,
+	OP_DUAL_NAME = 0x2e,
 	OP_EXT = 0x5b,
+	OP_NOTIFY = 0x86,
 	OP_EXT_DEVICE = 0x82,
 };
 
@@ -109,6 +111,16 @@ void aml_eisa_id(struct aml *a, const char *id)
 void aml_path(struct aml *a, const char *path)
 {
 	aml_bytes(a, path, strlen(path));
+}
+
+void aml_notify(struct aml *a, const char *scope, const char *device, u64 value)
+{
+	aml_u8(a, OP_NOTIFY);
+	aml_u8(a, '\\');
+	aml_u8(a, OP_DUAL_NAME);
+	aml_path(a, scope + 1);
+	aml_path(a, device);
+	aml_int(a, value);
 }
 
 void aml_name(struct aml *a, const char *path)

@@ -25,6 +25,8 @@ void aml_string(struct aml *a, const char *s);
 void aml_eisa_id(struct aml *a, const char *id);
 /* "\\_SB_", "PCI0": one segment of four characters, optionally from the root. */
 void aml_path(struct aml *a, const char *path);
+/* Notify (scope.device, value): `scope` as of aml_path() from the root. */
+void aml_notify(struct aml *a, const char *scope, const char *device, u64 value);
 /* Name (path, ...): the object follows. */
 void aml_name(struct aml *a, const char *path);
 void aml_name_int(struct aml *a, const char *path, u64 v);

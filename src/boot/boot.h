@@ -101,6 +101,9 @@ void boot_place(struct boot_image *b, struct memory *m, const struct boot_layout
 void boot_drop(struct boot_image *b);
 int boot_fetch(struct boot_image *b, struct error *e);
 
+/* A hash over the content of all files and the command line: are two images the same? */
+u64 boot_identity(const struct boot_image *b);
+
 /* One line: "Linux 6.1.0-13-cloud-amd64, bzImage, 64-bit entry". */
 const char *boot_describe(const struct boot_image *b);
 

@@ -85,7 +85,7 @@ static void dsdt_isa(struct aml *a, const struct acpi_config *c)
 
 /* What the board decodes outside the PCI windows, so that nobody places
  * anything there; Linux wants the ECAM reserved before it uses it. */
-static void dsdt_reserved(struct aml *a)
+static void dsdt_reserved(struct aml *a, const struct acpi_config *c)
 {
 	size_t dev = aml_device(a, "MRES"), crs;
 
@@ -93,6 +93,8 @@ static void dsdt_reserved(struct aml *a)
 	aml_eisa_id(a, "PNP0C02");
 	crs = aml_crs(a);
 	aml_memory32(a, (u32)BOOT_ECAM_BASE, (u32)BOOT_ECAM_SIZE);
+	if (c->vmgenid)
+		aml_memory32(a, ACPI_VMGENID_GPA, (u32)PAGE_SIZE);
 	aml_io(a, ACPI_PM_BASE, 0x80);
 	aml_io(a, ACPI_SMI_CMD, 2);
 	aml_crs_end(a, crs);
@@ -111,6 +113,43 @@ static void dsdt_fw_cfg(struct aml *a)
 	aml_io(a, 0x510, 12);
 	aml_crs_end(a, crs);
 	aml_end(a, dev);
+}
+
+/* What Microsoft's paper wants: a device by which systems know it, whose ADDR names the place (low and high half), and
+ * a notification when the ID has changed. The second name is Hyper-V's for systems that take names of at most eight
+ * characters. */
+static void dsdt_vmgenid(struct aml *a)
+{
+	size_t dev = aml_device(a, "VGEN"), list;
+
+	aml_name(a, "_HID");
+	aml_string(a, "ECTY0001");
+	aml_name(a, "_CID");
+	list = aml_package(a, 2);
+	aml_string(a, "VM_Gen_Counter");
+	aml_string(a, "VMGENCTR");
+	aml_end(a, list);
+	aml_name(a, "_DDN");
+	aml_string(a, "VM_Gen_Counter");
+	aml_name(a, "ADDR");
+	list = aml_package(a, 2);
+	aml_int(a, ACPI_VMGENID_GPA);
+	aml_int(a, 0);
+	aml_end(a, list);
+	aml_end(a, dev);
+}
+
+/* Scope (\_GPE) { Method (_E05) { Notify (\_SB.VGEN, 0x80) } }: the event is an edge */
+static void dsdt_vmgenid_event(struct aml *a)
+{
+	size_t scope = aml_scope(a, "\\_GPE"), method;
+	char name[5];
+
+	snprintf(name, sizeof(name), "_E%02X", ACPI_VMGENID_GPE);
+	method = aml_method(a, name, 0);
+	aml_notify(a, "\\_SB_", "VGEN", 0x80);
+	aml_end(a, method);
+	aml_end(a, scope);
 }
 
 static void dsdt_pci(struct aml *a, const struct acpi_config *c)
@@ -141,10 +180,14 @@ static void dsdt_pci(struct aml *a, const struct acpi_config *c)
 	aml_end(a, mark);
 	dsdt_prt(a);
 	dsdt_isa(a, c);
-	dsdt_reserved(a);
+	dsdt_reserved(a, c);
 	aml_end(a, pci);
 	dsdt_fw_cfg(a);
+	if (c->vmgenid)
+		dsdt_vmgenid(a);
 	aml_end(a, scope);
+	if (c->vmgenid)
+		dsdt_vmgenid_event(a);
 }
 
 void acpi_dsdt(struct aml *a, const struct acpi_config *c)

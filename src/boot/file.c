@@ -117,6 +117,7 @@ int blob_copy(struct boot_blob *f, const char *name, const void *data, size_t le
 	if (blob_alloc(f, name, len, e) < 0)
 		return -1;
 	memcpy(f->data, data, len);
+	f->hash = XXH3_64bits(f->data, f->len);
 	return 0;
 }
 

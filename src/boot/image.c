@@ -8,6 +8,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <xxhash.h>
 
 #include "boot/image.h"
 #include "cpu/cpuid.h"
@@ -238,6 +239,22 @@ bool boot_is_firmware(const struct boot_image *b)
 const char *boot_describe(const struct boot_image *b)
 {
 	return b->describe;
+}
+
+static u64 mix(u64 sum, const struct boot_blob *f)
+{
+	const u64 part[3] = { sum, f->len, f->hash };
+
+	return XXH3_64bits(part, sizeof(part));
+}
+
+u64 boot_identity(const struct boot_image *b)
+{
+	u64 sum = mix(b->kind + (b->vars.len << 8), &b->kernel); /* what the variables hold is the guest's affair */
+
+	for (unsigned i = 0; i < b->modules; i++)
+		sum = mix(sum, &b->module[i].file);
+	return b->cmdline ? XXH3_64bits_withSeed(b->cmdline, strlen(b->cmdline), sum) : sum;
 }
 
 static void place_chunk(const struct boot_chunk *c, struct memory *m)

@@ -69,6 +69,29 @@ static int balloon(const struct order *o, const char *machine, int argc, char **
 	return control_status("ctl", ret, &e);
 }
 
+/* Without an argument it asks only. */
+static int generation(const struct order *o, const char *machine, int argc, char **argv)
+{
+	json_t *body = argc > 1 ? json_pack("{s:s}", "generation", argv[1]) : NULL, *answer;
+	struct error e;
+	int ret;
+
+	if (argc > 1 && !body)
+		return usage_error("ctl generation: '%s' is no name", argv[1]);
+	ret = body ? ctl_order(machine, o->method, o->path, body, &answer, &e)
+		   : ctl_order(machine, "GET", V1 "vm.info", NULL, &answer, &e);
+	json_decref(body);
+	if (ret)
+		return control_status("ctl", ret, &e);
+	if (*json_text(answer, "generation"))
+		printf("%s\n", json_text(answer, "generation"));
+	else
+		fprintf(stderr, "ectype: ctl: machine '%s' has no VM Generation ID, or does not answer\n", machine);
+	ret = *json_text(answer, "generation") ? EXIT_OK : EXIT_FAILED;
+	json_decref(answer);
+	return fflush(stdout) ? EXIT_FAILED : ret;
+}
+
 static int raw(const struct order *o, const char *machine, int argc, char **argv)
 {
 	struct ctl_answer a;
@@ -97,6 +120,8 @@ static const struct order orders[] = {
 	{ "resume", "", "go on", "PUT", V1 "vm.resume", 0, 0, plain },
 	{ "engine", "NAME", "go on with another engine", "PUT", V1 "vm.engine", 1, 1, engine },
 	{ "balloon", "SIZE", "memory to take from the guest (256M)", "PUT", V1 "vm.resize", 1, 1, balloon },
+	{ "generation", "[GUID|auto]", "the VM Generation ID; another one, of which the guest is told", "PUT",
+	  V1 "vm.generation", 0, 1, generation },
 	{ "power-button", "", "press the power button", "PUT", V1 "vm.power-button", 0, 0, plain },
 	{ "reboot", "", "press the reset button", "PUT", V1 "vm.reboot", 0, 0, plain },
 	{ "shutdown", "", "end the machine at once", "PUT", V1 "vm.shutdown", 0, 0, plain },

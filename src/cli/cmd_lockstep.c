@@ -40,6 +40,7 @@ static const char usage[] =
     "  --every N            instructions a slice; default 1000000\n"
     "  --limit N            stop after N instructions; default: when the guest ends\n"
     "  --alternate          the second machine has either engine in turn, a slice each\n"
+    "  --round-trip         the second machine is saved after each slice, and a new one loaded\n"
     "  --progress           a line on stderr now and then\n"
     "  --help               this\n\n"
     "Of ectype run: all that describes the machine (--kernel, --firmware, --memory, --seed ...).\n"
@@ -121,6 +122,10 @@ static int take_own(struct command *l, int argc, char **argv, int *i, bool *own)
 		l->c.alternate = true;
 		return 0;
 	}
+	if (!strcmp(arg, "--round-trip")) {
+		l->c.round_trip = true;
+		return 0;
+	}
 	if (!strcmp(arg, "--progress")) {
 		l->progress = true;
 		return 0;
@@ -144,6 +149,11 @@ static int check_machine(struct command *l)
 	for (unsigned i = 0; i < l->run.machine.disks; i++)
 		if (!l->run.machine.disk[i].image.readonly && !l->run.machine.disk[i].image.snapshot)
 			return usage_error("lockstep: two machines cannot write one disk: give --disk %s,snapshot",
+					   l->run.machine.disk[i].image.path);
+	for (unsigned i = 0; i < l->run.machine.disks && l->c.round_trip; i++)
+		if (!l->run.machine.disk[i].image.readonly)
+			return usage_error("lockstep: --round-trip forgets what a machine wrote to a disk: give "
+					   "--disk %s,readonly",
 					   l->run.machine.disk[i].image.path);
 	if (l->run.vsock[0])
 		return usage_error("lockstep: --vsock does not come to two runs alike");

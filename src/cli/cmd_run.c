@@ -13,7 +13,8 @@
 #include "backend/vsock/vsock.h"
 #include "cli/cli.h"
 #include "cli/control_socket.h"
-#include "cli/run_options.h"
+#include "cli/run.h"
+#include "cli/saved_options.h"
 #include "cli/run_stats.h"
 #include "cli/trace_options.h"
 #include "engine/symbols.h"
@@ -202,7 +203,6 @@ static int lock_jail(struct run *r, struct error *e)
 /* First what only looks, then what creates. */
 static int build(struct run *r, struct error *e)
 {
-	jail_begin(&r->jail);
 	if (machine_check(&r->o.machine, e) || create_control(r, e))
 		return -1;
 	/* helpers make namespaces of their own, from the host's */
@@ -244,7 +244,7 @@ static int build(struct run *r, struct error *e)
 	}
 	if (r->o.stats_path && !(r->stats = run_stats_open(r->o.stats_path, e)))
 		return -1;
-	if (lock_jail(r, e))
+	if (saved_options_write(&r->o, &r->control.options, e) || lock_jail(r, e))
 		return -1;
 	control_socket_start(&r->control, r->machine);
 	return 0;
@@ -332,7 +332,7 @@ static int run(struct run *r)
 	return status;
 }
 
-int cmd_run(int argc, char **argv)
+int run_machine(const struct run_plan *p)
 {
 	struct run *r = calloc(1, sizeof(*r));
 	struct error e;
@@ -341,14 +341,47 @@ int cmd_run(int argc, char **argv)
 	if (!r)
 		return EXIT_FAILED;
 	r->gdb_fd = r->control.fd = -1;
-	status = run_options_parse(&r->o, argc, argv);
-	if (!status && r->o.help) {
-		run_options_help();
-		status = fflush(stdout) ? EXIT_FAILED : EXIT_OK;
-	} else if (!status) {
-		status = build(r, &e) ? usage_error("%s", e.text) : run(r);
-		destroy(r);
+	jail_begin(&r->jail); /* before anything is opened */
+	status = p->options(p->opaque, &r->o);
+	if (status || r->o.help) {
+		free(r);
+		return status;
 	}
+	if (build(r, &e)) {
+		status = usage_error("%s", e.text);
+		if (p->failed)
+			p->failed(p->opaque);
+	} else {
+		if (p->ready)
+			p->ready(p->opaque);
+		status = run(r);
+	}
+	destroy(r);
 	free(r);
 	return status;
+}
+
+struct arguments {
+	int argc;
+	char **argv;
+};
+
+static int options_given(void *opaque, struct run_options *o)
+{
+	const struct arguments *a = opaque;
+	int status = run_options_parse(o, a->argc, a->argv);
+
+	if (!status && o->help) {
+		run_options_help();
+		status = fflush(stdout) ? EXIT_FAILED : EXIT_OK;
+	}
+	return status;
+}
+
+int cmd_run(int argc, char **argv)
+{
+	struct arguments a = { argc, argv };
+	const struct run_plan plan = { .options = options_given, .opaque = &a };
+
+	return run_machine(&plan);
 }

@@ -34,7 +34,14 @@ void control_socket_mux(struct control_socket *c, struct chr **stream)
 
 void control_socket_start(struct control_socket *c, struct machine *m)
 {
-	const struct ctl_config cfg = { .machine = m, .name = c->name, .fd = c->fd, .console = c->mux };
+	const struct ctl_config cfg = {
+		.machine = m,
+		.name = c->name,
+		.fd = c->fd,
+		.console = c->mux,
+		.options = c->options.len ? c->options.data : NULL,
+		.options_len = c->options.len,
+	};
 	struct error e;
 
 	if (c->fd < 0)
@@ -53,6 +60,7 @@ void control_socket_stop(struct control_socket *c)
 void control_socket_close(struct control_socket *c)
 {
 	control_socket_stop(c);
+	enc_free(&c->options);
 	if (c->fd < 0)
 		return;
 	unlink(c->path); /* in the jail, the janitor does */

@@ -4,6 +4,7 @@
 
 #include "ctl/rundir.h"
 #include "machine/machine.h"
+#include "state/codec.h"
 
 struct chr;
 struct ctl;
@@ -11,7 +12,8 @@ struct ctl;
 struct control_socket {
 	int fd; /* -1: none */
 	char path[CTL_PATH_MAX], name[CTL_NAME_MAX + 1];
-	struct chr *mux; /* the stream that ectype console attaches to; NULL: none */
+	struct encoder options; /* saved_options_write(), for ectype snapshot; empty: the machine cannot be saved */
+	struct chr *mux;	/* the stream that ectype console attaches to; NULL: none */
 	struct ctl *ctl;
 };
 

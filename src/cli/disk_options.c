@@ -1,6 +1,7 @@
 #include "cli/disk_options.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -217,4 +218,43 @@ int disk_option_add(struct run_options *o, const char *value)
 int disk_option_add_cdrom(struct run_options *o, const char *value)
 {
 	return add(o, value, true);
+}
+
+static void put_doubled(FILE *f, const char *s)
+{
+	for (; *s; s++)
+		fputs(*s == ',' ? ",," : (const char[]){ *s, 0 }, f);
+}
+
+char *disk_option_text(const struct machine_disk *d)
+{
+	static const char *const formats[] = { [BLOCK_FORMAT_RAW] = "raw", [BLOCK_FORMAT_QCOW2] = "qcow2" };
+	static const char *const caches[] = { "writeback", "none", "unsafe" };
+	char *text = NULL;
+	size_t len;
+	FILE *f = open_memstream(&text, &len);
+
+	if (!f)
+		return NULL;
+	put_doubled(f, d->image.path);
+	fprintf(f, ",id=%s,cache=%s", d->id, caches[d->image.cache]);
+	if (d->serial) {
+		fputs(",serial=", f);
+		put_doubled(f, d->serial);
+	}
+	if (d->cdrom) {
+		fputs(",cdrom", f);
+	} else {
+		fprintf(f, ",bus=%s%s%s", d->sata ? "sata" : "virtio", d->image.readonly ? ",readonly" : "",
+			d->image.snapshot ? ",snapshot" : "");
+		if (d->image.format != BLOCK_FORMAT_AUTO)
+			fprintf(f, ",format=%s", formats[d->image.format]);
+	}
+	if (d->queues)
+		fprintf(f, ",queues=%u", d->queues);
+	if (fclose(f)) {
+		free(text);
+		return NULL;
+	}
+	return text;
 }

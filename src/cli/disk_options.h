@@ -10,5 +10,7 @@
  */
 int disk_option_add(struct run_options *o, const char *value);
 int disk_option_add_cdrom(struct run_options *o, const char *value);
+/* The value that makes a disk like *d, with all its settings; to be freed. NULL on lack of memory. */
+char *disk_option_text(const struct machine_disk *d);
 
 #endif

@@ -21,6 +21,8 @@ static const struct command {
 	{ "stop", "end a running machine: by its power button, then by force", cmd_stop },
 	{ "pause", "stop a machine's processors and its time", cmd_pause },
 	{ "resume", "let a paused machine go on", cmd_resume },
+	{ "snapshot", "save a running machine in a directory", cmd_snapshot },
+	{ "restore", "let a machine go on from a snapshot", cmd_restore },
 	{ "console", "attach this terminal to a running machine's serial console", cmd_console },
 	{ "stats", "print the counters of a running machine", cmd_stats },
 	{ "dump", "write a running machine's memory and registers into a core file", cmd_dump },

@@ -227,6 +227,22 @@ static int add_vhost_user(struct run_options *o, const char *value)
 	return vhost_user_option_parse(&o->shares, value);
 }
 
+static int set_vmgenid(struct run_options *o, const char *value)
+{
+	struct machine_config *m = &o->machine;
+
+	m->vmgenid = strcmp(value, "off");
+	m->generation = NULL;
+	if (!m->vmgenid || !strcmp(value, "auto"))
+		return 0;
+	if (!guid_parse(value, o->generation))
+		return usage_error("--vmgenid '%s' is neither auto, off nor a GUID "
+				   "(00112233-4455-6677-8899-aabbccddeeff)",
+				   value);
+	m->generation = o->generation;
+	return 0;
+}
+
 /* "cid=N,socket=PATH" */
 static int set_vsock(struct run_options *o, const char *value)
 {
@@ -304,6 +320,7 @@ static const struct option_row rows[] = {
 	{ "balloon", ARG_REQUIRED, set_balloon, "SIZE", "memory to take from the guest, or off; see below" },
 	{ "share", ARG_MANY, add_share, "TAG=DIR", "host directory, by virtio-fs; ,ro: read-only" },
 	{ "vhost-user", ARG_MANY, add_vhost_user, "K=SOCKET", "device of another process; K: blk or net" },
+	{ "vmgenid", ARG_REQUIRED, set_vmgenid, "GUID", "VM Generation ID, or auto (default), or off" },
 	{ "vsock", ARG_REQUIRED, set_vsock, "S", "sockets between guest and host: [cid=N,]socket=PATH; see below" },
 	{ "pv", ARG_REQUIRED, set_pv, "on|off|LIST", "paravirtual interface, KVM's; default on; see below" },
 	{ "jail", ARG_REQUIRED, set_jail, "on|off", "give up files, rights and system calls first; default on" },
@@ -391,6 +408,10 @@ static int parse_one(struct run_options *o, int argc, char **argv, int *i, u64 *
 			return usage_error("%s: --%s needs a value", command, row->name);
 		value = argv[(*i)++];
 	}
+	if (o->givens == RUN_OPTIONS_MAX)
+		return usage_error("%s: more than %d options", command, RUN_OPTIONS_MAX);
+	o->given[o->givens].name = row->name;
+	o->given[o->givens++].value = value;
 	return row->set(o, value);
 }
 
@@ -507,6 +528,7 @@ int run_options_parse(struct run_options *o, int argc, char **argv)
 		.pv = PV_ALL,
 		.balloon = true,
 		.balloon_reporting = true,
+		.vmgenid = true,
 	};
 	while (i < argc && !ret)
 		ret = parse_one(o, argc, argv, &i, &seen);

@@ -2,11 +2,14 @@
 #ifndef ECTYPE_CLI_RUN_OPTIONS_H
 #define ECTYPE_CLI_RUN_OPTIONS_H
 
+#include "base/guid.h"
 #include "cli/net_options.h"
 #include "cli/share_options.h"
 #include "cli/stream_options.h"
 #include "dev/virtio/console.h"
 #include "machine/machine.h"
+
+#define RUN_OPTIONS_MAX 160
 
 struct run_options {
 	struct machine_config machine; /* without `serial` and `console` */
@@ -17,6 +20,7 @@ struct run_options {
 	struct share_options shares;
 	struct net_options nets;
 	char vsock[4096]; /* path of the socket; "": no such device */
+	u8 generation[GUID_LEN];
 	bool debugcon;
 	const char *debugcon_path; /* NULL: where COM1 goes, on stdio */
 	const char *gdb;
@@ -25,6 +29,11 @@ struct run_options {
 	const char *stats_path; /* NULL: human, to stderr */
 	bool jail, no_control;
 	bool help;
+	/* what was given, in order, for saved_options.h; the values are the caller's */
+	struct {
+		const char *name, *value; /* NULL: none */
+	} given[RUN_OPTIONS_MAX];
+	unsigned givens;
 	bool bare; /* a disk was given without --disk: its firmware is the default */
 	/* storage of the defaults taken from the cache */
 	char kernel[4096], initrd[4096], append[256];

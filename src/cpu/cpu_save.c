@@ -228,22 +228,30 @@ static bool sound(const struct cpu *c, u64 mask)
 	return !(mask & ~(EXTENDED_IN_IMAGE & fpu_host_components())) && !(xstate_mxcsr(c) & ~host_mxcsr_mask());
 }
 
-int cpu_check(struct decoder *d)
+/* Bits that no instruction could have set. */
+static bool within(const struct cpu *c, const struct cpu_model *m)
 {
-	struct decoder probe = *d, in;
+	return !(c->cr4 & ~m->cr4_supported) && !(c->efer & ~(m->efer_supported | EFER_LMA)) &&
+	       !(c->xcr0 & ~(m->xcr0_supported | XCR0_X87)) && !(c->xss & ~m->xss_supported) &&
+	       !(xstate_mxcsr(c) & ~m->mxcsr_mask) && !(c->cr3 & ~(BIT(m->phys_bits) - 1));
+}
+
+int cpu_check(struct decoder *d, const struct cpu_model *model)
+{
+	struct decoder in;
 	struct walk w = { .d = &in };
 	struct cpu *c;
 	u64 mask;
 	int r = -1;
 
-	if (!dec_begin(&probe, "cpu", &in) || in.version != CPU_VERSION)
+	if (!dec_begin(d, "cpu", &in) || in.version != CPU_VERSION)
 		return -1;
 	c = aligned_alloc(_Alignof(struct cpu), sizeof(*c));
 	if (!c)
 		return -1;
 	memset(c, 0, sizeof(*c));
 	mask = walk_all(&w, c);
-	if (dec_done(&in) && sound(c, mask))
+	if (dec_done(&in) && sound(c, mask) && (!model || within(c, model)))
 		r = 0;
 	free(c);
 	return r;

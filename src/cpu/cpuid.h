@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "cpu/vcpu.h"
+#include "state/codec.h"
 
 /* Features the code asks about; filled from the CPUID table when the model is built. */
 struct cpu_model {
@@ -53,6 +54,16 @@ int cpu_model_init_within(struct cpu_model *m, const char *name, unsigned cpus, 
 int cpu_model_check_within(const struct cpu_model *m, const struct cpu_limits *l, struct error *e);
 /* Offers the paravirtual interface with `features` (PV_* of cpu/pv.h). After cpu_model_init(), once. 0: nothing. */
 void cpu_model_offer_pv(struct cpu_model *m, u32 features);
+
+/*
+ * The model in a snapshot, section "cpu-model" (cpuid_save.c): the guest goes
+ * on with what it was shown. cpu_model_load() makes the model of the record.
+ * -1 with *e if the record is not sound, or naming what this host, within
+ * `limits`, does not have of it.
+ */
+void cpu_model_save(const struct cpu_model *m, struct encoder *e);
+int cpu_model_load(struct cpu_model *m, struct decoder *d, unsigned cpus, const struct cpu_limits *limits,
+		   struct error *e);
 
 /* CPUID as the guest of `v` sees it now (OSXSAVE, APIC id, XCR0-dependent
  * sizes follow the state). Also for the gdb stub and tests. */

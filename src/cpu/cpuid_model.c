@@ -20,6 +20,7 @@
  * shares no predictor or buffer with its own user code that it could clean.
  */
 #include <cpuid.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "cpu/features.h"
@@ -464,8 +465,7 @@ static void match_l2(struct cpu_model *m)
 			m->entry[i].ecx = (kib & 0xffff) << 16 | 8 << 12 | 64;
 }
 
-/* The registers' legal bits and the flags other code asks for. */
-static void derive(struct cpu_model *m, const struct feature_set *f)
+void cpu_model_derive(struct cpu_model *m, const struct feature_set *f)
 {
 	m->xsave = feature_get(f, F_XSAVE);
 	m->avx = feature_get(f, F_AVX);
@@ -515,6 +515,7 @@ static void derive(struct cpu_model *m, const struct feature_set *f)
 	m->efer_supported = EFER_SCE | EFER_LME | (m->nx ? EFER_NXE : 0);
 	m->arch_capabilities = ARCH_CAPABILITIES;
 	m->spec_ctrl_supported = SPEC_CTRL_SUPPORTED;
+	cpu_model_fill_isa_sets(m, f);
 }
 
 /* MXCSR_MASK as the host's FXSAVE gives it; zero stands for FFBFH (vol. 1, 11.6.6). */
@@ -557,6 +558,34 @@ void cpu_limits_add(struct cpu_limits *l, u32 leaf, u32 subleaf, const u32 regs[
 	for (unsigned i = 0; i < ARRAY_SIZE(feature_words); i++)
 		if (feature_words[i].leaf == leaf && feature_words[i].subleaf == subleaf)
 			l->word[feature_words[i].word] |= regs[feature_words[i].reg];
+}
+
+void cpu_model_features(const struct cpu_model *m, struct feature_set *f)
+{
+	*f = (struct feature_set){ 0 };
+	for (unsigned i = 0; i < m->entries; i++) {
+		const struct cpuid_entry *c = &m->entry[i];
+		const u32 regs[4] = { c->eax, c->ebx, c->ecx, c->edx };
+
+		for (unsigned k = 0; k < ARRAY_SIZE(feature_words); k++)
+			if (feature_words[k].leaf == c->leaf && feature_words[k].subleaf == c->subleaf)
+				f->word[feature_words[k].word] |= regs[feature_words[k].reg];
+	}
+}
+
+void cpu_feature_describe(unsigned feature, char *out, size_t size)
+{
+	static const char *const regs[] = { "EAX", "EBX", "ECX", "EDX" };
+	const char *name = "";
+	unsigned k = 0;
+
+	while (feature_words[k].word != feature / 32)
+		k++;
+	for (unsigned i = 0; i < ARRAY_SIZE(host_features); i++)
+		if (host_features[i].feature == feature)
+			name = host_features[i].name;
+	snprintf(out, size, "%s%sCPUID %x.%u %s bit %u", name, *name ? ", " : "", feature_words[k].leaf,
+		 feature_words[k].subleaf, regs[feature_words[k].reg], feature % 32);
 }
 
 int cpu_model_check_within(const struct cpu_model *m, const struct cpu_limits *l, struct error *e)
@@ -607,11 +636,10 @@ int cpu_model_init_within(struct cpu_model *m, const char *name, unsigned cpus, 
 		m->phys_bits = MIN(m->phys_bits, limits->phys_bits);
 	m->lin_bits = LIN_BITS;
 	m->mxcsr_mask = host_mxcsr_mask();
-	derive(m, &f);
+	cpu_model_derive(m, &f);
 	add_basic(m, &f, level, cpus);
 	add_extended(m, &f, level);
 	match_l2(m);
-	cpu_model_fill_isa_sets(m, &f);
 	return 0;
 }
 

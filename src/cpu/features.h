@@ -162,6 +162,12 @@ static inline void feature_drop(struct feature_set *s, unsigned f)
 	s->word[f / 32] &= ~(1u << (f % 32));
 }
 
+/* What the leaves of `m` say. */
+void cpu_model_features(const struct cpu_model *m, struct feature_set *f);
+/* "AVX512F, CPUID 7.0 EBX bit 16" */
+void cpu_feature_describe(unsigned feature, char *out, size_t size);
+/* The registers' legal bits and the flags other code asks for: all of `m` that follows from the features alone. */
+void cpu_model_derive(struct cpu_model *m, const struct feature_set *f);
 /* Fill m->isa_sets from the features. */
 void cpu_model_fill_isa_sets(struct cpu_model *m, const struct feature_set *f);
 

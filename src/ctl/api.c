@@ -38,9 +38,9 @@ static void reply_json(json_t *j, struct api_reply *r)
 
 static void ping(struct api_reply *r)
 {
-	reply_json(json_pack("{s:s, s:s, s:i, s:[s, s, s, s]}", "build_version", "ectype " ECTYPE_VERSION, "version",
+	reply_json(json_pack("{s:s, s:s, s:i, s:[s, s, s, s, s]}", "build_version", "ectype " ECTYPE_VERSION, "version",
 			     ECTYPE_VERSION, "pid", (int)getpid(), "features", "engine-switch", "console",
-			     "openmetrics", "coredump"),
+			     "openmetrics", "coredump", "snapshot"),
 		   r);
 }
 
@@ -86,6 +86,7 @@ struct order {
 	const char *engine, *before;
 	int failed;
 	u64 ns;
+	char generation[GUID_TEXT_LEN + 1], generation_before[GUID_TEXT_LEN + 1];
 	struct error e;
 };
 
@@ -133,6 +134,20 @@ static void do_engine(void *opaque)
 	o->ns = host_ns() - host - (clock_now(clock) - guest);
 }
 
+static void do_generation(void *opaque)
+{
+	struct order *o = opaque;
+	const u8 *before = machine_generation(o->m);
+
+	if (!before) {
+		o->failed = error_set(&o->e, "the machine has no VM Generation ID");
+		return;
+	}
+	guid_format(before, o->generation_before);
+	machine_set_generation(o->m, o->q->has_generation ? o->q->generation : NULL);
+	guid_format(machine_generation(o->m), o->generation);
+}
+
 static void give_order(const struct api_machine *m, const struct api_request *q, void (*fn)(void *),
 		       struct api_reply *r)
 {
@@ -146,6 +161,8 @@ static void give_order(const struct api_machine *m, const struct api_request *q,
 		reply_json(json_pack("{s:s, s:s, s:I}", "engine", o.engine, "previous", o.before, "microseconds",
 				     (json_int_t)(o.ns / 1000)),
 			   r);
+	else if (o.generation[0])
+		reply_json(json_pack("{s:s, s:s}", "generation", o.generation, "previous", o.generation_before), r);
 	else
 		*r = (struct api_reply){ .status = 204 };
 }
@@ -218,8 +235,14 @@ void api_perform(const struct api_machine *m, const struct api_request *q, struc
 		else
 			api_error(r, 409, "the machine has no serial console");
 		break;
+	case API_GENERATION:
+		give_order(m, q, do_generation, r);
+		break;
 	case API_COREDUMP:
 		api_coredump(m, q, r);
+		break;
+	case API_SNAPSHOT:
+		api_snapshot(m, r);
 		break;
 	case API_OPS:
 		api_error(r, 500, "no such operation");

@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "backend/chr/chr.h"
+#include "base/guid.h"
 #include "machine/machine.h"
 
 #define API_BODY_MAX (64 * KiB)
@@ -28,6 +29,8 @@ enum api_op {
 	API_RESIZE,
 	API_CONSOLE,
 	API_COREDUMP,
+	API_GENERATION,
+	API_SNAPSHOT,
 	API_OPS
 };
 
@@ -44,12 +47,15 @@ struct api_request {
 	bool has_balloon;    /* API_RESIZE */
 	u64 desired_balloon; /* bytes */
 	bool paging;	     /* API_COREDUMP: with virtual addresses */
+	bool has_generation; /* API_GENERATION: which one; else a random one */
+	u8 generation[GUID_LEN];
 };
 
+#define API_LEN_UNKNOWN UINT64_MAX
 /* The body of an answer that is made piece by piece while it is sent, on the server's thread. */
 struct api_stream {
-	u64 len;
-	/* Up to `n` bytes from `pos` on, at least one before the end; -1: the connection is cut. */
+	u64 len; /* API_LEN_UNKNOWN: until `read` says so */
+	/* Up to `n` bytes from `pos` on, at least one before the end; 0: the end; -1: the connection is cut. */
 	ssize_t (*read)(struct api_stream *s, u64 pos, void *buf, size_t n);
 	void (*release)(struct api_stream *s); /* sent, or the client is gone */
 };
@@ -79,9 +85,14 @@ struct api_machine {
 	struct machine *machine;
 	const char *name;
 	bool console; /* there is one to attach to */
+	/* What a snapshot's section "options" holds (docs/snapshot.md); NULL: this machine cannot be saved. */
+	const u8 *options;
+	size_t options_len;
 };
 /* Holds the machine, and answers with a core of its guest (coredump.c). Any thread but the vCPU's. */
 void api_coredump(const struct api_machine *m, const struct api_request *q, struct api_reply *r);
+/* Holds the machine, and answers with its state and memory (saving.c). Any thread but the vCPU's. */
+void api_snapshot(const struct api_machine *m, struct api_reply *r);
 /* One line of text for a machine that does not answer, as the reply. */
 void api_no_answer(const struct api_machine *m, struct api_reply *r);
 /* Any thread but the vCPU's. */

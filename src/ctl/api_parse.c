@@ -16,7 +16,8 @@ const struct api_route api_routes[] = {
 	{ V1 "vm.reboot", "PUT", API_REBOOT },	    { V1 "vm.shutdown", "PUT", API_SHUTDOWN },
 	{ V1 "vmm.shutdown", "PUT", API_SHUTDOWN }, { V1 "vm.engine", "PUT", API_ENGINE },
 	{ V1 "vm.resize", "PUT", API_RESIZE },	    { V1 "vm.console", "GET", API_CONSOLE },
-	{ V1 "vm.coredump", "PUT", API_COREDUMP },  { V1 "openapi.json", "GET", API_OPENAPI },
+	{ V1 "vm.coredump", "PUT", API_COREDUMP },  { V1 "vm.generation", "PUT", API_GENERATION },
+	{ V1 "vm.snapshot", "PUT", API_SNAPSHOT },  { V1 "openapi.json", "GET", API_OPENAPI },
 	{ "/metrics", "GET", API_METRICS },
 };
 const unsigned api_route_count = ARRAY_SIZE(api_routes);
@@ -116,11 +117,41 @@ static bool parse_coredump(json_t *j, struct api_request *q, struct api_reply *r
 	return true;
 }
 
+static bool parse_generation(json_t *j, struct api_request *q, struct api_reply *r)
+{
+	static const char *const members[] = { "generation", NULL };
+	const char *text = json_string_value(json_object_get(j, "generation"));
+
+	if (!known_members(j, members, r))
+		return false;
+	q->has_generation = text && strcmp(text, "auto");
+	if (text && (!q->has_generation || guid_parse(text, q->generation)))
+		return true;
+	api_error(r, 400, "the body must be {\"generation\": GUID or \"auto\"}");
+	return false;
+}
+
 static bool parse_none(json_t *j, struct api_request *q, struct api_reply *r)
 {
 	static const char *const members[] = { NULL };
 
 	return known_members(j, members, r);
+}
+
+static bool (*parser(enum api_op op))(json_t *j, struct api_request *q, struct api_reply *r)
+{
+	switch (op) {
+	case API_ENGINE:
+		return parse_engine;
+	case API_RESIZE:
+		return parse_resize;
+	case API_COREDUMP:
+		return parse_coredump;
+	case API_GENERATION:
+		return parse_generation;
+	default:
+		return parse_none;
+	}
 }
 
 static bool parse_body(const char *body, size_t len, struct api_request *q, struct api_reply *r)
@@ -143,10 +174,7 @@ static bool parse_body(const char *body, size_t len, struct api_request *q, stru
 		api_error(r, 400, "the body is no JSON object");
 		good = false;
 	} else {
-		good = q->op == API_ENGINE     ? parse_engine(j, q, r)
-		       : q->op == API_RESIZE   ? parse_resize(j, q, r)
-		       : q->op == API_COREDUMP ? parse_coredump(j, q, r)
-					       : parse_none(j, q, r);
+		good = parser(q->op)(j, q, r);
 	}
 	json_decref(j);
 	return good;

@@ -184,15 +184,16 @@ static int exchange(const char *name, const char *request, size_t len, unsigned 
 	return no_answer(name, err, e);
 }
 
-static char *compose(const char *method, const char *path, const char *more, const char *body, size_t *len)
+static char *compose(unsigned minor, const char *method, const char *path, const char *more, const char *body,
+		     size_t *len)
 {
 	size_t size = strlen(method) + strlen(path) + strlen(more) + strlen(body) + 160;
 	char *text = malloc(size);
 
 	if (text)
-		*len =
-		    (size_t)snprintf(text, size, "%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n%s\r\n%s",
-				     method, path, strlen(body), more, body);
+		*len = (size_t)snprintf(text, size,
+					"%s %s HTTP/1.%u\r\nHost: localhost\r\nContent-Length: %zu\r\n%s\r\n%s", method,
+					path, minor, strlen(body), more, body);
 	return text;
 }
 
@@ -200,7 +201,7 @@ int ctl_ask(const char *name, const char *method, const char *path, const char *
 	    struct ctl_answer *out, struct error *e)
 {
 	size_t len = 0;
-	char *text = compose(method, path, JSON_HEADERS, body ? body : "", &len);
+	char *text = compose(1, method, path, JSON_HEADERS, body ? body : "", &len);
 	int fd;
 
 	if (!text) {
@@ -276,6 +277,8 @@ static int pass_on(int fd, const char *name, struct buffer *b, size_t at, u64 to
 			continue;
 		if (n < 0)
 			return no_answer(name, errno, e);
+		if (!n && total == CTL_UNKNOWN)
+			return 0;
 		if (!n) {
 			error_set(e, "machine '%s' cut the answer off after %llu of %llu bytes", name,
 				  (unsigned long long)done, (unsigned long long)total);
@@ -306,9 +309,9 @@ static int receive_large(int fd, const char *name, struct buffer *b, const struc
 	int head = receive_head(fd, b, &a.status, &length), ret;
 	u64 total;
 
-	if (head < 0 || (a.status < 300 && !length))
-		return no_answer(name, errno && head < 0 ? errno : EPROTO, e);
-	total = length ? strtoull(length, NULL, 10) : ANSWER_MAX;
+	if (head < 0)
+		return no_answer(name, errno ? errno : EPROTO, e);
+	total = length ? strtoull(length, NULL, 10) : CTL_UNKNOWN;
 	if (a.status >= 200 && a.status <= 299) {
 		if (!grow(b, LARGE_PIECE))
 			return pass_on(fd, name, b, (size_t)head, total, sink, e);
@@ -330,7 +333,8 @@ int ctl_fetch(const char *name, const char *method, const char *path, json_t *bo
 	size_t len = 0;
 	int err, fd, ret;
 
-	request = compose(method, path, JSON_HEADERS, text ? text : "", &len);
+	/* 1.0: an answer of unknown length ends with the connection, not in chunks */
+	request = compose(0, method, path, JSON_HEADERS, text ? text : "", &len);
 	free(text);
 	if (!request) {
 		error_set(e, "not enough memory");
@@ -354,7 +358,7 @@ int ctl_upgrade(const char *name, const char *path, const char *protocol, struct
 	int fd;
 
 	snprintf(more, sizeof(more), "Connection: Upgrade\r\nUpgrade: %.64s\r\n", protocol);
-	text = compose("GET", path, more, "", &len);
+	text = compose(1, "GET", path, more, "", &len);
 	if (!text) {
 		error_set(e, "not enough memory");
 		return CTL_REFUSED;

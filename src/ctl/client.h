@@ -27,8 +27,10 @@ int ctl_order(const char *name, const char *method, const char *path, json_t *bo
 
 /*
  * The same for an answer too large to be held: its pieces go to `take`, in order; -1 with *e from it ends everything.
- * `total`: bytes of the whole. 0: all of it came.
+ * `total`: bytes of the whole; CTL_UNKNOWN: the answer does not say, and ends with the connection, so that whoever
+ * reads it has to know whether all of it came. 0: all of `total` came.
  */
+#define CTL_UNKNOWN UINT64_MAX
 struct ctl_sink {
 	int (*take)(void *opaque, const char *data, size_t n, u64 total, struct error *e);
 	void *opaque;

@@ -284,8 +284,7 @@ static bool in_piece(const struct core_mapping *m, const struct piece *p, Elf64_
 			   .p_vaddr = m->virt + (first - m->phys),
 			   .p_paddr = first,
 			   .p_filesz = end - first,
-			   .p_memsz = end - first,
-			   .p_align = PAGE_SIZE };
+			   .p_memsz = end - first }; /* p_align 0: by it crash(8) knows the kind of file */
 	return true;
 }
 

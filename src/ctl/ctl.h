@@ -20,6 +20,8 @@ struct ctl_config {
 	const char *name;
 	int fd;		     /* listens (ctl_listen()); stays the caller's */
 	struct chr *console; /* of chr_mux_create(), for clients to attach to; NULL: none */
+	const u8 *options;   /* of a snapshot: see struct api_machine */
+	size_t options_len;
 };
 
 /* Serves from now on, requests before machine_run() wait for it. The machine and what is named in `cfg` must outlive

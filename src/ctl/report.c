@@ -102,6 +102,8 @@ json_t *report_info(const struct api_machine *m, const struct snapshot *s)
 		return o;
 	json_object_set_new(o, "memory_actual_size",
 			    json_integer(INT(s->ram - (s->has_balloon ? MIN(s->balloon.actual, s->ram) : 0))));
+	if (s->generation[0])
+		put_string(o, "generation", s->generation);
 	json_object_set_new(o, "uptime_seconds", json_real(s->stats.seconds));
 	json_object_set_new(o, "guest_time_ns", json_integer(INT(s->guest_ns)));
 	return o;

@@ -78,7 +78,7 @@ static ssize_t stream_read(void *cls, uint64_t pos, char *buf, size_t max)
 	struct api_stream *s = cls;
 	ssize_t n = s->read(s, pos, buf, max);
 
-	return n > 0 ? n : MHD_CONTENT_READER_END_WITH_ERROR;
+	return n > 0 ? n : n == 0 ? MHD_CONTENT_READER_END_OF_STREAM : MHD_CONTENT_READER_END_WITH_ERROR;
 }
 
 static void stream_release(void *cls)
@@ -237,7 +237,11 @@ struct ctl *ctl_start(const struct ctl_config *cfg, struct error *e)
 		error_set(e, "not enough host memory or descriptors");
 		goto fail;
 	}
-	c->api = (struct api_machine){ .machine = cfg->machine, .name = cfg->name, .console = cfg->console != NULL };
+	c->api = (struct api_machine){ .machine = cfg->machine,
+				       .name = cfg->name,
+				       .console = cfg->console != NULL,
+				       .options = cfg->options,
+				       .options_len = cfg->options_len };
 	c->console = cfg->console;
 	c->fd = fd;
 	thread_masked(start_daemon, c);

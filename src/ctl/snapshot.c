@@ -57,6 +57,8 @@ static void take(void *opaque)
 		machine_disk_stats(m, s->disks, &s->disk[s->disks]);
 	for (s->nets = 0; s->nets < cfg->net_count; s->nets++)
 		s->net[s->nets] = cfg->nets[s->nets].net->count;
+	if (machine_generation(m))
+		guid_format(machine_generation(m), s->generation);
 	s->has_balloon = machine_balloon(m) != NULL;
 	if (s->has_balloon)
 		virtio_balloon_info(machine_balloon(m), &s->balloon);

@@ -3,6 +3,7 @@
 #define ECTYPE_CTL_SNAPSHOT_H
 
 #include "backend/net/net.h"
+#include "base/guid.h"
 #include "dev/virtio/balloon.h"
 #include "machine/machine.h"
 
@@ -23,6 +24,7 @@ struct snapshot {
 	unsigned disks, nets;
 	struct machine_disk_stats disk[MACHINE_DISKS_MAX];
 	struct net_count net[MACHINE_NETS_MAX];
+	char generation[GUID_TEXT_LEN + 1]; /* "": none */
 	bool has_balloon;
 	struct virtio_balloon_info balloon;
 	unsigned cpus;

@@ -18,6 +18,7 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "replay/door.h"
 
@@ -31,6 +32,7 @@ struct timer {
 	void *opaque;
 	u64 deadline, seq;
 	size_t pos; /* index in the heap, or NOT_ARMED */
+	u32 id;	    /* order of creation */
 };
 
 struct clock {
@@ -49,6 +51,7 @@ struct clock {
 	size_t count, cap;
 	size_t timers; /* created: the heap has room for all of them */
 	u64 seq;
+	u32 next_id;
 	bool running; /* inside clock_run() */
 	void (*change)(void *);
 	void *change_opaque;
@@ -231,6 +234,7 @@ struct timer *timer_create_on(struct clock *c, const char *name, timer_fn fn, vo
 	}
 	c->timers++;
 	*t = (struct timer){ .clock = c, .name = name, .fn = fn, .opaque = opaque, .pos = NOT_ARMED };
+	t->id = c->next_id++;
 	return t;
 }
 
@@ -331,4 +335,81 @@ void clock_load(struct clock *c, struct decoder *d)
 	dec_u8(&in);
 	c->last = dec_u64(&in);
 	c->offset = c->last - source(c);
+}
+
+/*
+ * ---- the order of timers: section "timers", version 1: count u32, then the ids
+ * of armed timers in the order in which they were armed ----
+ *
+ * Timers of one deadline fire in that order, and devices arm theirs again in the
+ * order in which they are loaded.
+ */
+
+static int by_seq(const void *a, const void *b)
+{
+	const struct timer *x = *(struct timer *const *)a, *y = *(struct timer *const *)b;
+
+	return x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
+void clock_save_order(const struct clock *c, struct encoder *e)
+{
+	struct timer **sorted = malloc((c->count + 1) * sizeof(*sorted));
+
+	enc_begin(e, "timers", 1);
+	enc_u32(e, (u32)c->count);
+	if (sorted) {
+		memcpy(sorted, c->heap, c->count * sizeof(*sorted));
+		qsort(sorted, c->count, sizeof(*sorted), by_seq);
+	}
+	for (size_t i = 0; sorted && i < c->count; i++)
+		enc_u32(e, sorted[i]->id);
+	e->failed |= !sorted;
+	enc_end(e);
+	free(sorted);
+}
+
+int clock_check_order(const struct clock *c, struct decoder *d)
+{
+	struct decoder in;
+	u32 n;
+
+	if (!dec_begin(d, "timers", &in) || in.version != 1)
+		return -1;
+	n = dec_u32(&in);
+	if (n > c->timers)
+		return -1;
+	while (n--)
+		if (dec_u32(&in) >= c->next_id)
+			return -1;
+	return dec_done(&in) ? 0 : -1;
+}
+
+/* Timers that are not named come last. */
+void clock_load_order(struct clock *c, struct decoder *d)
+{
+	struct decoder in;
+	size_t armed = c->count;
+	u32 n;
+
+	if (!dec_begin(d, "timers", &in))
+		return;
+	n = dec_u32(&in);
+	for (size_t i = 0; i < armed; i++)
+		c->heap[i]->seq += n;
+	c->seq += n;
+	for (u32 k = 0; k < n; k++) {
+		u32 id = dec_u32(&in);
+
+		for (size_t i = 0; i < armed; i++)
+			if (c->heap[i]->id == id)
+				c->heap[i]->seq = k;
+	}
+	/* a heap again, from the front */
+	for (c->count = 0; c->count < armed;) {
+		struct timer *t = c->heap[c->count];
+
+		c->count++;
+		sift(c, c->count - 1, t);
+	}
 }

@@ -65,5 +65,9 @@ void clock_warp(struct clock *c, u64 ns);
 void clock_save(const struct clock *c, struct encoder *e);
 int clock_check(struct decoder *d);
 void clock_load(struct clock *c, struct decoder *d);
+/* Which of the armed timers were armed first: to be loaded when all devices are. */
+void clock_save_order(const struct clock *c, struct encoder *e);
+int clock_check_order(const struct clock *c, struct decoder *d);
+void clock_load_order(struct clock *c, struct decoder *d);
 
 #endif

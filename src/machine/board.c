@@ -593,6 +593,8 @@ int machine_board_create(struct machine *m, struct error *e)
 	board_attach(&m->board, &m->lines);
 	if (!create_apics(m) || !create_legacy(m) || !create_testdev(m) || !create_chipset(m))
 		return error_set(e, "not enough host memory for the devices");
+	if (machine_generation_create(m) < 0)
+		return error_set(e, "not enough host memory for the generation ID");
 	if (pv_create(m, e) < 0)
 		return -1;
 	if (create_pci_devices(m, e) < 0)

@@ -131,6 +131,25 @@ int machine_disks_create(struct machine *m, struct pci_bus *bus, struct error *e
 	return create_sata(m, bus, e);
 }
 
+static void flushed(struct block_request *r, int error)
+{
+	*(int *)r->opaque = error;
+}
+
+int machine_disks_flush(struct machine *m, struct error *e)
+{
+	for (unsigned i = 0; i < m->cfg.disks; i++) {
+		int error = 0;
+		struct block_request r = { .op = BLOCK_FLUSH, .done = flushed, .opaque = &error };
+
+		block_submit(m->disk[i].image, &r);
+		block_drain(m->disk[i].image);
+		if (error)
+			return error_errno(e, error, "disk '%s' cannot be written", m->cfg.disk[i].id);
+	}
+	return 0;
+}
+
 void machine_disks_close(struct machine *m)
 {
 	for (unsigned i = 0; i < m->cfg.disks; i++) {

@@ -8,8 +8,6 @@
 
 #include <xxhash.h>
 
-#include "cpu/save.h"
-
 static void hash_zeros(XXH3_state_t *x, u64 len)
 {
 	static const u8 zeros[64 * KiB];
@@ -36,29 +34,6 @@ static void hash_ram(XXH3_state_t *x, struct memory *mem)
 		XXH3_64bits_update(x, ram + data, end - data);
 		pos = end;
 	}
-}
-
-/* Section "turns", version 1: whose turn it is (u32), what is left of it (u64); of several processors only. */
-static void save_turns(const struct machine *m, struct encoder *e)
-{
-	if (m->cfg.cpus == 1)
-		return;
-	enc_begin(e, "turns", 1);
-	enc_u32(e, m->turn);
-	enc_u64(e, m->turn_left);
-	enc_end(e);
-}
-
-void machine_save_state(struct machine *m, struct encoder *e)
-{
-	for (unsigned i = 0; i < m->cfg.cpus; i++) {
-		fpu_park(m->cpu[i].v);
-		cpu_save(&m->cpu[i].v->cpu, e);
-	}
-	save_turns(m, e);
-	clock_save(m->clock, e);
-	for (const struct device *d = m->board.first; d; d = d->next)
-		d->ops->save(d, e);
 }
 
 u64 machine_state_hash(struct machine *m)

@@ -80,6 +80,7 @@ struct machine {
 	struct lapic_bus *lapics;
 	struct pv *pv; /* pv.c; NULL: no paravirtual interface */
 	struct device *pic, *ioapic, *q35, *pm, *fw_cfg, *uart[MACHINE_SERIALS];
+	struct device *vmgenid;		  /* NULL: none */
 	struct virtio *console, *balloon; /* NULL: none */
 	struct {
 		struct block *image;
@@ -102,7 +103,8 @@ struct machine {
 	u32 requests;	       /* enum machine_request */
 	int debug_exit_value;
 	bool ended, stepping, attached;
-	u64 until; /* end of the slice, CLOCK_NEVER outside machine_run_until() */
+	bool quiesced; /* devices are; they resume before the first instruction */
+	u64 until;     /* end of the slice, CLOCK_NEVER outside machine_run_until() */
 	struct machine_result result;
 	struct machine_debugger debugger;
 	bool has_debugger;
@@ -154,6 +156,9 @@ int machine_tables_to_firmware(struct machine *m, struct device *fw_cfg);
 void machine_tables_place(struct machine *m);
 void machine_tables_destroy(struct machine *m);
 
+/* generation.c: the device, if it is wanted. -1 on lack of memory. */
+int machine_generation_create(struct machine *m);
+
 /* vmcoreinfo.c: its fw_cfg file. -1 on lack of memory. */
 int machine_vmcoreinfo_create(struct device *fw_cfg);
 
@@ -163,6 +168,8 @@ int machine_disks_check(const struct machine_config *cfg, struct error *e);
 int machine_disks_open(struct machine *m, struct error *e);
 int machine_disks_create(struct machine *m, struct pci_bus *bus, struct error *e);
 void machine_disks_close(struct machine *m);
+/* What the caches hold goes to the files. Nothing is in flight. */
+int machine_disks_flush(struct machine *m, struct error *e);
 
 /* bootorder.c. machine_boot_check(): what `boot` of the configuration names is there. The other makes the file
  * `bootorder` for firmware, after the disks are on their buses. 0 or -1 with *e. */
@@ -231,6 +238,15 @@ void machine_serve_calls(struct machine *m);
 bool machine_stands(const struct machine *m);
 void machine_wait_resumed(struct machine *m);
 void machine_start_time(struct machine *m);
+/* Devices go on, if they are quiesced: before an instruction runs. */
+void machine_unquiesce(struct machine *m);
+
+/* state.c: into a machine that was just built, from cfg.saved. 0; or -1 with *e, and the machine is of no use. The
+ * model comes first, before there are processors. */
+int machine_load_model(struct machine *m, const struct cpu_limits *limits, struct error *e);
+int machine_load(struct machine *m, struct error *e);
+/* quiesce.c */
+int machine_load_ram(struct machine *m, struct error *e);
 
 /* engine_switch.c: does what machine_next_engine() asked for. */
 void machine_serve_next_engine(struct machine *m);

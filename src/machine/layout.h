@@ -10,6 +10,7 @@
  *   C0000000     PCI memory
  *   FEC00000     IOAPIC
  *   FEE00000     local APIC (where IA32_APIC_BASE says)
+ *   FEF00000     a page of ROM with the VM Generation ID (ACPI_VMGENID_GPA)
  *   FF000000     test device / firmware, ending at 4 GiB
  *   100000000    the rest of RAM; above it 64-bit PCI memory
  *

@@ -36,6 +36,8 @@ static int check_model(struct machine *m, struct error *e)
 
 	if (strictest->needs && strictest->needs(&needs, e))
 		return -1;
+	if (m->cfg.saved)
+		return machine_load_model(m, needs.limited ? &needs.cpu : NULL, e);
 	if (cpu_model_init_within(&m->model, for_kvm ? "host" : name, m->cfg.cpus, needs.tsc_hz ? needs.tsc_hz : TSC_HZ,
 				  needs.limited ? &needs.cpu : NULL, e))
 		return -1;
@@ -149,6 +151,18 @@ static int create_parts(struct machine *m, struct error *e)
 	return machine_board_create(m, e);
 }
 
+/* The power-on state, then what was saved in its place. */
+static int start_saved(struct machine *m, struct error *e)
+{
+	for (struct device *d = m->board.first; d; d = d->next)
+		d->ops->reset(d);
+	machine_cpus_reset(m);
+	if (machine_load(m, e))
+		return -1;
+	boot_drop(m->image);
+	return 0;
+}
+
 struct machine *machine_create(const struct machine_config *cfg, struct error *e)
 {
 	struct machine *m = calloc(1, sizeof(*m));
@@ -167,12 +181,13 @@ struct machine *machine_create(const struct machine_config *cfg, struct error *e
 	if (check_config(m, e) || load_files(m, e) || machine_disks_open(m, e) || machine_tables_create(m, e) ||
 	    create_parts(m, e))
 		goto fail;
-	if (machine_start_anew(m, e) || machine_cpus_attach(m, e))
+	/* Guest time begins, or goes on, with the first instruction. */
+	clock_stop(m->clock);
+	if ((cfg->saved ? start_saved(m, e) : machine_start_anew(m, e)) || machine_cpus_attach(m, e))
 		goto fail;
 	machine_cpus_changed(m);
 	clock_on_change(m->clock, on_deadline, m);
-	/* Guest time begins with the first instruction. */
-	clock_stop(m->clock);
+	m->cfg.saved = NULL;
 	return m;
 fail:
 	machine_destroy(m);
@@ -300,8 +315,7 @@ void machine_run(struct machine *m, struct machine_result *out)
 	m->uncountable |= !(m->engine->caps & ENGINE_EXACT_ICOUNT);
 	set_running(m, true);
 	machine_streams_start(m);
-	if (!atomic_load(&m->paused))
-		clock_start(m->clock);
+	machine_start_time(m);
 	machine_loop(m);
 	clock_stop(m->clock);
 	machine_streams_stop(m);

@@ -18,6 +18,7 @@
 #include "engine/engine.h"
 
 struct machine;
+struct machine_saved;
 struct chr;
 struct net;
 struct vsock;
@@ -84,7 +85,12 @@ struct machine_config {
 	/* devices of other processes; valid during machine_create(), their descriptors stay the caller's */
 	const struct vhost_user_config *vhost_user;
 	unsigned vhost_users;
+	/* A VM Generation ID, 16 bytes (base/guid.h) that are copied; NULL: random, or with the virtual clock always
+	 * the same. */
+	bool vmgenid;
+	const u8 *generation;
 	struct chr *debugcon; /* what goes to the debug console port; NULL: no such port. Owned by the caller */
+	const struct machine_saved *saved; /* begin with this state (machine/state.h); NULL: at power-on */
 	struct engine_options engine_options;
 	u64 insn_limit; /* stop (as by the debugger) after so many; 0: none. For tests */
 };
@@ -197,6 +203,11 @@ const struct machine_config *machine_config(const struct machine *m);
 /* Where the guest's kernel says that its VMCOREINFO note is, an ELF note of `len` bytes; false: it did not say. Both
  * are the guest's word. */
 bool machine_vmcoreinfo(struct machine *m, gpa_t *gpa, u32 *len);
+/* The VM Generation ID, 16 bytes; NULL: there is no such device. It tells the guest whether it is a copy, or has gone
+ * back in time: machine_set_generation() gives it another one (NULL: a random one) and tells it so by an ACPI event. 0,
+ * or -1: there is no such device. On the vCPU thread. */
+const u8 *machine_generation(const struct machine *m);
+int machine_set_generation(struct machine *m, const u8 *guid);
 /* The memory balloon, for the functions of dev/virtio/balloon.h; NULL: there is none. */
 struct virtio *machine_balloon(struct machine *m);
 /* Why the engine was chosen; one line about what is booted. */

@@ -10,8 +10,10 @@ bool machine_stands(const struct machine *m)
 
 void machine_start_time(struct machine *m)
 {
-	if (m->running && !machine_stands(m))
-		clock_start(m->clock);
+	if (!m->running || machine_stands(m))
+		return;
+	clock_start(m->clock);
+	machine_unquiesce(m);
 }
 
 void machine_pause(struct machine *m)

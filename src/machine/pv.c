@@ -470,7 +470,8 @@ static int check(const struct device *d, struct decoder *in)
 	return dec_done(&s) ? 0 : -1;
 }
 
-/* Memory, clock and processors are loaded before. */
+/* Memory, clock and processors are loaded before. The structures in memory are true still: guest time goes on where it
+ * stopped. */
 static void load(struct device *d, struct decoder *in)
 {
 	struct pv *p = of_device(d);
@@ -487,7 +488,6 @@ static void load(struct device *d, struct decoder *in)
 			p->cpu[n].turn_end = MIN(p->cpu[n].turn_end, clock_now(p->m->clock));
 		machine_vcpu(p->m, n)->kicked = kicked;
 	}
-	write_times(p, 0);
 }
 
 static void destroy(struct device *d)

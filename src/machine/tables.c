@@ -18,7 +18,7 @@ struct tables {
 
 int machine_tables_create(struct machine *m, struct error *e)
 {
-	struct acpi_config acpi = { .cpus = m->cfg.cpus, .ram = m->cfg.memory };
+	struct acpi_config acpi = { .cpus = m->cfg.cpus, .ram = m->cfg.memory, .vmgenid = m->cfg.vmgenid };
 	const struct smbios_config smbios = { .cpus = m->cfg.cpus, .ram = m->cfg.memory };
 	bool firmware = boot_is_firmware(m->image);
 

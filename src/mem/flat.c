@@ -15,7 +15,7 @@
 
 #include "base/host_syscall.h"
 #include "mem/flat_priv.h"
-#include "mem/physmem_priv.h"
+#include "mem/track_priv.h"
 
 #define NEIGHBOURS 8 /* entries of a guest page table looked at on each side of a miss */
 
@@ -276,7 +276,7 @@ static void fill_neighbours(struct vcpu *v, unsigned set, enum mmu_index index, 
 			continue;
 		if (!mmu_denied(&v->cpu, &n, MMU_READ, index))
 			allowed |= FLAT_READ;
-		if (!(*t.flags & PAGE_CODE) && write_allowed(&v->cpu, &n, index))
+		if (!(*t.flags & PAGE_CODE) && !track_pending(v->mem, t.host) && write_allowed(&v->cpu, &n, index))
 			allowed |= FLAT_WRITE;
 		if (!allowed)
 			continue;
@@ -311,7 +311,8 @@ static void fill_large(struct vcpu *v, unsigned set, enum mmu_index index, gva_t
 	if (write_allowed(&v->cpu, w, index)) {
 		p = page_to_fill(f, set, TABLE_WRITE, number, marks);
 		for (unsigned i = first; p && i < end; i++)
-			if (!(*flat_flags(r, gpa0 + i * PAGE_SIZE) & PAGE_CODE))
+			if (!(*flat_flags(r, gpa0 + i * PAGE_SIZE) & PAGE_CODE) &&
+			    !track_pending(v->mem, flat_host(r, gpa0 + i * PAGE_SIZE)))
 				put(f, p, index0 + i, lin0 + i * PAGE_SIZE, flat_host(r, gpa0 + i * PAGE_SIZE));
 	}
 	f->stats.neighbours += end - first - 1;
@@ -348,7 +349,8 @@ enum flat_result flat_miss(struct vcpu *v, gva_t lin, enum mmu_access acc)
 	set = data_set(f, mmu_impl(v), index);
 	if (!has_entry(f, set, kind, page, p.x.host - (p.x.gpa & ~PAGE_MASK)))
 		return FLAT_SLOW;
-	if (mmu_watching(v))
+	/* Around a frame's first write since it was armed others mostly wait for theirs. */
+	if (mmu_watching(v) || p.noted)
 		return FLAT_FILLED;
 	resets = f->stats.resets;
 	/* With paging off linear addresses are physical ones: as good as a large page. */

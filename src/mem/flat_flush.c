@@ -271,7 +271,14 @@ void flat_flush_page(struct vcpu *v, gva_t lin)
 	f->stats.page_flushes++;
 }
 
-/* ---- code pages ---- */
+/* ---- code pages and tracks ---- */
+
+void flat_drop_writes(struct flat *f)
+{
+	for (u32 i = 1; i <= f->pages; i++)
+		if (f->page[i].kind == TABLE_WRITE)
+			drop_page(f, &f->page[i]);
+}
 
 static void drop_writes(struct flat *f, struct table_page *p, unsigned first, unsigned end, const u8 *host)
 {

@@ -194,6 +194,8 @@ void flat_flush_pcid_page(struct vcpu *v, unsigned pcid, gva_t lin);
 void flat_flush_page(struct vcpu *v, gva_t lin);
 /* RAM at `host` became a code page: its write entries go. */
 void flat_protect(struct flat *f, const u8 *host);
+/* All write entries go. */
+void flat_drop_writes(struct flat *f);
 
 /* CR3, CR4 or the sets changed: which set each mode has. */
 void flat_choose_sets(struct vcpu *v);

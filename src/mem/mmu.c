@@ -7,8 +7,9 @@
  *   transfer    RAM, code page, ROM, MMIO
  *
  * A write tag is given only where a plain store by the engine is all there is
- * to do: the walk allows it, D is set, the frame is RAM, holds no decoded code
- * and no breakpoint watches the page. Read tags are withheld from pages with a
+ * to do: the walk allows it, D is set, the frame is RAM, holds no decoded code,
+ * every track of it has noted a write (mem/track.h), and no breakpoint watches
+ * the page. Read tags are withheld from pages with a
  * read watch and from MMIO.
  */
 #include "mem/mmu.h"
@@ -16,7 +17,7 @@
 #include "cpu/event.h"
 #include "mem/flat_priv.h"
 #include "mem/mmu_priv.h"
-#include "mem/physmem_priv.h"
+#include "mem/track_priv.h"
 
 /* ---- flushes ---- */
 
@@ -175,6 +176,21 @@ void mmu_protect_frame(struct vcpu *v, gpa_t gpa)
 	for (unsigned n = 0; g && n < g->count; n++)
 		if (g->vcpu[n]->mmu)
 			protect(mmu_impl(g->vcpu[n]), t.host);
+}
+
+void mmu_drop_writes(struct vcpu *v)
+{
+	struct mmu_impl *m = mmu_impl(v);
+
+	if (!m)
+		return;
+	for (unsigned i = 0; i < MMU_INDEX_COUNT; i++)
+		for (unsigned k = 0; k < TLB_WORDS; k++)
+			for (u64 word = m->filled[i][k]; word; word &= word - 1)
+				m->mmu.tlb[i][k * 64 + (unsigned)__builtin_ctzll(word)].tag[MMU_WRITE] = TLB_NONE;
+	if (m->mmu.flat)
+		flat_drop_writes(m->mmu.flat);
+	m->mmu.gen++; /* engines that let stores through by themselves look at it */
 }
 
 /*
@@ -383,7 +399,11 @@ int mmu_locate(struct vcpu *v, gva_t lin, enum mmu_access acc, enum mmu_index in
 	p->x.host = t.host ? t.host + (lin & ~PAGE_MASK) : NULL;
 	p->x.mmio = t.mmio;
 	p->x.mmio_off = t.mmio_off + (lin & ~PAGE_MASK);
-	p->x.writable = t.writable && !(*t.flags & PAGE_CODE) && !(watch & WATCH_WRITE);
+	p->noted = acc == MMU_WRITE && t.writable && track_pending(v->mem, t.host);
+	if (unlikely(p->noted))
+		track_write(v->mem, t.host, PAGE_SIZE);
+	p->x.writable =
+	    t.writable && !(*t.flags & PAGE_CODE) && !(watch & WATCH_WRITE) && !track_pending(v->mem, t.host);
 	p->rom = t.host && !t.writable;
 	p->flags = t.flags;
 	if (t.host)

@@ -96,6 +96,8 @@ bool mmu_debug_translate(struct vcpu *v, gva_t lin, gpa_t *gpa);
 /* The write tags of every TLB entry that maps frame `gpa` are dropped, on all processors of the group: it becomes a
  * code page. Of those that run at once the others have been stopped (base/world.h). */
 void mmu_protect_frame(struct vcpu *v, gpa_t gpa);
+/* Drop every write entry: frames are tracked afresh (mem/track.h). As above of those that run at once. */
+void mmu_drop_writes(struct vcpu *v);
 /* Drop every entry (map changed, breakpoints changed). */
 void mmu_invalidate(struct vcpu *v);
 

@@ -89,6 +89,7 @@ bool mmu_walk_neighbour(struct vcpu *v, const struct walk *w, u64 leaf, struct w
 struct place {
 	struct xlat x;
 	bool rom;
+	bool noted; /* a write that had to be noted first (mem/track.h) */
 	u8 *flags;
 };
 /* mmu_translate() with all that was found. `w` has no steps if CR0.PG is 0. */

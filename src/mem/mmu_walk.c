@@ -12,7 +12,7 @@
  */
 #include "cpu/cpuid.h"
 #include "mem/mmu_priv.h"
-#include "mem/physmem_priv.h"
+#include "mem/track_priv.h"
 
 static u64 read_entry(struct vcpu *v, gpa_t gpa, bool wide, struct walk_step *s)
 {
@@ -184,6 +184,7 @@ bool mmu_walk_mark(struct vcpu *v, struct walk *w, bool write)
 
 		if (want == s->value || !s->entry)
 			continue;
+		track_write(v->mem, s->entry, w->wide ? 8 : 4);
 		if (w->wide) {
 			if (!__atomic_compare_exchange_n((u64 *)s->entry, &s->value, want, false, __ATOMIC_SEQ_CST,
 							 __ATOMIC_RELAXED))

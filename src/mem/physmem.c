@@ -10,7 +10,7 @@
 #include "mem/physmem.h"
 #include "base/world.h"
 
-#include "mem/physmem_priv.h"
+#include "mem/track_priv.h"
 
 u8 *memory_ram(struct memory *m)
 {
@@ -247,8 +247,11 @@ static void notify(struct memory *m, gpa_t gpa, u64 len)
 		u64 n = MIN(len, PAGE_SIZE - (gpa & ~PAGE_MASK));
 		const struct flat_range *r = flat_find(m, gpa);
 
-		if (r && r->kind != REGION_MMIO && (*flat_flags(r, gpa) & PAGE_CODE))
-			tell_written(m, gpa, (unsigned)n);
+		if (r && r->kind != REGION_MMIO) {
+			track_write(m, flat_host(r, gpa), n);
+			if (*flat_flags(r, gpa) & PAGE_CODE)
+				tell_written(m, gpa, (unsigned)n);
+		}
 		gpa += n;
 		len -= n;
 	}
@@ -279,6 +282,7 @@ int memory_write(struct memory *m, gpa_t gpa, const void *src, u64 len)
 		if (!r || r->kind == REGION_ROM) {
 			rc = -1;
 		} else if (r->kind == REGION_RAM) {
+			track_write(m, flat_host(r, gpa), n);
 			guest_copy(flat_host(r, gpa), from, n);
 			order_marks(m);
 			notify(m, gpa, n);
@@ -313,5 +317,7 @@ void *memory_ptr(struct memory *m, gpa_t gpa, u64 len, bool write)
 			return NULL;
 		r = next;
 	}
+	if (write)
+		track_write(m, host, len);
 	return host;
 }

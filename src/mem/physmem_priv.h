@@ -49,6 +49,8 @@ struct memory {
 	u64 *filed;	/* a bit a frame: it is mapped from a file; NULL: none is */
 	u32 file_pieces;
 	u8 *frame_flags;
+	struct track_set *tracks; /* mem/track.h; NULL: nobody tracks */
+	struct track_set *track_kept;
 	struct flat_range *range;
 	u32 range_count, range_cap;
 	u32 hint; /* range of the last lookup that found RAM */
@@ -114,6 +116,10 @@ void memory_unplace(struct memory *m);
 /* Maps RAM of m's kind at `at`, over what is there (NULL: anywhere). MAP_FAILED with errno. */
 void *memory_map_host_ram(const struct memory *m, void *at);
 void memory_free_ram(struct memory *m);
+
+/* ---- track_user.c ---- */
+
+void track_free_set(struct memory *m);
 
 /*
  * Copies between guest RAM and the monitor. Sizes 1, 2, 4 and 8 are one host

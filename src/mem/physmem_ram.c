@@ -174,6 +174,7 @@ static void forget_lost(const struct memory *m);
 void memory_free_ram(struct memory *m)
 {
 	forget_lost(m);
+	track_free_set(m);
 	free(m->frame_flags);
 	free(m->filed);
 	if (m->place_len)

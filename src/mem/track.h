@@ -16,8 +16,8 @@
  *    harvested is noted again when it ends. But a track with a hook is started
  *    with no transfer in flight: pause the devices first (device_ops.quiesce).
  *  - Guest code that runs in KVM is not seen here. The engine reports what KVM
- *    logged when a track is harvested (memory_listener.track_collect), and no
- *    hook is called for it.
+ *    logged when a track is harvested (memory_listener.track_collect): the hook
+ *    comes too late, a track with one is not for KVM.
  *  - Writes of other processes (vhost-user devices) are not seen:
  *    track_start() refuses where RAM is shared with such.
  *
@@ -53,13 +53,18 @@ u64 track_words(const struct memory *m);
 
 /* Arms all frames. `before` may be NULL. NULL with *e: out of memory, TRACKS_MAX tracks are there, RAM is shared. */
 struct track *track_start(struct memory *m, track_hook *before, void *opaque, struct error *e);
-void track_stop(struct track *t); /* the handle is gone; NULL is allowed */
+/* The handle is gone, as it is with memory_destroy(). NULL is allowed. */
+void track_stop(struct track *t);
 
 /*
  * The frames noted since they were armed last are OR-ed into `bitmap` (track_words(); NULL: not wanted), and with
  * `rearm` armed again, all at one time: no write falls in between. Returns how many.
  */
 u64 track_harvest(struct track *t, u64 *bitmap, bool rearm);
+
+/* A hook: copies the page into `area`, which is as large as RAM (anonymous memory costs only what is used), at its
+ * offset in RAM. With track_claim() that is all a snapshot of a running machine needs. */
+track_hook track_copy_out;
 
 /* How many are noted now. */
 u64 track_noted_count(const struct track *t);

@@ -321,3 +321,58 @@ void door_deliver(struct door *d, u64 icount)
 	recount(d);
 	pthread_mutex_unlock(&d->lock);
 }
+
+/* ---- state: section "door", version 1: mode u8, epoch u64, sources u32, signalled u64, generator 2 * u64 ---- */
+
+void door_save(const struct door *d, struct encoder *e)
+{
+	enc_begin(e, "door", 1);
+	enc_u8(e, (u8)d->mode);
+	enc_u64(e, d->epoch);
+	enc_u32(e, (u32)d->source_count);
+	enc_u64(e, atomic_load(&d->signalled));
+	enc_u64(e, d->random[0]);
+	enc_u64(e, d->random[1]);
+	enc_end(e);
+}
+
+struct saved {
+	u64 epoch, signalled, random[2];
+};
+
+static bool decode(const struct door *d, struct decoder *in, struct saved *s)
+{
+	struct decoder i;
+	u8 mode;
+	u32 sources;
+
+	if (!dec_begin(in, "door", &i) || i.version != 1)
+		return false;
+	mode = dec_u8(&i);
+	s->epoch = dec_u64(&i);
+	sources = dec_u32(&i);
+	s->signalled = dec_u64(&i);
+	s->random[0] = dec_u64(&i);
+	s->random[1] = dec_u64(&i);
+	return dec_done(&i) && mode == (u8)d->mode && sources == (u32)d->source_count &&
+	       (sources == SOURCES || !(s->signalled >> sources));
+}
+
+int door_check(const struct door *d, struct decoder *in)
+{
+	struct saved s;
+
+	return decode(d, in, &s) ? 0 : -1;
+}
+
+void door_load(struct door *d, struct decoder *in)
+{
+	struct saved s;
+
+	if (!decode(d, in, &s))
+		return;
+	d->epoch = s.epoch;
+	if (d->mode == DOOR_VIRTUAL)
+		memcpy(d->random, s.random, sizeof(d->random));
+	atomic_fetch_or(&d->signalled, s.signalled);
+}

@@ -12,6 +12,7 @@
 #define ECTYPE_REPLAY_DOOR_H
 
 #include "base/types.h"
+#include "state/codec.h"
 
 struct door;
 
@@ -69,5 +70,14 @@ void door_signal(struct door *d, int source);
 /* True if door_deliver() would have something to hand over. Cheap, any thread. */
 bool door_pending(const struct door *d);
 void door_deliver(struct door *d, u64 icount);
+
+/*
+ * Section "door": the wall clock at machine start, sources that are signalled and, of DOOR_VIRTUAL, the generator of
+ * random numbers. Bytes that wait for a sink are not part of it: they are the host's. A door of the other mode, or one
+ * with other sources, refuses the record.
+ */
+void door_save(const struct door *d, struct encoder *e);
+int door_check(const struct door *d, struct decoder *in);
+void door_load(struct door *d, struct decoder *in);
 
 #endif

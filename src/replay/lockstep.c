@@ -107,6 +107,28 @@ static bool ended(const struct pair *p)
 	return p->s[0].r.end != MACHINE_END_LIMIT || p->s[1].r.end != MACHINE_END_LIMIT;
 }
 
+/* A machine built from what the second one saved takes its place. */
+static bool rebuild(struct search *s, struct side *side)
+{
+	struct machine_config cfg = side_config(s->c, 1);
+	struct machine *m;
+	struct error e;
+
+	if (s->c->alternate)
+		cfg.engine = s->c->engine[side->turns++ % 2];
+	cfg.serial[0] = side->serial;
+	m = round_trip(side->m, &cfg, &e);
+	if (!m)
+		return give_up(s, LOCKSTEP_FAILED, e.text);
+	if (s->c->machine_changed)
+		s->c->machine_changed(s->c->opaque, 1, NULL);
+	machine_destroy(side->m);
+	side->m = m;
+	if (s->c->machine_changed)
+		s->c->machine_changed(s->c->opaque, 1, m);
+	return true;
+}
+
 /* One slice. A machine whose guest has ended stays where it is. */
 static bool advance(struct search *s, u64 icount)
 {
@@ -119,7 +141,10 @@ static bool advance(struct search *s, u64 icount)
 
 		if (side->r.end != MACHINE_END_LIMIT)
 			continue;
-		if (i == 1 && s->c->alternate && machine_set_engine(side->m, s->c->engine[side->turns++ % 2], &e))
+		if (i == 1 && s->c->round_trip && side_icount(side) && !rebuild(s, side))
+			return false;
+		if (i == 1 && s->c->alternate && !s->c->round_trip &&
+		    machine_set_engine(side->m, s->c->engine[side->turns++ % 2], &e))
 			return give_up(s, LOCKSTEP_FAILED, e.text);
 		machine_run_until(side->m, icount, &side->r);
 		if (side->r.end == MACHINE_END_STOPPED)

@@ -21,7 +21,8 @@ struct lockstep_config {
 	u64 every; /* instructions a slice, from 1 */
 	u64 limit; /* stop after so many instructions; 0: at the guest's end */
 	bool serial;
-	bool alternate; /* the second machine has either engine in turn, a slice each */
+	bool round_trip; /* the second machine is saved after every slice, and another one built from that goes on */
+	bool alternate;	 /* the second machine has either engine in turn, a slice each */
 	/* Callbacks, each may be NULL. */
 	/* Both serial ports wrote these bytes (compared before). Each byte once. */
 	void (*console)(void *opaque, const u8 *bytes, size_t n);

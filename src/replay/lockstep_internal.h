@@ -32,6 +32,12 @@ int pair_differs(struct pair *p, bool ram);
  * or UINT64_MAX. Makes the host provide no page. */
 u64 pair_ram_differs(const struct pair *p, u64 from);
 
+/* round_trip.c */
+
+/* A machine of configuration `cfg` in the state of `m`, which stays the caller's. NULL with *e, also if saving it gives
+ * another record than saving `m`. */
+struct machine *round_trip(struct machine *m, const struct machine_config *cfg, struct error *e);
+
 /* lockstep_report.c */
 
 /* What there is to see before the instruction that makes the difference. */

@@ -39,7 +39,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 		if (q.op >= API_OPS || r.body || strnlen(q.engine, sizeof(q.engine)) == sizeof(q.engine) ||
 		    (q.op == API_ENGINE) != (q.engine[0] != 0) || (q.op == API_RESIZE) != q.has_balloon ||
 		    q.desired_balloon % PAGE_SIZE || q.desired_balloon > INT64_MAX ||
-		    (q.paging && q.op != API_COREDUMP))
+		    (q.paging && q.op != API_COREDUMP) || (q.has_generation && q.op != API_GENERATION))
 			abort();
 	} else {
 		json_t *j = r.body ? json_loadb(r.body, r.len, 0, NULL) : NULL;

@@ -126,6 +126,8 @@ def api(name):
     conforms(doc, name, "PUT", V1 + "vm.resize", '{"desired_balloon": 67108864}')
     conforms(doc, name, "PUT", V1 + "vm.resize", '{"desired_balloon": 0}')
     conforms(doc, name, "PUT", V1 + "vm.resize", '{"desired_balloon": 1099511627776}')
+    conforms(doc, name, "PUT", V1 + "vm.generation", '{"generation": "auto"}')
+    conforms(doc, name, "PUT", V1 + "vm.generation", '{"generation": "none"}')
     conforms(doc, name, "PUT", V1 + "vm.coredump", '{"paging": "yes"}')
     conforms(doc, name, "PUT", V1 + "vm.coredump", '{"paging": true}')
     metrics = ask(name, "GET", "/metrics")[2].decode()

@@ -50,13 +50,14 @@ class Core:
         size, count = struct.unpack_from("<HH", head, 54)
         self.f.seek(phoff)
         table = self.f.read(size * count)
-        self.load, self.notes = [], []
+        self.load, self.notes, self.aligns = [], [], set()
         for i in range(count):
-            kind, flags, off, virt, phys, length, _, _ = struct.unpack_from("<IIQQQQQQ", table, i * size)
+            kind, flags, off, virt, phys, length, _, align = struct.unpack_from("<IIQQQQQQ", table, i * size)
             if kind == 4:
                 self.notes += self.read_notes(off, length)
             else:
                 self.load.append((off, virt, phys, length))
+                self.aligns.add(align)
         self.end = max(off + length for off, _, _, length in self.load)
 
     def read_notes(self, off, length):
@@ -105,6 +106,7 @@ def registers(core):
 
 def check_core(core, path, symbols):
     ok("an ELF64 core of x86-64", core.ident[:6] == b"\x7fELF\x02\x01" and (core.type, core.machine) == (4, 62))
+    ok("of the kind that crash takes for a dump of a machine", core.aligns == {0}, core.aligns)
     count = {key: sum((n, k) == key for n, k, _ in core.notes) for key in {(n, k) for n, k, _ in core.notes}}
     ok("notes of each processor, and VMCOREINFO", count == {("CORE", 1): CPUS, ("CORE", 2): CPUS, ("QEMU", 0): CPUS, ("VMCOREINFO", 0): 1}, count)
     regs = registers(core)

@@ -90,8 +90,8 @@ class Timeout(Exception):
 class Guest:
     """A running program with its console on a pipe, or on a terminal of its own."""
 
-    def __init__(self, *args, terminal=False, engine=ENGINE, size=None):
-        command = [ECTYPE, "run"] + (["--engine", engine] if engine else []) + [str(a) for a in args]
+    def __init__(self, *args, terminal=False, engine=ENGINE, size=None, verb="run"):
+        command = [ECTYPE, verb] + (["--engine", engine] if engine else []) + [str(a) for a in args]
         self.command = command
         self.text = ""
         self.mark = 0

@@ -99,7 +99,7 @@ static void direct(void **state)
 /* Runs the linker commands as firmware would. */
 static void fw_cfg(void **state)
 {
-	struct acpi_config c = { .cpus = 4, .ram = GiB };
+	struct acpi_config c = { .cpus = 4, .ram = GiB, .vmgenid = true };
 	struct acpi_blobs b;
 	struct error e;
 	unsigned allocated = 0;
@@ -150,9 +150,39 @@ static void fw_cfg(void **state)
 	acpi_blobs_free(&b);
 }
 
+static bool holds(const struct acpi_blobs *b, const void *bytes, size_t n)
+{
+	for (size_t i = 0; i + n <= b->tables_len; i++)
+		if (!memcmp(b->tables + i, bytes, n))
+			return true;
+	return false;
+}
+
+/* Scope (\_GPE), Method (_E05, 0), Notify (\_SB.VGEN, 0x80); Name (ADDR, Package (2) { 0xFEF00000, Zero }). */
+static void vmgenid(void **state)
+{
+	static const u8 event[] = "\x10\x1a\\_GPE\x14\x13_E05\x00\x86\\\x2e_SB_VGEN\x0a\x80";
+	static const u8 addr[] = "\x08"
+				 "ADDR\x12\x08\x02\x0c\x00\x00\xf0\xfe\x00";
+	struct acpi_config c = { .cpus = 1, .ram = GiB, .vmgenid = true };
+	struct acpi_blobs b;
+	struct error e;
+
+	assert_int_equal(acpi_build(&b, &c, BASE, &e), 0);
+	assert_true(holds(&b, event, sizeof(event) - 1));
+	assert_true(holds(&b, addr, sizeof(addr) - 1));
+	assert_true(holds(&b, "VM_Gen_Counter", 15));
+	acpi_blobs_free(&b);
+	c.vmgenid = false;
+	assert_int_equal(acpi_build(&b, &c, BASE, &e), 0);
+	assert_false(holds(&b, "_GPE", 4));
+	assert_false(holds(&b, "VM_Gen_Counter", 15));
+	acpi_blobs_free(&b);
+}
+
 static void iasl(void **state)
 {
-	struct acpi_config c = { .cpus = 3, .ram = 5 * GiB };
+	struct acpi_config c = { .cpus = 3, .ram = 5 * GiB, .vmgenid = true };
 	struct acpi_blobs b;
 	struct error e;
 	char dir[] = "/tmp/ectype-acpi-XXXXXX", cmd[512];
@@ -240,8 +270,8 @@ static void placed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(direct), cmocka_unit_test(fw_cfg), cmocka_unit_test(iasl),
-		cmocka_unit_test(smbios), cmocka_unit_test(placed),
+		cmocka_unit_test(direct), cmocka_unit_test(fw_cfg), cmocka_unit_test(vmgenid),
+		cmocka_unit_test(iasl),	  cmocka_unit_test(smbios), cmocka_unit_test(placed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,6 +2,7 @@
 #include "dev_rig.h"
 #include <cmocka.h>
 
+#include "dev/chipset/vmgenid.h"
 #include "dev/chipset/acpi_pm.h"
 #include "dev/chipset/debugexit.h"
 #include "dev/chipset/i8042.h"
@@ -168,6 +169,63 @@ static void roundtrip_pm(void **state)
 	rig_roundtrip(make_pm, poke_pm);
 }
 
+#define GENERATION_GPA 0xfef00000u
+
+static struct device *make_vmgenid(struct rig *r)
+{
+	return vmgenid_create(&r->board, GENERATION_GPA, 1, (const u8 *)"0123456789abcdef");
+}
+
+static void poke_vmgenid(struct rig *r, struct device *d)
+{
+	vmgenid_set(d, (const u8 *)"another one, yes");
+}
+
+static void generation(void **state)
+{
+	struct rig *r = rig_create();
+	struct device *d = make_vmgenid(r);
+	u8 seen[GUID_LEN];
+
+	memory_read(r->board.mem, GENERATION_GPA, seen, sizeof(seen));
+	assert_memory_equal(seen, "0123456789abcdef", sizeof(seen));
+	/* the guest cannot */
+	assert_int_equal(memory_write(r->board.mem, GENERATION_GPA, "x", 1), -1);
+	poke_vmgenid(r, d);
+	d->ops->reset(d);
+	memory_read(r->board.mem, GENERATION_GPA, seen, sizeof(seen));
+	assert_memory_equal(seen, "another one, yes", sizeof(seen));
+	assert_memory_equal(vmgenid_get(d), seen, sizeof(seen));
+	rig_destroy(r);
+}
+
+static void roundtrip_vmgenid(void **state)
+{
+	rig_roundtrip(make_vmgenid, poke_vmgenid);
+}
+
+static void guid(void **state)
+{
+	static const char text[] = "00112233-4455-6677-8899-aabbccddeeff";
+	static const char *const bad[] = { "",
+					   "0",
+					   "00112233-4455-6677-8899-aabbccddeef",
+					   "00112233-4455-6677-8899-aabbccddeeff0",
+					   "00112233-4455-6677-8899-aabbccddeefg",
+					   "0011223344556677-8899-aabbccddeeff--",
+					   "{0112233-4455-6677-8899-aabbccddeeff" };
+	u8 bytes[GUID_LEN];
+	char back[GUID_TEXT_LEN + 1];
+
+	assert_true(guid_parse(text, bytes));
+	assert_memory_equal(bytes, "\x33\x22\x11\x00\x55\x44\x77\x66\x88\x99\xaa\xbb\xcc\xdd\xee\xff", 16);
+	guid_format(bytes, back);
+	assert_string_equal(back, text);
+	assert_true(guid_parse("00112233-4455-6677-8899-AABBCCDDEEFF", bytes));
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_false(guid_parse(bad[i], bytes));
+}
+
 static struct device *make_exit(struct rig *r)
 {
 	return debugexit_create(&r->board);
@@ -243,8 +301,15 @@ static void roundtrip_testdev(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(keyboard_controller), cmocka_unit_test(roundtrip_i8042), cmocka_unit_test(acpi),
-		cmocka_unit_test(roundtrip_pm),	       cmocka_unit_test(debug_exit),	  cmocka_unit_test(test_device),
+		cmocka_unit_test(keyboard_controller),
+		cmocka_unit_test(roundtrip_i8042),
+		cmocka_unit_test(acpi),
+		cmocka_unit_test(generation),
+		cmocka_unit_test(roundtrip_vmgenid),
+		cmocka_unit_test(guid),
+		cmocka_unit_test(roundtrip_pm),
+		cmocka_unit_test(debug_exit),
+		cmocka_unit_test(test_device),
 		cmocka_unit_test(roundtrip_testdev),
 	};
 

@@ -363,7 +363,7 @@ static int check(const u8 *data, size_t len)
 {
 	struct decoder d = { .data = data, .len = len };
 
-	return cpu_check(&d);
+	return cpu_check(&d, NULL);
 }
 
 static void test_save_load(void **state)

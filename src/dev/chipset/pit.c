@@ -500,9 +500,10 @@ static void pit_load(struct device *d, struct decoder *in)
 		p->ch[i] = st.ch[i];
 	p->port61 = st.port61;
 	p->irq0.level = st.irq0;
-	/* The edge after the level just loaded; one that is overdue fires at once. */
+	/* The edge after the level just loaded; one that is overdue fires at once. A counter without a count has none,
+	 * and the level it had before it was programmed. */
 	t = next_edge(&p->ch[0], now_ticks(p));
-	if (out(&p->ch[0], now_ticks(p)) != st.irq0)
+	if (p->ch[0].loaded && out(&p->ch[0], now_ticks(p)) != st.irq0)
 		timer_arm(p->timer, clock_now(p->clock));
 	else if (t >= 0)
 		timer_arm(p->timer, clock_ticks_to_ns(t, PIT_HZ));

@@ -125,6 +125,12 @@ static void page_written(void *shared, gpa_t gpa, unsigned len)
 	dbt_page_written(sh, gpa, len);
 }
 
+static void track_armed(void *shared, bool on)
+{
+	if (on)
+		interp_track_armed(&((struct dbt_shared *)shared)->peers);
+}
+
 static void set_sizes(struct dbt_shared *sh, const struct engine_options *o)
 {
 	u64 size = o && o->code_cache ? o->code_cache : CODE_CACHE_DEFAULT;
@@ -180,8 +186,10 @@ static struct dbt_shared *make_shared(struct vcpu *v, struct error *e)
 		free_shared(sh, NULL);
 		return NULL;
 	}
-	memory_add_listener(v->mem, &(struct memory_listener){
-					.map_changed = map_changed, .page_written = page_written, .opaque = sh });
+	memory_add_listener(v->mem, &(struct memory_listener){ .map_changed = map_changed,
+							       .page_written = page_written,
+							       .opaque = sh,
+							       .track_armed = track_armed });
 	memory_set_world(v->mem, world_of(v));
 	return sh;
 }

@@ -70,6 +70,12 @@ void interp_fini(struct vcpu *v, struct interp *x)
 	free_parts(x, vcpu_reclaim(v));
 }
 
+void interp_track_armed(struct interp_peers *all)
+{
+	for (unsigned n = 0; n < all->n; n++)
+		mmu_drop_writes(all->v[n]);
+}
+
 static void map_changed(void *all)
 {
 	interp_map_changed(all);
@@ -78,6 +84,12 @@ static void map_changed(void *all)
 static void page_written(void *all, gpa_t gpa, unsigned len)
 {
 	cache_page_written(all, gpa, len);
+}
+
+static void track_armed(void *all, bool on)
+{
+	if (on)
+		interp_track_armed(all);
 }
 
 /* What the processors of the group have together; the first makes it. */
@@ -92,7 +104,8 @@ static struct interp_peers *take_peers(struct vcpu *v)
 			return NULL;
 		memory_add_listener(v->mem, &(struct memory_listener){ .map_changed = map_changed,
 								       .page_written = page_written,
-								       .opaque = all });
+								       .opaque = all,
+								       .track_armed = track_armed });
 	}
 	if (g) {
 		g->engine_shared = all;

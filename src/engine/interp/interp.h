@@ -321,6 +321,8 @@ u8 interp_fpu_enabled(const struct cpu *c);
 int interp_init(struct vcpu *v, struct interp *x, size_t arena, struct interp_peers *all, struct error *e);
 void interp_fini(struct vcpu *v, struct interp *x);
 void interp_map_changed(struct interp_peers *all);
+/* memory_listener.track_armed */
+void interp_track_armed(struct interp_peers *all);
 
 /* thunk.c */
 struct thunk_cache *thunk_cache_create(struct error *e);
