@@ -24,7 +24,8 @@ may be put aside while others spin for it: that is what the rows compare.
 
 Medians of --runs runs, in seconds, with the smallest and the largest; the machines
 take turns. A figure in brackets is the processor time of the whole process, its
-threads included. A job is ended after --limit seconds, and counts as that long.
+threads included. A job is ended after --limit seconds, and counts as that long. Each
+run is told on standard error as it ends.
 """
 import argparse
 import json
@@ -130,6 +131,7 @@ class Samples:
 
     def add(self, *key, value):
         self.of.setdefault("/".join(str(k) for k in key), []).append(value)
+        print(f"{'/'.join(str(k) for k in key)} {value[0]:.2f} s, processors {value[1]:.1f} s", file=sys.stderr, flush=True)
 
     def median(self, *key):
         found = self.of.get("/".join(str(k) for k in key))
