@@ -22,6 +22,7 @@ void world_init(struct world *w, unsigned members, void (*kick)(void *opaque, un
 	assert(members >= 1 && members <= WORLD_MAX);
 	w->members = members;
 	atomic_init(&w->stopping, 0);
+	atomic_init(&w->waiting, 0);
 	pthread_mutex_init(&w->mutex, NULL);
 	w->depth = 0;
 	w->stops = 0;
@@ -54,7 +55,9 @@ void world_enter(struct world *w, unsigned who)
 		if (likely(!stopping) || stopping == who + 1)
 			return;
 		world_leave(w, who);
+		atomic_fetch_add(&w->waiting, 1); /* before the kernel looks at `stopping` again: see world_go() */
 		futex_wait(&w->stopping, stopping);
+		atomic_fetch_sub(&w->waiting, 1);
 	}
 }
 
@@ -108,5 +111,6 @@ void world_go(struct world *w, unsigned who)
 	__atomic_store_n(&w->stops, w->stops + 1, __ATOMIC_RELEASE);
 	atomic_store(&w->stopping, 0);
 	pthread_mutex_unlock(&w->mutex);
-	futex_wake(&w->stopping);
+	if (atomic_load(&w->waiting))
+		futex_wake(&w->stopping);
 }

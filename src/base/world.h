@@ -35,6 +35,7 @@ struct world_member {
 struct world {
 	unsigned members;
 	_Atomic u32 stopping;
+	_Atomic u32 waiting;   /* members that sleep until it has ended */
 	pthread_mutex_t mutex; /* held by who stops */
 	unsigned depth;	       /* under it */
 	u64 stops;	       /* ended so far; written under it */

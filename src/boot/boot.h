@@ -8,15 +8,28 @@
 
 #include "base/error.h"
 #include "cpu/vcpu.h"
+#include "state/codec.h"
 #include "mem/physmem.h"
 
 struct boot_image;
+
+/* What a snapshot knows of a machine's files: the kernel or firmware, then modules. */
+#define BOOT_FILES_MAX 33
+struct boot_known {
+	unsigned count;
+	struct boot_known_file {
+		u64 len, written /* ns since 1970 */, hash;
+	} file[BOOT_FILES_MAX];
+};
 
 struct boot_request {
 	const char *kernel, *initrd, *append; /* kernel set: bzImage, PVH ELF or multiboot 1, by content */
 	const char *firmware;		      /* or a ROM image; "seabios" and "ovmf" name Debian's */
 	const char *firmware_vars;	      /* where it keeps its variables; NULL: nowhere */
 	u64 memory;			      /* RAM size the guest will have */
+	/* The files must be these, or NULL. A kernel and modules that seem to be, by length and time, are not read
+	 * before boot_fetch(), which then looks at their content. Valid during boot_load(). */
+	const struct boot_known *known;
 };
 
 /* Reads and validates every file; nothing else is touched. NULL with *e.
@@ -101,8 +114,9 @@ void boot_place(struct boot_image *b, struct memory *m, const struct boot_layout
 void boot_drop(struct boot_image *b);
 int boot_fetch(struct boot_image *b, struct error *e);
 
-/* A hash over the content of all files and the command line: are two images the same? */
-u64 boot_identity(const struct boot_image *b);
+/* Section "boot", version 1: what boot_request.known is to be. */
+void boot_save(const struct boot_image *b, struct encoder *e);
+int boot_known_read(struct boot_known *k, struct decoder *in); /* -1: not sound */
 
 /* One line: "Linux 6.1.0-13-cloud-amd64, bzImage, 64-bit entry". */
 const char *boot_describe(const struct boot_image *b);

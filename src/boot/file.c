@@ -29,12 +29,12 @@ static int blob_alloc(struct boot_blob *f, const char *name, size_t len, struct 
 	return 0;
 }
 
-static int blob_fill(struct boot_blob *f, int fd, const char *what, struct error *e)
+static int blob_fill(struct boot_blob *f, int fd, size_t len, const char *what, struct error *e)
 {
 	size_t pos = 0;
 
-	while (pos < f->len) {
-		ssize_t n = pread(fd, f->data + pos, f->len - pos, (off_t)pos);
+	while (pos < len) {
+		ssize_t n = pread(fd, f->data + pos, len - pos, (off_t)pos);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
@@ -47,7 +47,8 @@ static int blob_fill(struct boot_blob *f, int fd, const char *what, struct error
 }
 
 /* The checks that need no byte of the file. */
-static int blob_stat(int fd, const char *path, const char *what, u64 max, const char *limit, u64 *size, struct error *e)
+static int blob_stat(int fd, const char *path, const char *what, u64 max, const char *limit, u64 *size, u64 *written,
+		     struct error *e)
 {
 	struct stat st;
 
@@ -63,28 +64,47 @@ static int blob_stat(int fd, const char *path, const char *what, u64 max, const 
 				 (unsigned long long)(((u64)st.st_size + 1023) / KiB), limit,
 				 (unsigned long long)(max / KiB));
 	*size = (u64)st.st_size;
+	*written = (u64)st.st_mtim.tv_sec * 1000000000u + (u64)st.st_mtim.tv_nsec;
 	return 0;
+}
+
+int blob_check_known(const struct boot_blob *f, const struct boot_known_file *known, struct error *e)
+{
+	if (f->len == known->len && f->hash == known->hash)
+		return 0;
+	return error_set(e, "file %s is not what it was when the machine was started: give it back", f->name);
 }
 
 int blob_read(struct boot_blob *f, const char *path, const char *what, u64 max, const char *limit, struct error *e)
 {
-	u64 size = 0;
+	return blob_read_known(f, path, what, max, limit, NULL, e);
+}
+
+int blob_read_known(struct boot_blob *f, const char *path, const char *what, u64 max, const char *limit,
+		    const struct boot_known_file *known, struct error *e)
+{
+	u64 size = 0, written = 0;
 	int ret = -1;
 	/* O_NONBLOCK: opening a FIFO must not wait for its writer */
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 
 	if (fd < 0)
 		return error_errno(e, errno, "cannot open %s %s", what, path);
-	if (blob_stat(fd, path, what, max, limit, &size, e) < 0)
+	if (blob_stat(fd, path, what, max, limit, &size, &written, e) < 0)
 		goto out;
 	if (blob_alloc(f, path, size, e) < 0)
 		goto out;
-	ret = blob_fill(f, fd, what, e);
+	f->dropped = known && known->len == size && known->written == written && size > BLOB_HEAD;
+	ret = blob_fill(f, fd, f->dropped ? BLOB_HEAD : f->len, what, e);
+	if (ret == 0) {
+		f->written = written;
+		f->hash = f->dropped ? known->hash : XXH3_64bits(f->data, f->len);
+		ret = known ? blob_check_known(f, known, e) : 0;
+	}
 	if (ret < 0) {
 		blob_free(f);
 		goto out;
 	}
-	f->hash = XXH3_64bits(f->data, f->len);
 	f->fd = fd;
 	return 0;
 out:
@@ -102,7 +122,7 @@ int blob_fetch(struct boot_blob *f, struct error *e)
 {
 	if (!f->dropped)
 		return 0;
-	if (blob_fill(f, f->fd, "file", e) < 0)
+	if (blob_fill(f, f->fd, f->len, "file", e) < 0)
 		return -1;
 	if (XXH3_64bits(f->data, f->len) != f->hash)
 		return error_set(e, "file %s has changed since the machine was started: start it anew", f->name);

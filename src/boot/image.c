@@ -8,7 +8,6 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
-#include <xxhash.h>
 
 #include "boot/image.h"
 #include "cpu/cpuid.h"
@@ -79,6 +78,9 @@ static int image_parse(struct boot_image *b, const char *append, struct error *e
 	size_t size;
 	unsigned i;
 
+	/* all others are looked at beyond their beginning */
+	if (!boot_bzimage.probe(&b->kernel) && blob_fetch(&b->kernel, e))
+		return -1;
 	for (i = 0; i < ARRAY_SIZE(probe_order); i++) {
 		if (protocols[probe_order[i]]->probe(&b->kernel))
 			break;
@@ -98,6 +100,14 @@ static int image_parse(struct boot_image *b, const char *append, struct error *e
 	else
 		snprintf(b->cmdline, size, "%s%s%s", b->kernel.name, *append ? " " : "", append);
 	return protocols[b->kind]->parse(b, e);
+}
+
+/* What the snapshot knows of file `n`; NULL: there is none. A file that it knows nothing of matches none. */
+static const struct boot_known_file *known_file(const struct boot_image *b, unsigned n)
+{
+	static const struct boot_known_file none;
+
+	return !b->known ? NULL : n < b->known->count ? &b->known->file[n] : &none;
 }
 
 /* Adds the file that the first word of `spec` names as a module; takes `spec`. */
@@ -120,7 +130,8 @@ static int image_add_module(struct boot_image *b, char *spec, struct error *e)
 	if (!mod->args || !path)
 		ret = error_set(e, "not enough host memory");
 	else
-		ret = blob_read(&mod->file, path, "module", boot_low_ram(b->memory), "the guest's low memory", e);
+		ret = blob_read_known(&mod->file, path, "module", boot_low_ram(b->memory), "the guest's low memory",
+				      known_file(b, b->modules), e);
 	free(path);
 	return ret;
 }
@@ -157,7 +168,8 @@ static int image_read_initrd(struct boot_image *b, const char *initrd, struct er
 	b->modules = 1;
 	/* Refuse by size alone what cannot fit: reading it would take seconds. */
 	room -= MIN(room, b->kernel.len + MiB);
-	return blob_read(&b->module[0].file, initrd, "initrd", room, "the kernel leaves of the guest's low memory", e);
+	return blob_read_known(&b->module[0].file, initrd, "initrd", room,
+			       "the kernel leaves of the guest's low memory", known_file(b, 1), e);
 }
 
 static struct boot_image *finish(struct boot_image *b, int ret)
@@ -185,15 +197,25 @@ struct boot_image *boot_load(const struct boot_request *r, struct error *e)
 	b = image_new(r->memory, e);
 	if (!b)
 		return NULL;
-	if (r->firmware)
-		return finish(b, firmware_load(b, r->firmware, r->firmware_vars, e));
-	ret = blob_read(&b->kernel, r->kernel, "kernel", boot_low_ram(r->memory), "the guest's low memory", e);
+	b->known = r->known;
+	if (r->firmware) {
+		ret = firmware_load(b, r->firmware, r->firmware_vars, e);
+		if (ret == 0 && r->known)
+			ret = blob_check_known(&b->kernel, known_file(b, 0), e);
+		return finish(b, ret);
+	}
+	ret = blob_read_known(&b->kernel, r->kernel, "kernel", boot_low_ram(r->memory), "the guest's low memory",
+			      known_file(b, 0), e);
 	if (ret == 0)
 		ret = image_parse(b, r->append, e);
 	if (ret == 0)
 		ret = image_read_initrd(b, r->initrd, e);
 	if (ret == 0)
 		ret = protocols[b->kind]->plan(b, e);
+	if (ret == 0 && r->known && r->known->count != 1 + b->modules)
+		ret = error_set(e, "the machine was started with %u boot files, and has %u", r->known->count,
+				1 + b->modules);
+	b->known = NULL;
 	return finish(b, ret);
 }
 
@@ -241,20 +263,36 @@ const char *boot_describe(const struct boot_image *b)
 	return b->describe;
 }
 
-static u64 mix(u64 sum, const struct boot_blob *f)
+void boot_save(const struct boot_image *b, struct encoder *e)
 {
-	const u64 part[3] = { sum, f->len, f->hash };
+	_Static_assert(BOOT_FILES_MAX == 1 + BOOT_MAX_MODULES, "");
+	enc_begin(e, "boot", 1);
+	enc_u32(e, 1 + b->modules);
+	for (unsigned i = 0; i < 1 + b->modules; i++) {
+		const struct boot_blob *f = i ? &b->module[i - 1].file : &b->kernel;
 
-	return XXH3_64bits(part, sizeof(part));
+		enc_u64(e, f->len);
+		enc_u64(e, f->written);
+		enc_u64(e, f->hash);
+	}
+	enc_end(e);
 }
 
-u64 boot_identity(const struct boot_image *b)
+int boot_known_read(struct boot_known *k, struct decoder *in)
 {
-	u64 sum = mix(b->kind + (b->vars.len << 8), &b->kernel); /* what the variables hold is the guest's affair */
+	struct decoder d;
 
-	for (unsigned i = 0; i < b->modules; i++)
-		sum = mix(sum, &b->module[i].file);
-	return b->cmdline ? XXH3_64bits_withSeed(b->cmdline, strlen(b->cmdline), sum) : sum;
+	if (!dec_begin(in, "boot", &d) || d.version != 1)
+		return -1;
+	k->count = dec_u32(&d);
+	if (!k->count || k->count > BOOT_FILES_MAX)
+		return -1;
+	for (unsigned i = 0; i < k->count; i++) {
+		k->file[i].len = dec_u64(&d);
+		k->file[i].written = dec_u64(&d);
+		k->file[i].hash = dec_u64(&d);
+	}
+	return dec_done(&d) ? 0 : -1;
 }
 
 static void place_chunk(const struct boot_chunk *c, struct memory *m)

@@ -20,9 +20,9 @@ struct boot_blob {
 	char *name; /* as the user wrote it, for messages */
 	u8 *data;   /* page-aligned; NULL: no blob */
 	size_t len;
-	int fd;	      /* of the file, to read it again; -1: none */
-	bool dropped; /* `data` is mapped, but the content is not there */
-	u64 hash;
+	int fd;		   /* of the file, to read it again; -1: none */
+	bool dropped;	   /* `data` is mapped, but the content is not there */
+	u64 hash, written; /* the latter: ns since 1970 */
 };
 
 /* Something that has its place in guest RAM. */
@@ -53,6 +53,7 @@ struct boot_image {
 	struct boot_chunk chunk[BOOT_MAX_CHUNKS];
 	unsigned chunks;
 	char describe[160];
+	const struct boot_known *known; /* while it is loaded */
 
 	gpa_t entry; /* physical address of the first instruction */
 	gpa_t info;  /* boot structures, `info_size` bytes (each protocol's own layout) */
@@ -101,6 +102,13 @@ static inline void put64(u8 *p, u64 v)
 /* file.c: the whole regular file `path`, at most `max` bytes; `what` ("kernel")
  * and `limit` ("the guest's memory") are for messages. */
 int blob_read(struct boot_blob *f, const char *path, const char *what, u64 max, const char *limit, struct error *e);
+/* The same of a file that must be *known (NULL: any). If by length and time it is, it comes dropped, with its first
+ * BLOB_HEAD bytes. */
+#define BLOB_HEAD (64 * KiB)
+int blob_read_known(struct boot_blob *f, const char *path, const char *what, u64 max, const char *limit,
+		    const struct boot_known_file *known, struct error *e);
+/* Is it *known, by its content? 0, or -1 with *e. */
+int blob_check_known(const struct boot_blob *f, const struct boot_known_file *known, struct error *e);
 int blob_copy(struct boot_blob *f, const char *name, const void *data, size_t len, struct error *e);
 void blob_free(struct boot_blob *f);
 /* Gives the memory of a file's content back until blob_fetch(); the address stays. Nothing for other blobs. */

@@ -208,7 +208,7 @@ static int snapshot(struct command *c, struct error *e)
 	if (ret)
 		goto out;
 	options = snapshot_received(c->w, e);
-	c->still = host_ns() - c->start;
+	c->still = c->paused || !snapshot_still_ns(c->w) ? host_ns() - c->start : snapshot_still_ns(c->w);
 	ret = !options || parse_options(c, options, e) || take_disks(c, e) ? CTL_REFUSED : 0;
 	if (!ret && finish(c, e))
 		ret = CTL_REFUSED;
@@ -225,7 +225,7 @@ static void report(const struct command *c)
 	if (c->stop)
 		printf("the machine has ended\n");
 	else
-		printf("the guest stood still for %.2f s\n", (double)c->still / 1e9);
+		printf("the guest stood still for %.1f ms\n", (double)c->still / 1e6);
 }
 
 static int run(struct command *c)

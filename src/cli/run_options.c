@@ -61,6 +61,7 @@ STRING_OPTION(set_trace_file, trace_path)
 STRING_OPTION(set_symbols, symbols_path)
 FLAG_OPTION(set_perf_map, machine.engine_options.perf_map)
 FLAG_OPTION(set_count, machine.engine_options.count)
+FLAG_OPTION(set_own_apics, machine.engine_options.own_apics)
 FLAG_OPTION(set_debug_exit, machine.debug_exit)
 FLAG_OPTION(set_test_device, machine.test_device)
 FLAG_OPTION(set_no_reboot, machine.no_reboot)
@@ -296,6 +297,7 @@ static const struct option_row rows[] = {
 	{ "cpus", ARG_REQUIRED, set_cpus, "N", "processors, 1 to 64; default 1" },
 	{ "engine", ARG_REQUIRED, set_engine, "NAME", "auto (default), kvm, dbt or interp" },
 	{ "cpu-model", ARG_REQUIRED, set_cpu_model, "NAME", "host (default), x86-64-v2, -v3, -v4, or kvm" },
+	{ "own-apics", ARG_NONE, set_own_apics, NULL, "engine kvm: KVM does not get the local APICs" },
 	{ "clock", ARG_REQUIRED, set_clock, "KIND", "real (default), or virtual: time by instructions" },
 	{ "seed", ARG_REQUIRED, set_seed, "N", "random numbers of the virtual clock's machine" },
 	{ "serial", ARG_MANY, set_serial, "WHERE",

@@ -58,6 +58,8 @@ int snapshot_copy_disk(struct snapshot_writer *w, const struct snapshot_disk *d,
 /* Writes `state`, flushes everything and gives the directory its name. May be called again with other disks. */
 int snapshot_finish(struct snapshot_writer *w, const struct snapshot_disks *disks, struct error *e);
 u64 snapshot_ram_bytes(const struct snapshot_writer *w); /* written */
+/* For how long the guest stood still, if it went on while its memory was sent; else 0. */
+u64 snapshot_still_ns(const struct snapshot_writer *w);
 /* Removes what was not finished. NULL is allowed. */
 void snapshot_drop(struct snapshot_writer *w);
 

@@ -31,6 +31,7 @@ struct snapshot_writer {
 	u64 ram_size;
 	struct ram_sum sum;
 	bool has_sum;
+	u64 still;
 	struct saved_options options;
 	bool has_options;
 };
@@ -160,6 +161,7 @@ static int take_section(struct snapshot_writer *w, const struct stream_section *
 			return failed(w, SNAPSHOT_RAM, e);
 	} else if (!strcmp(s->name, RAM_SUM)) {
 		w->has_sum = dec_u64(&d) == w->sum.pages && dec_u64(&d) == w->sum.sum;
+		w->still = dec_u64(&d);
 	} else {
 		if (!strcmp(s->name, SAVED_OPTIONS_SECTION) && !w->has_options)
 			w->has_options = !saved_options_read(&w->options, d);
@@ -234,6 +236,11 @@ struct saved_options *snapshot_received(struct snapshot_writer *w, struct error 
 		return NULL;
 	}
 	return &w->options;
+}
+
+u64 snapshot_still_ns(const struct snapshot_writer *w)
+{
+	return w->still;
 }
 
 u64 snapshot_ram_bytes(const struct snapshot_writer *w)

@@ -73,6 +73,12 @@ struct vcpu_hooks {
 	int (*apic_msr_read)(void *m, unsigned cpu, u32 msr,
 			     u64 *v); /* APIC_BASE, x2APIC range, TSC_DEADLINE; -1: #GP */
 	int (*apic_msr_write)(void *m, unsigned cpu, u32 msr, u64 v);
+	/* While the APICs are lent to the engine (engine/engine.h); NULL where they never are. */
+	bool (*apics_lent)(void *m);
+	void (*apics_back)(void *m);			    /* have them back now; where no other processor runs */
+	bool (*extint)(void *m, unsigned cpu);		    /* the 8259s want an interrupt of this processor */
+	int (*extint_ack)(void *m, unsigned cpu);	    /* INTA: a vector, or -1 */
+	void (*apic_eoi)(void *m, unsigned cpu, u8 vector); /* of a level-triggered interrupt, for the IOAPIC */
 	/* The paravirtual interface (cpu/pv.h), where the model offers it. */
 	int (*pv_msr_read)(void *m, unsigned cpu, u32 msr, u64 *v); /* -1: #GP */
 	int (*pv_msr_write)(void *m, unsigned cpu, u32 msr, u64 v);

@@ -7,6 +7,7 @@
 #define ECTYPE_ENGINE_ENGINE_H
 
 #include "base/error.h"
+#include "cpu/apic_state.h"
 #include "cpu/cpuid.h"
 #include "engine/options.h"
 #include "mem/physmem.h"
@@ -41,6 +42,9 @@ struct engine_verdict {
 
 /* What an engine can show a guest, known before the CPU model is made. Zero: no limit. */
 struct engine_needs {
+	/* in: the processors are to run in turns, on one thread */
+	bool turns;
+	/* out */
 	bool limited; /* `cpu` holds */
 	struct cpu_limits cpu;
 	u64 tsc_hz;	/* the only rate it can give the guest's TSC */
@@ -63,6 +67,34 @@ enum engine_cost_table {
 	COSTS_EXITS, /* of translated code, by cause */
 	COSTS_SYS,   /* those to the shared semantics, by function */
 	COSTS_TABLES,
+};
+
+/*
+ * For an engine that keeps the local APICs itself while its guest runs: then
+ * interrupts among processors, timers and halts never leave it. The machine
+ * lends all of them or none, with every processor at a boundary, and has them
+ * back whenever somebody is to look at the machine's state. While they are
+ * lent run() is called for processors that halt or wait for SIPI as well, and
+ * returns for events alone; the vcpu_hooks ask for what they need of the APIC
+ * here, the 8259s' interrupts are had from hooks->extint_ack, and the IOAPIC
+ * hears of EOIs by hooks->apic_eoi.
+ */
+struct engine_apics {
+	/* Would it take them now? */
+	bool (*wanted)(struct vcpu *v);
+	/* Of processor v; give() undoes take(). On any thread. take(): 0, or -1 with *e. settle() is called for all
+	 * before the first give(): what processors have done is done for others, too. */
+	int (*take)(struct vcpu *v, const struct apic_state *s, struct error *e);
+	void (*settle)(struct vcpu *v);
+	void (*give)(struct vcpu *v, struct apic_state *s);
+	/* Any thread, while lent; v is any processor. True: somebody accepted it. */
+	bool (*deliver)(struct vcpu *v, const struct apic_msi *msi);
+	void (*set_routes)(struct vcpu *v, const struct apic_routes *r);
+	/* On v's thread, inside run(), while lent. -1: #GP. */
+	int (*msr_read)(struct vcpu *v, u32 msr, u64 *val);
+	int (*msr_write)(struct vcpu *v, u32 msr, u64 val);
+	u64 (*cr8_read)(struct vcpu *v);
+	void (*cr8_write)(struct vcpu *v, u64 val);
 };
 
 struct engine_ops {
@@ -96,6 +128,7 @@ struct engine_ops {
 	/* Lists the translated code that holds the guest instruction at linear address `lin` in the present mode,
 	 * one call of `line` a line; nothing if there is none. Changes nothing. NULL: no translation to show. */
 	void (*describe)(struct vcpu *v, gva_t lin, void (*line)(void *opaque, const char *text), void *opaque);
+	const struct engine_apics *apics; /* NULL: the local APICs are always the machine's */
 };
 
 extern const struct engine_ops engine_dbt, engine_interp, engine_kvm;

@@ -29,6 +29,7 @@ struct engine_options {
 			   an engine without one */
 	bool alone;	/* only this processor touches guest RAM while the engine runs: LOCK may be left out */
 	bool count;	/* v->icount counts every instruction, even where nothing depends on it */
+	bool own_apics; /* the local APICs stay the machine's, though the engine could keep them */
 	bool costs;	/* measure what exits cost, in host cycles */
 	bool perf_map;	/* write /tmp/perf-PID.map */
 

@@ -207,6 +207,26 @@ static unsigned apic_current(void *opaque)
 	return machine_current(opaque)->v->index;
 }
 
+static bool apics_deliver(void *opaque, const struct apic_message *msg)
+{
+	return machine_apics_deliver(opaque, msg);
+}
+
+/* Not while other processors run with theirs. */
+static bool apics_come_back(void *opaque)
+{
+	struct machine *m = opaque;
+
+	if (m->cfg.cpus == 1)
+		machine_apics_back(m);
+	return !m->apics_lent;
+}
+
+static void ioapic_routed(void *opaque)
+{
+	machine_apics_route(opaque);
+}
+
 static bool ioapic_deliver(void *opaque, const struct apic_message *msg)
 {
 	return lapic_deliver(((struct machine *)opaque)->lapics, msg);
@@ -243,8 +263,10 @@ static bool create_apics(struct machine *m)
 		.eoi = apic_eoi,
 		.tsc_offset = apic_tsc_offset,
 		.current = apic_current,
+		.lent_deliver = apics_deliver,
+		.lent_back = apics_come_back,
 	};
-	const struct ioapic_output out = { ioapic_deliver, m };
+	const struct ioapic_output out = { ioapic_deliver, m, ioapic_routed };
 	const struct irq intr = { .fn = pic_intr, .opaque = m };
 
 	return (m->lapics = lapic_bus_create(&m->board, &w)) && (m->ioapic = ioapic_create(&m->board, &out)) &&
@@ -285,13 +307,25 @@ static int hook_intr_ack(void *m, unsigned cpu)
 	return vector;
 }
 
+/* The engine that keeps the APICs, while they are lent; else NULL. */
+static const struct engine_apics *keeper(void *opaque)
+{
+	struct machine *m = opaque;
+
+	return unlikely(m->apics_lent) ? m->engine->apics : NULL;
+}
+
 static u64 hook_cr8_read(void *m, unsigned cpu)
 {
-	return lapic_cr8_read(apic_of(m, cpu));
+	return keeper(m) ? keeper(m)->cr8_read(machine_vcpu(m, cpu)) : lapic_cr8_read(apic_of(m, cpu));
 }
 
 static void hook_cr8_write(void *m, unsigned cpu, u64 val)
 {
+	if (keeper(m)) {
+		keeper(m)->cr8_write(machine_vcpu(m, cpu), val);
+		return;
+	}
 	machine_lock(m);
 	lapic_cr8_write(apic_of(m, cpu), val);
 	machine_unlock(m);
@@ -299,6 +333,8 @@ static void hook_cr8_write(void *m, unsigned cpu, u64 val)
 
 static int hook_msr_read(void *m, unsigned cpu, u32 msr, u64 *val)
 {
+	if (keeper(m))
+		return keeper(m)->msr_read(machine_vcpu(m, cpu), msr, val);
 	machine_lock(m);
 	int ret = lapic_msr_read(apic_of(m, cpu), msr, val);
 
@@ -308,11 +344,46 @@ static int hook_msr_read(void *m, unsigned cpu, u32 msr, u64 *val)
 
 static int hook_msr_write(void *m, unsigned cpu, u32 msr, u64 val)
 {
+	if (keeper(m))
+		return keeper(m)->msr_write(machine_vcpu(m, cpu), msr, val);
 	machine_lock(m);
 	int ret = lapic_msr_write(apic_of(m, cpu), msr, val);
 
 	machine_unlock(m);
 	return ret;
+}
+
+static bool hook_apics_lent(void *m)
+{
+	return ((struct machine *)m)->apics_lent;
+}
+
+static void hook_apics_back(void *m)
+{
+	machine_lock(m);
+	machine_apics_back(m);
+	machine_unlock(m);
+}
+
+static bool hook_extint(void *m, unsigned cpu)
+{
+	return lapic_extint(apic_of(m, cpu));
+}
+
+static int hook_extint_ack(void *m, unsigned cpu)
+{
+	machine_lock(m);
+	int vector = lapic_extint_ack(apic_of(m, cpu));
+
+	machine_unlock(m);
+	return vector;
+}
+
+static void hook_apic_eoi(void *m, unsigned cpu, u8 vector)
+{
+	machine_lock(m);
+	apic_eoi(m, vector);
+	machine_unlock(m);
 }
 
 static int hook_pv_msr_read(void *m, unsigned cpu, u32 msr, u64 *val)
@@ -365,6 +436,11 @@ const struct vcpu_hooks machine_hooks = {
 	.cr8_write = hook_cr8_write,
 	.apic_msr_read = hook_msr_read,
 	.apic_msr_write = hook_msr_write,
+	.apics_lent = hook_apics_lent,
+	.apics_back = hook_apics_back,
+	.extint = hook_extint,
+	.extint_ack = hook_extint_ack,
+	.apic_eoi = hook_apic_eoi,
 	.pv_msr_read = hook_pv_msr_read,
 	.pv_msr_write = hook_pv_msr_write,
 	.hypercall = pv_hypercall,

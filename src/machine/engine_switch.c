@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "machine/internal.h"
+#include "mem/track.h"
 
 static int attach(struct machine *m, const struct engine_ops *engine, struct error *e)
 {
@@ -76,6 +77,9 @@ int machine_set_engine(struct machine *m, const char *name, struct error *e)
 				 "--guest-symbols",
 				 to->name);
 	reclaim_wait(&m->reclaim); /* of the change before */
+	if (to == &engine_kvm && track_any(m->mem))
+		return error_set(e,
+				 "engine kvm cannot take over while the machine's memory is copied: try again later");
 	clock_stop(m->clock);
 	ret = replace(m, to, e);
 	if (!ret)

@@ -78,7 +78,8 @@ struct machine {
 
 	struct board board;
 	struct lapic_bus *lapics;
-	struct pv *pv; /* pv.c; NULL: no paravirtual interface */
+	bool apics_lent; /* to the engine (apics.c); written with every processor at a boundary */
+	struct pv *pv;	 /* pv.c; NULL: no paravirtual interface */
 	struct device *pic, *ioapic, *q35, *pm, *fw_cfg, *uart[MACHINE_SERIALS];
 	struct device *vmgenid;		  /* NULL: none */
 	struct virtio *console, *balloon; /* NULL: none */
@@ -191,6 +192,8 @@ void machine_ask_cpu(struct machine *m, unsigned n, u32 request);
 void machine_serve_cpu(struct machine_cpu *c); /* what was asked of it; at a boundary */
 static inline bool cpu_runnable(struct machine_cpu *c)
 {
+	if (c->m->apics_lent) /* the engine has it wait */
+		return c->v->cpu.activity != ACT_SHUTDOWN;
 	return c->v->cpu.activity == ACT_RUNNING || cpu_wakeup_pending(c->v);
 }
 /* It is not runnable: forgets events that cannot wake it, so that its thread can sleep. False if it has become
@@ -214,6 +217,14 @@ void machine_paused(struct machine *m, unsigned n);
  */
 void machine_lock(struct machine *m);
 void machine_unlock(struct machine *m);
+
+/* apics.c: the local APICs go to an engine that keeps them, and come back. With every processor at a boundary; nothing
+ * if it is so already. lend: the engine may not want them. */
+void machine_apics_lend(struct machine *m);
+void machine_apics_back(struct machine *m);
+/* While they are lent. */
+bool machine_apics_deliver(struct machine *m, const struct apic_message *msg);
+void machine_apics_route(struct machine *m);
 
 /* loop.c */
 void machine_loop(struct machine *m);
@@ -242,7 +253,8 @@ void machine_start_time(struct machine *m);
 void machine_unquiesce(struct machine *m);
 
 /* state.c: into a machine that was just built, from cfg.saved. 0; or -1 with *e, and the machine is of no use. The
- * model comes first, before there are processors. */
+ * boot files and the model come first, before there are processors. */
+int machine_load_known(const struct machine *m, struct boot_known *known, struct error *e);
 int machine_load_model(struct machine *m, const struct cpu_limits *limits, struct error *e);
 int machine_load(struct machine *m, struct error *e);
 /* quiesce.c */

@@ -63,6 +63,7 @@ static enum debug_go ask_debugger(struct machine *m, enum debug_stop why)
 static void debug_stop(struct machine *m, enum debug_stop why)
 {
 	m->stepping = false;
+	machine_apics_back(m);
 	switch (ask_debugger(m, why)) {
 	case DEBUG_CONTINUE:
 		break;
@@ -218,10 +219,12 @@ void machine_serve(struct machine *m)
 	if (pause_wanted(m)) {
 		if (m->group.parallel) {
 			parallel_pause(m);
+			machine_apics_back(m);
 			serve_paused(m);
 			if (m->group.parallel) /* else another engine has them take turns: their threads stay parked */
 				parallel_resume(m);
 		} else {
+			machine_apics_back(m);
 			serve_paused(m);
 		}
 	}
@@ -311,6 +314,10 @@ static void turns_loop(struct machine *m)
 		machine_serve(m);
 		if (m->ended || m->group.parallel)
 			break;
+		if (!m->stepping && limit(m) == CLOCK_NEVER)
+			machine_apics_lend(m);
+		if (m->ended)
+			break;
 		if (next_turn(m))
 			run_engine(m);
 		else if (m->stepping)
@@ -318,6 +325,7 @@ static void turns_loop(struct machine *m)
 		else if (!m->requests)
 			idle(m);
 	}
+	machine_apics_back(m);
 	fpu_park(m->cpu[m->turn].v);
 }
 

@@ -19,6 +19,7 @@
 #include "dev/virtio/console.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
+#include "machine/state.h"
 #include "mem/mmu.h"
 #include "replay/door.h"
 
@@ -32,7 +33,7 @@ static int check_model(struct machine *m, struct error *e)
 	const char *name = m->cfg.cpu_model ? m->cfg.cpu_model : "host";
 	bool for_kvm = !strcmp(name, "kvm");
 	const struct engine_ops *strictest = for_kvm ? &engine_kvm : m->engine;
-	struct engine_needs needs = { .limited = false };
+	struct engine_needs needs = { .turns = m->cfg.turns || m->cfg.engine_options.own_apics };
 
 	if (strictest->needs && strictest->needs(&needs, e))
 		return -1;
@@ -87,7 +88,9 @@ static int check_config(struct machine *m, struct error *e)
 
 static int load_files(struct machine *m, struct error *e)
 {
+	struct boot_known known;
 	const struct boot_request r = {
+		.known = m->cfg.saved ? &known : NULL,
 		.kernel = m->cfg.kernel,
 		.initrd = m->cfg.initrd,
 		.append = m->cfg.append,
@@ -99,6 +102,8 @@ static int load_files(struct machine *m, struct error *e)
 	u64 len;
 	gpa_t base;
 
+	if (m->cfg.saved && machine_load_known(m, &known, e))
+		return -1;
 	m->image = boot_load(&r, e);
 	if (!m->image)
 		return -1;
@@ -160,6 +165,9 @@ static int start_saved(struct machine *m, struct error *e)
 	if (machine_load(m, e))
 		return -1;
 	boot_drop(m->image);
+	/* it may be one of several copies; with the virtual clock they are to be the same */
+	if (m->cfg.clock == MACHINE_CLOCK_REAL && !m->cfg.saved->same)
+		machine_set_generation(m, NULL);
 	return 0;
 }
 

@@ -134,6 +134,7 @@ void parallel_pause(struct machine *m)
 
 void parallel_resume(struct machine *m)
 {
+	machine_apics_lend(m);
 	m->pausing = false;
 	pthread_cond_broadcast(&m->go_on);
 }
@@ -186,6 +187,7 @@ void parallel_loop(struct machine *m)
 			sleep_unlocked(c, clock_next_deadline(m->clock));
 	}
 	parallel_pause(m);
+	machine_apics_back(m);
 	machine_set_current(NULL);
 	loop_unlock(c);
 }

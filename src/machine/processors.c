@@ -256,6 +256,7 @@ int machine_cpus_attach(struct machine *m, struct error *e)
 
 void machine_cpus_detach(struct machine *m)
 {
+	machine_apics_back(m);
 	for (unsigned n = 0; m->attached && n < m->cfg.cpus; n++)
 		m->engine->vcpu_detach(m->cpu[n].v);
 	m->attached = false;

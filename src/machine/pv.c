@@ -241,7 +241,7 @@ void pv_enter(struct machine *m, unsigned n)
 	struct pv *p = m->pv;
 	u64 ns;
 
-	if (!p || !(p->cpu[n].steal & KVM_MSR_ENABLED))
+	if (!p || m->apics_lent || !(p->cpu[n].steal & KVM_MSR_ENABLED))
 		return;
 	if (p->cpu[n].preempted)
 		end_preemption(p, n);
@@ -255,7 +255,7 @@ void pv_preempted(struct machine *m, unsigned n)
 	struct pv *p = m->pv;
 	struct kvm_steal_time *s;
 
-	if (!p || !(p->cpu[n].steal & KVM_MSR_ENABLED))
+	if (!p || m->apics_lent || !(p->cpu[n].steal & KVM_MSR_ENABLED))
 		return;
 	if (!own_thread(p))
 		p->cpu[n].turn_end = clock_now(m->clock);
@@ -301,6 +301,30 @@ static void set_steal(struct pv *p, unsigned n, u64 val)
 	report_stolen(p, n, 0); /* an even version */
 }
 
+/* ---- lent with the APICs ---- */
+
+void pv_lend(struct machine *m, unsigned n, struct apic_state *s)
+{
+	if (!m->pv)
+		return;
+	s->steal_time = m->pv->cpu[n].steal;
+	s->poll_control = m->pv->cpu[n].poll;
+}
+
+/* What was marked as preempted meanwhile is so no more when it goes on, and a flush asked for is done then. */
+void pv_take_back(struct machine *m, unsigned n, const struct apic_state *s)
+{
+	struct pv_cpu *c = m->pv ? &m->pv->cpu[n] : NULL;
+
+	if (!c)
+		return;
+	c->steal = s->steal_time & STEAL_RESERVED ? 0 : s->steal_time;
+	c->poll = s->poll_control & POLL_ALLOWED;
+	c->preempted = true;
+	c->turn_end = CLOCK_NEVER;
+	c->since = c->asleep = 0;
+}
+
 /* ---- polling ---- */
 
 bool pv_may_poll(const struct machine *m, unsigned n)
@@ -331,6 +355,12 @@ static u32 feature_of(u32 msr)
 	}
 }
 
+/* Is the register with the engine? */
+static bool is_lent(const struct machine *m, u32 msr)
+{
+	return m->apics_lent && (msr == MSR_KVM_STEAL_TIME || msr == MSR_KVM_PV_EOI_EN || msr == MSR_KVM_POLL_CONTROL);
+}
+
 int pv_msr_read(void *machine, unsigned n, u32 msr, u64 *val)
 {
 	struct machine *m = machine;
@@ -338,6 +368,8 @@ int pv_msr_read(void *machine, unsigned n, u32 msr, u64 *val)
 
 	if (!p || !(m->model.pv_features & feature_of(msr)))
 		return -1;
+	if (is_lent(m, msr))
+		return m->engine->apics->msr_read(machine_vcpu(m, n), msr, val);
 	switch (msr) {
 	case MSR_KVM_WALL_CLOCK:
 	case MSR_KVM_WALL_CLOCK_NEW:
@@ -366,6 +398,8 @@ int pv_msr_write(void *machine, unsigned n, u32 msr, u64 val)
 
 	if (!p || !(m->model.pv_features & feature_of(msr)))
 		return -1;
+	if (is_lent(m, msr))
+		return m->engine->apics->msr_write(machine_vcpu(m, n), msr, val);
 	switch (msr) {
 	case MSR_KVM_WALL_CLOCK:
 	case MSR_KVM_WALL_CLOCK_NEW:

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/types.h"
+#include "cpu/apic_state.h"
 
 struct machine;
 struct pv;
@@ -32,6 +33,11 @@ void pv_sleep(struct machine *m, unsigned n);
 void pv_wake(struct machine *m, unsigned n);
 /* May the host poll before it sleeps for a halted processor? Not if the guest does so itself. */
 bool pv_may_poll(const struct machine *m, unsigned n);
+
+/* The local APICs go to the engine, and what of the interface goes with them (machine/apics.c): stolen time is the
+ * engine's affair until they are back. */
+void pv_lend(struct machine *m, unsigned n, struct apic_state *s);
+void pv_take_back(struct machine *m, unsigned n, const struct apic_state *s);
 
 /* Wall time moved against guest time, as after a restore: sets PVCLOCK_GUEST_STOPPED for every processor, so that no
  * watchdog of the guest bites. A guest that asks for the wall clock then gets the right one. At a boundary. */

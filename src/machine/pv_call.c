@@ -17,6 +17,14 @@ static u64 kick(struct machine *m, u64 apic_id)
 
 	if (n < 0)
 		return 0;
+	if (m->apics_lent) {
+		const struct apic_message kick_message = { .dest = (u32)apic_id,
+							   .wide = true,
+							   .mode = APIC_REMOTE_READ };
+
+		machine_apics_deliver(m, &kick_message);
+		return 0;
+	}
 	machine_vcpu(m, (unsigned)n)->kicked = true;
 	m->cpu[n].kicks++;
 	/* EV_TRAP makes a halted engine look at it. */

@@ -32,21 +32,18 @@ struct component {
 
 /* ---- the machine itself: section "machine", version 1 ---- */
 
-/* Requests not yet served (u32), the value of a debug exit (u32), who asked for the next turn (u32), the content of
- * the boot files (u64). */
+/* Requests not yet served (u32), the value of a debug exit (u32), who asked for the next turn (u32). */
 static void save_machine(const struct part *p, struct encoder *e)
 {
 	enc_begin(e, "machine", 1);
 	enc_u32(e, p->m->requests);
 	enc_u32(e, (u32)p->m->debug_exit_value);
 	enc_u32(e, (u32)p->m->turn_to);
-	enc_u64(e, boot_identity(p->m->image));
 	enc_end(e);
 }
 
 struct saved_machine {
 	u32 requests, debug_exit, turn_to;
-	u64 identity;
 };
 
 static bool decode_machine(const struct part *p, struct decoder *in, struct saved_machine *s)
@@ -59,7 +56,6 @@ static bool decode_machine(const struct part *p, struct decoder *in, struct save
 	s->requests = dec_u32(&i);
 	s->debug_exit = dec_u32(&i);
 	s->turn_to = dec_u32(&i);
-	s->identity = dec_u64(&i);
 	return dec_done(&i) && !(s->requests & ~known) && (s->turn_to == ~0u || s->turn_to < p->m->cfg.cpus);
 }
 
@@ -335,6 +331,9 @@ void machine_save(struct machine *m, struct stream_writer *w)
 	stream_section_begin(w, "cpu-model", STREAM_REQUIRED);
 	cpu_model_save(&m->model, w->to);
 	stream_section_end(w);
+	stream_section_begin(w, "boot", STREAM_REQUIRED);
+	boot_save(m->image, w->to);
+	stream_section_end(w);
 	for (struct walk at = walk_start(m); walk_more(&at); walk_next(&at)) {
 		part_name(&at, name);
 		stream_section_begin(w, name, STREAM_REQUIRED);
@@ -350,18 +349,6 @@ void machine_save_state(struct machine *m, struct encoder *e)
 			at.c->save(&at.part, e);
 }
 
-static int check_identity(struct machine *m, const struct stream_section *s, struct error *e)
-{
-	struct part p = { .m = m };
-	struct decoder d = stream_decoder(s);
-	struct saved_machine saved;
-
-	if (decode_machine(&p, &d, &saved) && saved.identity != boot_identity(m->image))
-		return error_set(e, "the kernel, initrd, command line or firmware is not the one that the machine was "
-				    "started with: give back the files it had");
-	return 0;
-}
-
 static int check_all(struct machine *m, const struct stream *s, struct error *e)
 {
 	const struct stream_section *unknown;
@@ -375,8 +362,6 @@ static int check_all(struct machine *m, const struct stream *s, struct error *e)
 		sec = stream_find(s, name);
 		if (!sec)
 			return error_set(e, "the snapshot has no section %s, which this machine needs", name);
-		if (at.c == components && check_identity(m, sec, e))
-			return -1;
 		d = stream_decoder(sec);
 		if (at.c->check(&at.part, &d) || !dec_done(&d))
 			return error_set(e, "section %s of the snapshot is not sound, or not of this machine", name);
@@ -398,6 +383,18 @@ static void load_all(struct machine *m, const struct stream *s)
 		d = stream_decoder(stream_find(s, name));
 		at.c->load(&at.part, &d);
 	}
+}
+
+int machine_load_known(const struct machine *m, struct boot_known *known, struct error *e)
+{
+	const struct stream_section *s = stream_find(m->cfg.saved->stream, "boot");
+	struct decoder d;
+
+	if (!s)
+		return error_set(e, "the snapshot has no section boot");
+	d = stream_decoder(s);
+	return boot_known_read(known, &d) || !dec_done(&d) ? error_set(e, "section boot of the snapshot is not sound")
+							   : 0;
 }
 
 int machine_load_model(struct machine *m, const struct cpu_limits *limits, struct error *e)

@@ -447,6 +447,19 @@ bool mmu_debug_translate(struct vcpu *v, gva_t lin, gpa_t *gpa)
 	return true;
 }
 
+bool mmu_is_text(struct vcpu *v, gva_t lin, gpa_t *gpa)
+{
+	const struct cpu *c = &v->cpu;
+	struct walk w;
+
+	if (!(c->cr0 & CR0_PG) || (cpu_long_mode(c) ? !lin_canonical(c, lin) : lin > 0xffffffff))
+		return false;
+	if (mmu_walk(v, lin, &w) != WALK_MAPPED || w.writable || mmu_denied(c, &w, MMU_EXEC, v->mmu->index))
+		return false;
+	*gpa = w.frame;
+	return true;
+}
+
 /* ---- transfers: within one page ---- */
 
 static void mmio_load(struct vcpu *v, const struct xlat *x, u8 *to, unsigned len)

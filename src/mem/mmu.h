@@ -92,6 +92,8 @@ enum mmu_index mmu_kernel_mode(struct vcpu *v, bool ac, struct tlb_entry **table
 
 /* Debugger's view: translate without side effects. False if not mapped. */
 bool mmu_debug_translate(struct vcpu *v, gva_t lin, gpa_t *gpa);
+/* Is `lin` mapped in the present address space so that it may be executed and not written? Leaves no mark, as above. */
+bool mmu_is_text(struct vcpu *v, gva_t lin, gpa_t *gpa);
 
 /* The write tags of every TLB entry that maps frame `gpa` are dropped, on all processors of the group: it becomes a
  * code page. Of those that run at once the others have been stopped (base/world.h). */

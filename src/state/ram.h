@@ -14,7 +14,8 @@
 
 #include "base/types.h"
 
-/* On the way: u64 bytes; u64 offset and frames; u64 pages and u64 sum. */
+/* On the way: u64 bytes; u64 offset and frames; u64 pages, u64 sum and for how long the guest stood still, u64 ns (0:
+ * until now). */
 #define RAM_SIZE "ram.size"
 #define RAM_DATA "ram.data"
 #define RAM_SUM "ram.sum"

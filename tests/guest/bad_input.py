@@ -89,7 +89,8 @@ def files(folder):
 
 
 def options(folder):
-    for size in ("0", "1M", "16M", "-1", "1", "abc", "", "12X", "99999999999999999999", "1e3", "0x10000000000000000", "100T", "8E"):
+    for size in ("0", "1M", "16M", "-1", "1", "abc", "", "12X", "99999999999999999999", "1e3", "0x10000000000000000", "100T", "8E",
+                 "128M,mergeable", "128M,mergeable=1", ",mergeable=on", "128M,", "128M," + "x" * 100):
         refuses(f"--memory '{size}'", [*RUN, "--kernel", KERNEL, f"--memory={size}"], folder, ("memory",))
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     refuses("--memory: more than the host has", [*RUN, "--kernel", KERNEL, "--memory", f"{host * 2}M"], folder, ("memory",))

@@ -102,6 +102,35 @@ def shell(folder, port):
     refused("a disk that was written to since", ["restore", stopped], "was changed since")
 
 
+# writes a file over and over, and counts how often, and how often it was wrong
+LOAD = ("load() { (cd /tmp; md5sum noise >sum; n=0; bad=0; while :; do cat noise >copy$1; n=$((n+1)); "
+        "md5sum copy$1 | grep -q $(cut -c1-32 sum) || bad=$((bad+1)); echo $n $bad >load$1; done) & }; "
+        "load 1; load 2; load 3")
+
+
+def under_load(folder):
+    """Memory is that of one moment while three processes write it, each checking what it wrote."""
+    snap = os.path.join(folder, "load")
+    with linux("--name", "snap-l", "--cpus", "2", memory="256M") as g:
+        g.expect(r"# ", 120)
+        g.shell("dd if=/dev/urandom of=/tmp/noise bs=1M count=8 2>/dev/null")
+        g.shell(LOAD)
+        time.sleep(2)
+        status, out, err = control("snapshot", "snap-l", snap)
+        ok("a machine under load is saved", status == 0, err)
+        print("#   " + out.strip(), flush=True)
+        counts = g.shell("cat /tmp/load?").split()
+        ok("it goes on without a fault", len(counts) == 6 and set(counts[1::2]) == {"0"}, counts)
+    with Guest(snap, "--name", "snap-m", verb="restore") as g:
+        g.send("\n")
+        g.expect(r"# ", 60)
+        time.sleep(3)
+        later = g.shell("cat /tmp/load?; cat /tmp/noise | md5sum | cut -c1-32; cut -c1-32 /tmp/sum").split()
+        ok("what goes on from there has no fault either", len(later) == 8 and set(later[1:6:2]) == {"0"} and
+           later[6] == later[7], later)
+        ok("its processes go on", sum(map(int, later[0:6:2])) > sum(map(int, counts[0::2])), (counts, later))
+
+
 def small(folder):
     """A snapshot of a machine without disks, to be damaged."""
     snap = os.path.join(folder, "small")
@@ -247,8 +276,9 @@ def main():
         if o.figures:
             figures(folder)
             finish()
-        for part in (lambda: shell(folder, server.server_port), lambda: damage(folder, small(folder), o.rounds),
-                     lambda: killed(folder), lambda: round_trips(o.rounds)):
+        for part in (lambda: shell(folder, server.server_port), lambda: under_load(folder),
+                     lambda: damage(folder, small(folder), o.rounds), lambda: killed(folder),
+                     lambda: round_trips(o.rounds)):
             try:
                 part()
             except Timeout as e:

@@ -2,9 +2,11 @@
  * Several processors of one machine with shared translations: in turns, and at
  * once with a host thread each. Locked accesses of every kind, code that another
  * processor rewrites with and without a handshake, a code cache much smaller
- * than what runs, a memory map and devices that change under it.
+ * than what runs, a memory map and devices that change under it, code that a
+ * device rewrites as it is translated.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -112,7 +114,7 @@ static void show_stops(const char *what)
 	unsigned n = engine_dbt.counters(rig.v, c, ARRAY_SIZE(c));
 
 	for (unsigned k = 0; k < n; k++)
-		if (!strncmp(c[k].name, "world_", 6) && c[k].value)
+		if ((!strncmp(c[k].name, "world_", 6) || !strncmp(c[k].name, "translations", 12)) && c[k].value)
 			printf("%s: %s %lu\n", what, c[k].name, c[k].value);
 }
 
@@ -360,6 +362,74 @@ static void check_devices(void)
 	rig_destroy(&rig);
 }
 
+/* ---- code that a device rewrites while processors translate it, each at other addresses ---- */
+
+#define ALIASES 16u
+#define ALIAS(n) (0x555500000000ull + (n)*64 * KiB)
+#define REWRITES 500u
+
+static unsigned rewritten, laps;
+
+static void *run_rewriter(void *arg)
+{
+	(void)arg;
+	world_enter(&rig.world, CPUS - 1);
+	world_leave(&rig.world, CPUS - 1);
+	for (unsigned k = 1; k <= REWRITES; k++) {
+		u8 imm = (u8)k;
+		unsigned seen = __atomic_load_n(&laps, __ATOMIC_RELAXED);
+
+		while (__atomic_load_n(&laps, __ATOMIC_RELAXED) == seen)
+			sched_yield();
+		memory_write(rig.mem, RAM_PATCHED + 1, &imm, 1);
+		__atomic_store_n(&rewritten, k, __ATOMIC_RELEASE);
+		for (unsigned wait = 0; wait < k % 32 * 64; wait++)
+			__builtin_ia32_pause();
+	}
+	return NULL;
+}
+
+/* What a processor runs after a rewrite has ended is not older than that. */
+static void *run_rewritten(void *arg)
+{
+	unsigned n = (unsigned)(uintptr_t)arg, before = 0, after;
+	struct cpu *c = &rig.cpu[n]->cpu;
+	int run;
+
+	ended[n] = EXC_GP;
+	for (u32 k = n; before < REWRITES; k += 3) {
+		before = __atomic_load_n(&rewritten, __ATOMIC_ACQUIRE);
+		c->rip = ALIAS(k % ALIASES);
+		run = rig_run_cpu(&rig, n, FOREVER);
+		after = __atomic_load_n(&rewritten, __ATOMIC_ACQUIRE) + 1; /* it may be under way */
+		if (run != EXC_GP || (after - before < 256 && (u8)(c->gpr[REG_RAX] - before) > after - before))
+			ended[n] = -2;
+		__atomic_fetch_add(&laps, 1, __ATOMIC_RELAXED); /* one that failed goes on: others wait for it */
+	}
+	return NULL;
+}
+
+static void check_rewritten(void)
+{
+	static const u8 code[] = { 0xb8, 0, 0, 0, 0, 0xf4 }; /* mov eax, imm32 ; hlt */
+	pthread_t t[CPUS];
+
+	create(true, NULL);
+	memory_write(rig.mem, RAM_PATCHED, code, sizeof(code));
+	for (unsigned k = 0; k < ALIASES; k++)
+		rig_map(&rig, ALIAS(k), RAM_PATCHED, false);
+	rewritten = 0;
+	for (unsigned n = 0; n + 1 < CPUS; n++)
+		assert_int_equal(pthread_create(&t[n], NULL, run_rewritten, (void *)(uintptr_t)n), 0);
+	assert_int_equal(pthread_create(&t[CPUS - 1], NULL, run_rewriter, NULL), 0);
+	for (unsigned n = 0; n < CPUS; n++)
+		pthread_join(t[n], NULL);
+	for (unsigned n = 0; n + 1 < CPUS; n++)
+		assert_int_equal(ended[n], EXC_GP);
+	show_stops("rewritten");
+	rig_destroy(&rig);
+}
+
 static void check_turns(void)
 {
 	for (budget = 37; budget < 10000; budget = budget * 7 + 1) {
@@ -397,6 +467,8 @@ static void test_processors(void **state)
 		check_chain(true);
 	if (wanted("devices"))
 		check_devices();
+	if (wanted("rewritten"))
+		check_rewritten();
 }
 
 int main(int argc, char **argv)

@@ -27,7 +27,7 @@ static bool deliver(void *opaque, const struct apic_message *m)
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	const struct ioapic_output out = { deliver, f };
+	const struct ioapic_output out = { deliver, f, NULL };
 
 	f->board.mem = memory_create(1 * MiB, NULL);
 	f->a = ioapic_create(&f->board, &out);

@@ -10,12 +10,12 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "backend/chr/chr.h"
 #include "cpu/pv.h"
-#include "dev/virtio/console.h"
+#include "ctl/api.h"
 #include "machine/state.h"
 #include "state/ram.h"
 
@@ -181,6 +181,21 @@ static void ram_sums(void **state)
 
 static char rom_path[] = "/tmp/ectype-test-rom-XXXXXX";
 
+static void write_code(const u8 *code, size_t n, u8 mark)
+{
+	static const u8 jump[] = { 0xea, 0x00, 0x00, 0x00, 0xf0 };
+	static u8 rom[ROM_SIZE];
+	FILE *f = fopen(rom_path, "w");
+
+	memset(rom, 0xf4, sizeof(rom));
+	memcpy(rom, code, n);
+	rom[n] = mark;
+	memcpy(rom + ROM_SIZE - 16, jump, sizeof(jump));
+	assert_non_null(f);
+	assert_int_equal(fwrite(rom, 1, sizeof(rom), f), sizeof(rom));
+	fclose(f);
+}
+
 /* Counts in memory, takes a time stamp and a random number, and starts over: never the same state twice. */
 static void write_rom(u8 mark)
 {
@@ -194,17 +209,8 @@ static void write_rom(u8 mark)
 		0xe4, 0x40,		      /* in al, 40h */
 		0xeb, 0xe8,		      /* jmp to the inc */
 	};
-	static const u8 jump[] = { 0xea, 0x00, 0x00, 0x00, 0xf0 };
-	static u8 rom[ROM_SIZE];
-	FILE *f = fopen(rom_path, "w");
 
-	memset(rom, 0xf4, sizeof(rom));
-	memcpy(rom, code, sizeof(code));
-	rom[sizeof(code)] = mark;
-	memcpy(rom + ROM_SIZE - 16, jump, sizeof(jump));
-	assert_non_null(f);
-	assert_int_equal(fwrite(rom, 1, sizeof(rom), f), sizeof(rom));
-	fclose(f);
+	write_code(code, sizeof(code), mark);
 }
 
 static struct machine_config config(unsigned cpus)
@@ -401,7 +407,7 @@ static void another_machine(void **state)
 	refused(&c, &s.stream, s.ram, "size");
 	assert_int_equal(ftruncate(s.ram, RAM), 0);
 	write_rom(1);
-	refused(&c, &s.stream, s.ram, "firmware");
+	refused(&c, &s.stream, s.ram, "is not what it was");
 	write_rom(0);
 	struct machine *again = load(&c, &s.stream, s.ram, true, &e);
 
@@ -438,6 +444,109 @@ static void a_host_that_lacks_something(void **state)
 	machine_destroy(m);
 }
 
+/* ---- while the guest goes on ---- */
+
+/* Writes all over the lower 600 KiB, for ever. */
+static void write_busy_rom(void)
+{
+	static const u8 code[] = {
+		0x31, 0xf6,		/* xor si, si */
+		0xbb, 0x00, 0x10,	/* mov bx, 1000h */
+		0x8e, 0xdb,		/* l: mov ds, bx */
+		0x66, 0xff, 0x04,	/* inc dword [si] */
+		0x81, 0xc6, 0x04, 0x04, /* add si, 404h */
+		0x81, 0xe6, 0xfc, 0x7f, /* and si, 7ffch */
+		0x81, 0xc3, 0x01, 0x01, /* add bx, 101h */
+		0x81, 0xe3, 0xff, 0x7f, /* and bx, 7fffh */
+		0x81, 0xcb, 0x00, 0x10, /* or bx, 1000h */
+		0xeb, 0xe5,		/* jmp l */
+	};
+
+	write_code(code, sizeof(code), 0);
+}
+
+static void *run_thread(void *machine)
+{
+	struct machine_result r;
+
+	machine_run(machine, &r);
+	return NULL;
+}
+
+/* Takes what comes of RAM into *ram; returns the instruction count of the moment. */
+static u64 receive(struct api_stream *s, u8 *ram)
+{
+	u8 *data = malloc(2 * RAM);
+	u64 len = 0, pos = STREAM_HEAD_BYTES, icount = 0;
+	struct stream_section sec;
+	struct error e;
+	ssize_t n;
+
+	assert_non_null(data);
+	while ((n = s->read(s, len, data + len, MIN(2 * RAM - len, 5000))) > 0) {
+		len += (u64)n;
+		usleep(100); /* time for the guest to write */
+	}
+	assert_int_equal(n, 0);
+	for (u64 k = 0; pos < len; k++) {
+		u64 rest = stream_section_rest(data + pos) + STREAM_SECTION_HEAD_BYTES;
+		struct decoder d, in;
+
+		assert_int_equal(stream_read_section(data + pos, rest, k, &sec, "test", &e), 0);
+		d = stream_decoder(&sec);
+		if (!strcmp(sec.name, "vcpu.0") && dec_begin(&d, "vcpu", &in))
+			icount = dec_u64(&in);
+		if (!strcmp(sec.name, RAM_DATA)) {
+			u64 at = dec_u64(&d);
+
+			memcpy(ram + at, sec.payload + 8, sec.len - 8);
+		}
+		pos += rest;
+	}
+	assert_string_equal(sec.name, STREAM_END);
+	free(data);
+	return icount;
+}
+
+static void memory_of_one_moment(void **state)
+{
+	static const char *const engines_known[] = { "interp", "dbt" };
+	u8 *ram = malloc(RAM);
+
+	write_busy_rom();
+	for (unsigned i = 0; i < 6; i++) {
+		struct machine_config c = config(1);
+		struct api_reply r;
+		struct error e;
+		struct machine *m;
+		struct api_machine api = { .name = "test", .options = (const u8 *)"", .options_len = 1 };
+		pthread_t thread;
+		u64 icount;
+
+		c.engine = engines_known[i % 2];
+		m = api.machine = machine_create(&c, &e);
+		assert_non_null(m);
+		pthread_create(&thread, NULL, run_thread, m);
+		usleep(20000);
+		api_snapshot(&api, &r);
+		assert_int_equal(r.status, 200);
+		assert_int_equal(machine_state(m), MACHINE_RUNNING);
+		memset(ram, 0, RAM);
+		icount = receive(r.stream, ram);
+		api_reply_free(&r);
+		machine_stop(m);
+		pthread_join(thread, NULL);
+		assert_true(machine_icount(m) > icount + 1000);
+		machine_destroy(m);
+		c.engine = "interp";
+		m = started(&c, icount);
+		assert_memory_equal(memory_ram(machine_memory(m)), ram, RAM);
+		machine_destroy(m);
+	}
+	free(ram);
+	write_rom(0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -452,6 +561,7 @@ int main(void)
 		cmocka_unit_test(sections_that_are_not_sound),
 		cmocka_unit_test(another_machine),
 		cmocka_unit_test(a_host_that_lacks_something),
+		cmocka_unit_test(memory_of_one_moment),
 	};
 	int fd = mkstemp(rom_path), failed;
 

@@ -37,16 +37,28 @@ struct ioapic {
 	u64 rte[IOAPIC_PINS];
 };
 
-static bool send(struct ioapic *a, unsigned n)
+static struct apic_message message(u64 rte)
 {
-	u64 rte = a->rte[n];
-	struct apic_message m = {
+	return (struct apic_message){
 		.dest = (u32)(rte >> 56),
 		.logical = rte & RTE_LOGICAL,
 		.level = rte & RTE_LEVEL,
 		.mode = rte >> 8 & 7,
 		.vector = (u8)rte,
 	};
+}
+
+bool ioapic_level(const struct device *d, unsigned n, struct apic_message *m)
+{
+	u64 rte = container_of(d, const struct ioapic, dev)->rte[n];
+
+	*m = message(rte);
+	return rte & RTE_LEVEL;
+}
+
+static bool send(struct ioapic *a, unsigned n)
+{
+	struct apic_message m = message(a->rte[n]);
 
 	return a->out.deliver(a->out.opaque, &m);
 }
@@ -94,13 +106,15 @@ void ioapic_eoi(struct device *d, u8 vector)
 static void write_rte(struct ioapic *a, unsigned index, u32 val)
 {
 	unsigned n = index / 2, shift = index % 2 * 32;
-	u64 mask = RTE_WRITABLE & (0xffffffffull << shift);
+	u64 mask = RTE_WRITABLE & (0xffffffffull << shift), was = a->rte[n];
 
 	a->rte[n] = (a->rte[n] & ~mask) | ((u64)val << shift & mask);
 	/* Remote IRR is defined for level-triggered entries only; systems switch
 	 * an entry to edge and back to clear it. */
 	if (!(a->rte[n] & RTE_LEVEL))
 		a->rte[n] &= ~RTE_REMOTE_IRR;
+	if (a->out.routed && ((was ^ a->rte[n]) & ~(RTE_MASKED | RTE_READ_ONLY)))
+		a->out.routed(a->out.opaque);
 	service_level(a, n);
 }
 

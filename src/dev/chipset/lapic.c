@@ -7,6 +7,7 @@
  *   lapic_timer.c  the timer
  *   lapic_ipi.c    messages: ICR, destinations, MSI
  *   lapic_pv_eoi.c EOI by a flag in guest memory
+ *   lapic_lend.c   the state goes to an engine that keeps the APICs, and back
  *   lapic_save.c   the state stream
  *
  * The question asked most often is lapic_pending(): every STI, POPF or IRET
@@ -61,7 +62,7 @@ static void irr_clear(struct lapic *l, u8 vector)
 }
 
 /* SDM vol. 3, 11.8.3.1 */
-static void update_ppr(struct lapic *l)
+void lapic_update_ppr(struct lapic *l)
 {
 	int isr = highest_isr(l);
 	u32 in_service = isr < 0 ? 0 : (u32)isr & 0xf0;
@@ -97,12 +98,16 @@ static bool pending(const struct lapic *l)
 
 bool lapic_pending(struct lapic *l)
 {
+	if (unlikely(l->lent))
+		return false;
 	lapic_pv_eoi_sync(l);
 	return pending(l);
 }
 
 int lapic_ack(struct lapic *l)
 {
+	if (l->lent)
+		return -1;
 	lapic_pv_eoi_sync(l);
 	if (extint_pending(l))
 		return l->bus->w.pic_ack(l->bus->w.opaque);
@@ -114,7 +119,7 @@ int lapic_ack(struct lapic *l)
 		return -1;
 	irr_clear(l, (u8)irr);
 	l->isr[irr / 32] |= 1u << irr % 32;
-	update_ppr(l);
+	lapic_update_ppr(l);
 	if (l->pv_eoi & 1)
 		lapic_pv_eoi_offer(l, (u8)irr);
 	return irr;
@@ -195,7 +200,9 @@ void lapic_set_lint(struct lapic *l, unsigned pin, bool level)
 	l->lint[pin] = level;
 	if (!rise)
 		return;
-	if (lapic_hw_enabled(l))
+	if (l->lent && !pin)
+		l->bus->w.intr(l->bus->w.opaque, l->cpu);
+	else if (!l->lent && lapic_hw_enabled(l))
 		lapic_local_interrupt(l, pin ? LVT_LINT1 : LVT_LINT0);
 	else if (pin)
 		l->bus->w.nmi(l->bus->w.opaque, l->cpu);
@@ -209,7 +216,7 @@ void lapic_set_tpr(struct lapic *l, u32 tpr)
 {
 	lapic_pv_eoi_sync(l);
 	l->tpr = tpr;
-	update_ppr(l);
+	lapic_update_ppr(l);
 	lapic_notify(l);
 }
 
@@ -229,7 +236,7 @@ int lapic_isr_pop(struct lapic *l)
 
 	if (vector >= 0) {
 		l->isr[vector / 32] &= ~(1u << vector % 32);
-		update_ppr(l);
+		lapic_update_ppr(l);
 	}
 	return vector;
 }

@@ -9,6 +9,7 @@
 #ifndef ECTYPE_DEV_CHIPSET_LAPIC_H
 #define ECTYPE_DEV_CHIPSET_LAPIC_H
 
+#include "cpu/apic_state.h"
 #include "dev/device.h"
 
 #define LAPIC_DEFAULT_BASE 0xfee00000ull
@@ -63,6 +64,10 @@ struct lapic_wiring {
 	u64 (*tsc_offset)(void *opaque, unsigned cpu);
 	/* Which processor the calling thread runs (MMIO goes to its own APIC). */
 	unsigned (*current)(void *opaque);
+	/* While the APICs are lent (lapic_lend()). A message for them: true if one accepted it. */
+	bool (*lent_deliver)(void *opaque, const struct apic_message *m);
+	/* Somebody reads or writes the APIC's page: have them back for it, if that is possible now. */
+	bool (*lent_back)(void *opaque);
 };
 
 /* Creates the APICs, attached to the board as devices, in power-up state, with
@@ -105,6 +110,19 @@ void lapic_tsc_changed(struct lapic *l);
 
 /* Guest time at which its timer fires, CLOCK_NEVER if it is not armed. */
 u64 lapic_timer_when(const struct lapic *l);
+
+/*
+ * Lending: an engine keeps the APICs' state itself (struct engine_apics), all
+ * of them or none. Meanwhile nothing is pending here and no timer runs;
+ * messages go to wiring.lent_deliver, and the pins keep their levels. Lend
+ * and take back with every processor at a boundary.
+ */
+void lapic_lend(struct lapic *l, struct apic_state *s); /* *s: its state at this moment */
+void lapic_take_back(struct lapic *l, const struct apic_state *s);
+bool lapic_is_lent(const struct lapic *l);
+/* While lent: does the 8259s' INTR output stand at its pin? And what INTA gives: a vector, or -1. */
+bool lapic_extint(const struct lapic *l);
+int lapic_extint_ack(struct lapic *l);
 
 /* Levels of the pins: 0 is the 8259's INTR output, 1 NMI. */
 void lapic_set_lint(struct lapic *l, unsigned pin, bool level);

@@ -47,6 +47,7 @@ struct lapic {
 	u32 isr[8], tmr[8], irr[8];
 	u32 irr_words; /* bit n: irr[n] may hold something (set after, cleared before irr[n]) */
 	bool lint[2];  /* levels of the pins */
+	bool lent;     /* all but the pins is somebody else's (lapic_lend.c) */
 
 	u64 pv_eoi;	  /* MSR_KVM_PV_EOI_EN */
 	bool pv_eoi_open; /* the guest may end the one interrupt in service by its flag (lapic_pv_eoi.c) */
@@ -105,6 +106,7 @@ static inline u32 lapic_x2_ldr(u32 id)
 }
 
 /* lapic.c */
+void lapic_update_ppr(struct lapic *l);
 /* A fixed interrupt arrives. False if this APIC takes none now. */
 bool lapic_accept(struct lapic *l, u8 vector, bool level);
 void lapic_error(struct lapic *l, u32 esr_bit);
@@ -125,6 +127,8 @@ void lapic_timer_set_divide(struct lapic *l, u32 divide);
 void lapic_timer_set_lvt(struct lapic *l, u32 lvt);
 void lapic_timer_set_deadline(struct lapic *l, u64 tsc);
 u64 lapic_timer_deadline(const struct lapic *l);
+/* What is due has happened; the count at this moment. */
+u32 lapic_timer_settle(struct lapic *l);
 /* (Re)arm the event for the present state; also after loading it. */
 void lapic_timer_update(struct lapic *l);
 

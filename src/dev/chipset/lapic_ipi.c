@@ -99,6 +99,8 @@ static bool deliver(struct lapic_bus *bus, const struct apic_message *m, const s
 
 bool lapic_deliver(struct lapic_bus *bus, const struct apic_message *m)
 {
+	if (bus->cpu[0]->lent)
+		return bus->w.lent_deliver(bus->w.opaque, m);
 	return deliver(bus, m, NULL);
 }
 
@@ -164,6 +166,9 @@ void lapic_send_icr(struct lapic *l)
 
 int lapic_find(const struct lapic_bus *bus, u64 apic_id)
 {
+	/* An ID that the guest has changed meanwhile is not known here. */
+	if (bus->cpu[0]->lent)
+		return apic_id < bus->w.cpus ? (int)apic_id : -1;
 	for (unsigned i = 0; i < bus->w.cpus; i++)
 		if (lapic_hw_enabled(bus->cpu[i]) && lapic_id(bus->cpu[i]) == apic_id)
 			return (int)i;
@@ -172,17 +177,19 @@ int lapic_find(const struct lapic_bus *bus, u64 apic_id)
 
 unsigned lapic_send_many(struct lapic_bus *bus, u64 low, u64 high, u64 min, u32 icr, bool wide)
 {
-	const struct apic_message m = { .mode = icr >> 8 & 7, .vector = (u8)icr };
+	struct apic_message m = { .wide = true, .mode = icr >> 8 & 7, .vector = (u8)icr };
 	unsigned half = wide ? 64 : 32, taken = 0;
 
 	for (unsigned i = 0; i < bus->w.cpus; i++) {
 		struct lapic *l = bus->cpu[i];
-		u64 id = lapic_id(l), n = id - min;
+		u64 id = l->lent ? l->cpu : lapic_id(l), n = id - min;
 
-		if (!lapic_hw_enabled(l) || id < min || n >= 2 * half)
+		if ((!l->lent && !lapic_hw_enabled(l)) || id < min || n >= 2 * half)
 			continue;
-		if ((n < half ? low >> n : high >> (n - half)) & 1)
-			taken += receive(l, &m);
+		if (!((n < half ? low >> n : high >> (n - half)) & 1))
+			continue;
+		m.dest = (u32)id;
+		taken += l->lent ? bus->w.lent_deliver(bus->w.opaque, &m) : receive(l, &m);
 	}
 	return taken;
 }

@@ -221,10 +221,13 @@ bool lapic_reg_write(struct lapic *l, unsigned reg, u32 val)
 
 /* ---- the page ---- */
 
+/* NULL: it is somebody else's, and stays there. */
 static struct lapic *current(struct lapic_bus *bus)
 {
 	unsigned cpu = bus->w.current ? bus->w.current(bus->w.opaque) : 0;
 
+	if (bus->cpu[cpu]->lent && !bus->w.lent_back(bus->w.opaque))
+		return NULL;
 	return bus->cpu[cpu];
 }
 
@@ -236,7 +239,7 @@ static u64 mmio_read(void *opaque, u64 off, unsigned size)
 	unsigned shift = (unsigned)(off & 15) * 8;
 	u32 val;
 
-	if (!lapic_hw_enabled(l) || lapic_x2(l) || (off & 15) + size > 4)
+	if (!l || !lapic_hw_enabled(l) || lapic_x2(l) || (off & 15) + size > 4)
 		return ~0ull;
 	if (!lapic_reg_read(l, (unsigned)(off >> 4), &val))
 		lapic_error(l, ESR_REGISTER);
@@ -247,7 +250,7 @@ static void mmio_write(void *opaque, u64 off, u64 val, unsigned size)
 {
 	struct lapic *l = current(opaque);
 
-	if (!lapic_hw_enabled(l) || lapic_x2(l) || (off & 15) || size != 4)
+	if (!l || !lapic_hw_enabled(l) || lapic_x2(l) || (off & 15) || size != 4)
 		return;
 	if (!lapic_reg_write(l, (unsigned)(off >> 4), (u32)val))
 		lapic_error(l, ESR_REGISTER);

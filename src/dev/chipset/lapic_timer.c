@@ -58,7 +58,7 @@ void lapic_timer_update(struct lapic *l)
 {
 	u64 when = CLOCK_NEVER;
 
-	if (!lapic_hw_enabled(l)) {
+	if (!lapic_hw_enabled(l) || l->lent) {
 		timer_cancel(l->timer);
 		return;
 	}
@@ -130,6 +130,11 @@ static u32 count_at(const struct lapic *l, u64 now)
 	if (mode_of(l) != LVT_TIMER_PERIODIC)
 		return 0;
 	return l->init_count - (u32)((passed - l->count) % l->init_count);
+}
+
+u32 lapic_timer_settle(struct lapic *l)
+{
+	return count_at(l, catch_up(l));
 }
 
 u32 lapic_timer_count(struct lapic *l)

@@ -40,26 +40,26 @@ static struct tr *scratch(void)
 	return &tr;
 }
 
-static struct place place_in_cache(struct dbt_shared *sh, const struct tblock *b)
+static struct placement place_in_cache(struct dbt_shared *sh, const struct tblock *b)
 {
-	return (struct place){ .rw = sh->rw,
-			       .insns = &sh->insns[b->first],
-			       .exits = &sh->exits[b->exits],
-			       .sys = &sh->sys[b->sys],
-			       .recipes = &sh->recipes[b->recipes],
-			       .fixes = sh->fixes + sh->fixes_n,
-			       .fixes_end = sh->fixes + sh->fixes_max };
+	return (struct placement){ .rw = sh->rw,
+				   .insns = &sh->insns[b->first],
+				   .exits = &sh->exits[b->exits],
+				   .sys = &sh->sys[b->sys],
+				   .recipes = &sh->recipes[b->recipes],
+				   .fixes = sh->fixes + sh->fixes_n,
+				   .fixes_end = sh->fixes + sh->fixes_max };
 }
 
-static struct place place_of_draft(struct dbt_draft *d)
+static struct placement place_of_draft(struct dbt_draft *d)
 {
-	return (struct place){ .rw = d->code,
-			       .insns = d->insns,
-			       .exits = d->exits,
-			       .sys = d->sys,
-			       .recipes = d->recipes,
-			       .fixes = d->fixes,
-			       .fixes_end = d->fixes + sizeof(d->fixes) };
+	return (struct placement){ .rw = d->code,
+				   .insns = d->insns,
+				   .exits = d->exits,
+				   .sys = d->sys,
+				   .recipes = d->recipes,
+				   .fixes = d->fixes,
+				   .fixes_end = d->fixes + sizeof(d->fixes) };
 }
 
 static bool watched(const struct dbt *x)
@@ -67,7 +67,7 @@ static bool watched(const struct dbt *x)
 	return unlikely(x->trace & TRACE_BLOCKS) || unlikely(x->sh->perf != NULL);
 }
 
-static void begin(struct tr *t, struct vcpu *v, struct tblock *b, const struct place *at, enum manner how)
+static void begin(struct tr *t, struct vcpu *v, struct tblock *b, const struct placement *at, enum manner how)
 {
 	struct dbt *x = dbt_of(v);
 	unsigned off = b->lin & ~PAGE_MASK;
@@ -107,7 +107,8 @@ static void begin(struct tr *t, struct vcpu *v, struct tblock *b, const struct p
 }
 
 /* From b->body on; `b` says what it may fill. */
-static bool translate(struct tr *t, struct vcpu *v, struct tblock *b, const struct place *at, u32 id, enum manner how)
+static bool translate(struct tr *t, struct vcpu *v, struct tblock *b, const struct placement *at, u32 id,
+		      enum manner how)
 {
 	struct dbt *x = dbt_of(v);
 
@@ -149,7 +150,7 @@ static bool translate(struct tr *t, struct vcpu *v, struct tblock *b, const stru
 static bool translate_again(struct vcpu *v, struct tblock *b)
 {
 	struct dbt_shared *sh = dbt_of(v)->sh;
-	struct place at = place_in_cache(sh, b);
+	struct placement at = place_in_cache(sh, b);
 
 	b->fixes = sh->fixes_n;
 	if (translate(scratch(), v, b, &at, (u32)(b - sh->blocks), 0))
@@ -182,7 +183,7 @@ static void take(struct dbt_shared *sh, const struct tr *t, const struct tblock 
 }
 
 /* With its entries, or (`how` says so) those it has been given. */
-static bool translate_whole(struct tr *t, struct vcpu *v, struct tblock *b, const struct place *at, u32 id,
+static bool translate_whole(struct tr *t, struct vcpu *v, struct tblock *b, const struct placement *at, u32 id,
 			    enum manner how)
 {
 	const struct tblock begin = *b;
@@ -201,7 +202,7 @@ static struct tblock *translate_new(struct vcpu *v, struct tpage *p, gva_t lin, 
 	struct dbt_shared *sh = dbt_of(v)->sh;
 	struct tblock *b = &sh->blocks[sh->blocks_n];
 	struct tr *t = scratch();
-	struct place at;
+	struct placement at;
 
 	*b = (struct tblock){ .lin = lin,
 			      .page = p,
@@ -247,7 +248,7 @@ struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin, struct 
 
 static bool draft(struct vcpu *v, struct dbt_draft *d)
 {
-	struct place at = place_of_draft(d);
+	struct placement at = place_of_draft(d);
 	struct tr *t = scratch();
 
 	if (!translate_whole(t, v, &d->b, &at, 0, WITH_ENTRIES | DRAFT) || t->fixes.full)
@@ -283,7 +284,7 @@ bool dbt_draft(struct vcpu *v, struct tpage *p, gva_t lin)
 struct tblock *dbt_publish(struct dbt *x, struct tpage *p)
 {
 	struct dbt_draft *d = x->draft;
-	struct place at = place_of_draft(d);
+	struct placement at = place_of_draft(d);
 
 	if (memcmp(d->guest, p->host + (d->b.lin & ~PAGE_MASK), d->b.bytes) != 0)
 		return NULL;

@@ -115,7 +115,7 @@ static void fix_code(struct dbt *x, const struct tblock *b, const struct tblock 
 }
 
 /* Exits that lead nowhere yet. */
-static void copy_exits(struct dbt *x, const struct tblock *b, const struct tblock *from, const struct place *at)
+static void copy_exits(struct dbt *x, const struct tblock *b, const struct tblock *from, const struct placement *at)
 {
 	for (u32 k = 0; k < b->exits_max; k++) {
 		struct texit *e = &x->sh->exits[b->exits + k];
@@ -141,7 +141,7 @@ static void copy(void *to, const void *from, u64 n)
 	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
 }
 
-static void copy_records(struct dbt *x, const struct tblock *b, const struct tblock *from, const struct place *at)
+static void copy_records(struct dbt *x, const struct tblock *b, const struct tblock *from, const struct placement *at)
 {
 	copy(x->sh->rw + b->host, at->rw + from->host, from->host_end - from->host);
 	copy(&x->sh->insns[b->first], at->insns, b->n * sizeof(*x->sh->insns));
@@ -153,7 +153,7 @@ static void copy_records(struct dbt *x, const struct tblock *b, const struct tbl
 	}
 }
 
-struct tblock *dbt_copy_block(struct dbt *x, const struct tblock *from, const struct place *at, u32 fixes,
+struct tblock *dbt_copy_block(struct dbt *x, const struct tblock *from, const struct placement *at, u32 fixes,
 			      struct tpage *p, u64 lin)
 {
 	struct tblock *b = &x->sh->blocks[x->sh->blocks_n];
@@ -192,12 +192,12 @@ struct tblock *dbt_copy_block(struct dbt *x, const struct tblock *from, const st
 struct tblock *dbt_clone(struct dbt *x, const struct tblock *from, struct tpage *p, u64 lin)
 {
 	const struct dbt_shared *sh = x->sh;
-	const struct place at = { .rw = sh->rw,
-				  .insns = &sh->insns[from->first],
-				  .exits = &sh->exits[from->exits],
-				  .sys = &sh->sys[from->sys],
-				  .recipes = &sh->recipes[from->recipes],
-				  .fixes = sh->fixes + from->fixes };
+	const struct placement at = { .rw = sh->rw,
+				      .insns = &sh->insns[from->first],
+				      .exits = &sh->exits[from->exits],
+				      .sys = &sh->sys[from->sys],
+				      .recipes = &sh->recipes[from->recipes],
+				      .fixes = sh->fixes + from->fixes };
 
 	if (sh->fixes_max - sh->fixes_n < from->fixes_n)
 		return NULL;

@@ -223,7 +223,7 @@ struct tsys {
 };
 
 /* Where code and records of a block are written, the first of each. */
-struct place {
+struct placement {
 	u8 *rw; /* what stands at offset 0 of the code cache */
 	struct tinsn *insns;
 	struct texit *exits;
@@ -497,7 +497,7 @@ struct tblock *dbt_publish(struct dbt *x, struct tpage *p); /* NULL: the page ho
 extern const size_t dbt_draft_size;
 /* clone.c */
 /* `from`, whose code, records and `fixes` are at `at`, as the latest block. */
-struct tblock *dbt_copy_block(struct dbt *x, const struct tblock *from, const struct place *at, u32 fixes,
+struct tblock *dbt_copy_block(struct dbt *x, const struct tblock *from, const struct placement *at, u32 fixes,
 			      struct tpage *p, u64 lin);
 void dbt_note_twin(struct dbt *x, const struct tblock *b);				      /* it may be cloned */
 const struct tblock *dbt_twin(struct dbt *x, const struct tpage *p, u64 lin);		      /* NULL: there is none */

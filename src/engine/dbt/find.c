@@ -5,13 +5,14 @@
  * is of a frame that is known to hold code. Under the lock it then looks whether
  * that is still so, whether the bytes are the same, and whether another was
  * first. The first code of a frame takes a stop before, in which write entries
- * go. Where code and stores meet in a frame it is translated with the others
+ * go, of some more text too. Where code and stores meet in a frame it is translated with the others
  * stopped.
  */
 #include "engine/dbt/dbt.h"
 #include "cpu/xstate.h"
 
 #define TRIES 4
+#define TEXT_BESIDE (64 * KiB) /* Linux maps so much of a file at a time */
 
 /* In the region that is being filled. */
 static bool room(const struct dbt_shared *sh)
@@ -140,15 +141,24 @@ static struct tblock *find_stopped(struct vcpu *v, u64 lin, enum stop_cause why)
 	return b;
 }
 
-/* A frame is about to get its first code. */
-static void open_frame(struct vcpu *v, u64 lin)
+/*
+ * A frame is about to get its first code. Those beside it that are mapped as
+ * text are likely to follow, so one stop is to do for all: to be marked without
+ * holding code costs a frame no more than its next store's way through C.
+ */
+static void open_frames(struct vcpu *v, u64 lin)
 {
 	struct tpage *p;
+	u64 first = lin & ~(TEXT_BESIDE - 1);
+	gpa_t gpa;
 
 	dbt_stop(v, STOP_FRAME);
 	look_up(v, lin, &p);
 	if (p)
 		dbt_mark_frame(v, p->gpa);
+	for (u64 at = first; p && at - first < TEXT_BESIDE; at += PAGE_SIZE)
+		if (mmu_is_text(v, at, &gpa))
+			dbt_mark_frame(v, gpa);
 	dbt_go(v);
 }
 
@@ -216,7 +226,7 @@ struct tblock *dbt_find(struct vcpu *v, u64 lin)
 			if (b)
 				return b;
 		} else if (why == STOP_FRAME) {
-			open_frame(v, lin);
+			open_frames(v, lin);
 		} else {
 			break;
 		}

@@ -183,7 +183,7 @@ struct tr {
 	struct vcpu *v;
 	struct dbt *x;
 	struct tblock *b;
-	struct place at;
+	struct placement at;
 	u32 id;			       /* of the block */
 	u32 exits_n, sys_n, recipes_n; /* made */
 	struct emit e;

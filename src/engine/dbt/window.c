@@ -40,7 +40,7 @@ struct planner {
 };
 
 /* gpr[base] + gpr[index] * scale + disp */
-struct spot {
+struct place {
 	u8 base, index, scale; /* index: REG_NONE */
 	s64 disp;
 };
@@ -78,7 +78,7 @@ static void derive(struct planner *p, unsigned dst, unsigned src, s64 distance)
 }
 
 /* What a new window of the access would be. */
-static struct window window_of(const struct planner *p, const struct spot *at)
+static struct window window_of(const struct planner *p, const struct place *at)
 {
 	struct window w = { .origin = p->origin[at->base], .segment = (u8)p->segment };
 	s64 low = p->offset[at->base] + at->disp;
@@ -101,7 +101,7 @@ static bool joins(const struct window *w, const struct window *own, unsigned siz
 	       (!write || w->write || w->segment == own->segment);
 }
 
-static void plan_access(struct planner *p, enum window_use use, struct spot at, unsigned size, bool write)
+static void plan_access(struct planner *p, enum window_use use, struct place at, unsigned size, bool write)
 {
 	struct windows *all = p->to;
 	struct window own = window_of(p, &at), *found = NULL;
@@ -184,7 +184,7 @@ static void plan_operand(struct planner *p)
 
 	if (d->is_mem && d->has_modrm && d->addrsize == 8 && d->seg < SEG_FS && d->base < 16 &&
 	    g->traits & TRAIT_OPERAND)
-		plan_access(p, WINDOW_OPERAND, (struct spot){ d->base, d->index, d->scale, d->disp }, g->size,
+		plan_access(p, WINDOW_OPERAND, (struct place){ d->base, d->index, d->scale, d->disp }, g->size,
 			    g->traits & TRAIT_WRITES);
 }
 
@@ -261,7 +261,7 @@ static void plan_pop(struct planner *p)
 	s64 offset = p->offset[REG_RSP];
 	u32 origin = p->origin[REG_RSP];
 
-	plan_access(p, WINDOW_STACK, (struct spot){ REG_RSP, REG_NONE, 0, 0 }, 8, false);
+	plan_access(p, WINDOW_STACK, (struct place){ REG_RSP, REG_NONE, 0, 0 }, 8, false);
 	forget_written(p); /* RSP as well, hidden or not */
 	if (d->opcode != 0x5c || (d->prefixes & DI_REX && d->bytes[d->len - 2] & 1)) {
 		p->origin[REG_RSP] = origin;
@@ -324,14 +324,14 @@ static void plan_insn(struct planner *p)
 	case PLAN_PUSH:
 		if (g->d.opcode == 0xff)
 			plan_operand(p);
-		plan_access(p, WINDOW_STACK, (struct spot){ REG_RSP, REG_NONE, 0, -8 }, 8, true);
+		plan_access(p, WINDOW_STACK, (struct place){ REG_RSP, REG_NONE, 0, -8 }, 8, true);
 		derive(p, REG_RSP, REG_RSP, -8);
 		break;
 	case PLAN_POP:
 		plan_pop(p);
 		break;
 	case PLAN_FRAME:
-		plan_access(p, WINDOW_STACK, (struct spot){ g->d.opcode == 0xc9 ? REG_RBP : REG_RSP, REG_NONE, 0, 0 },
+		plan_access(p, WINDOW_STACK, (struct place){ g->d.opcode == 0xc9 ? REG_RBP : REG_RSP, REG_NONE, 0, 0 },
 			    8, false);
 		forget_written(p);
 		break;

@@ -2,7 +2,8 @@
  * A debugger's breakpoints and watchpoints, in the processor's debug registers
  * (KVM_SET_GUEST_DEBUG; the guest's own are out of force meanwhile). Four
  * aligned pieces of 1, 2, 4 or 8 bytes: where that is not enough, or reads are
- * to be told from writes, the reference engine runs the guest.
+ * to be told from writes, or this KVM does not stop there (probe.c), the
+ * reference engine runs the guest.
  */
 #include "engine/kvm/kvm.h"
 
@@ -25,7 +26,8 @@ static unsigned pieces(const struct vcpu *v, struct piece *out)
 		const struct debug_point *p = &v->debug.point[i];
 		u64 at = p->addr, left = p->kind ? p->len : 1;
 
-		if (p->kind == 2) /* the processor knows no watchpoint for reads alone */
+		/* the processor knows no watchpoint for reads alone */
+		if (p->kind == 2 || !(kvm_debug_means() & (p->kind ? KVM_DEBUG_DATA : KVM_DEBUG_EXECUTION)))
 			return DEBUG_REGISTERS + 1;
 		while (left) {
 			u8 len = p->kind ? 8 : 1;

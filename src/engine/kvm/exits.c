@@ -147,6 +147,10 @@ enum kvm_next kvm_handle_exit(struct vcpu *v)
 	case KVM_EXIT_SET_TPR: /* run() compares CR8 after every exit */
 		x->count[COUNT_TPR]++;
 		return NEXT_RUN;
+	case KVM_EXIT_IOAPIC_EOI:
+		x->count[COUNT_EOI]++;
+		v->hooks->apic_eoi(v->machine, v->index, x->run->eoi.vector);
+		return NEXT_RUN;
 	case KVM_EXIT_INTR:
 		x->count[COUNT_SIGNAL]++;
 		return NEXT_RUN;

@@ -45,6 +45,17 @@ static const struct {
 	{ KVM_CAP_GET_TSC_KHZ, "the TSC's rate" },
 };
 
+/* What it takes to keep the local APICs. Without one of these they stay ours. */
+static bool can_split(const struct kvm_host *h)
+{
+	return has(h->fd, KVM_CAP_SPLIT_IRQCHIP) && has(h->fd, KVM_CAP_SIGNAL_MSI) &&
+	       has(h->fd, KVM_CAP_IRQ_ROUTING) >= APIC_PINS && has(h->fd, KVM_CAP_MP_STATE) &&
+	       has(h->fd, KVM_CAP_TSC_DEADLINE_TIMER) && (h->x2apic_flags & KVM_X2APIC_API_USE_32BIT_IDS);
+}
+
+/* Of KVM_CAP_X2APIC_API: no suppression of EOI broadcasts, which our APICs do not have either. */
+#define X2APIC_NO_SUPPRESSION BIT(3)
+
 static const char jailed[] = "/dev/kvm cannot be opened in the jail: start the machine with --cpu-model kvm";
 
 /* The state's MSRs that KVM lists. */
@@ -114,6 +125,11 @@ static int look(struct kvm_host *h)
 	h->run_size = ioctl(h->fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	h->slots = (unsigned)has(h->fd, KVM_CAP_NR_MEMSLOTS);
 	h->scales_tsc = has(h->fd, KVM_CAP_TSC_CONTROL);
+	h->x2apic_flags =
+	    (u64)has(h->fd, KVM_CAP_X2APIC_API) &
+	    (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK | X2APIC_NO_SUPPRESSION);
+	h->splits = can_split(h);
+	h->steal = has(h->fd, KVM_CAP_STEAL_TIME);
 	h->fails_out = has(h->fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE);
 	h->limits.whose = "this host's KVM";
 	if (h->run_size < (int)sizeof(struct kvm_run) || read_msrs(h) || kvm_read_limits(h->fd, &h->limits, &h->xcr0) ||
@@ -133,7 +149,7 @@ const struct cpu_limits *kvm_limits(const struct kvm_host *h)
 	pthread_mutex_lock(&lock);
 	if (!seen.whose) {
 		seen = h->limits;
-		kvm_see_cpuid(h, &seen);
+		kvm_see_guest(h, &seen);
 	}
 	pthread_mutex_unlock(&lock);
 	return &seen;

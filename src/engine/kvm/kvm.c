@@ -28,9 +28,9 @@ static void kvm_probe(struct engine_verdict *out)
 	kvm_host_keep(false);
 }
 
-/* VMCALL is answered in the kernel, which has no interrupt controller and no run queue of ours; a flush of the TLB by a
- * flag in memory is the kernel's as well. */
-#define PV_NOT_OURS ((u32)(PV_UNHALT | PV_SEND_IPI | PV_SCHED_YIELD | PV_TLB_FLUSH))
+/* VMCALL is answered in the kernel. Where it does not keep the APICs it has no interrupt controller, no run queue and
+ * no flag of a TLB flush to answer with. */
+#define PV_NEEDS_APICS ((u32)(PV_UNHALT | PV_SEND_IPI | PV_SCHED_YIELD | PV_TLB_FLUSH))
 
 static int kvm_needs(struct engine_needs *out, struct error *e)
 {
@@ -42,7 +42,7 @@ static int kvm_needs(struct engine_needs *out, struct error *e)
 	kvm_host_keep(true);
 	out->limited = true;
 	out->cpu = *kvm_limits(h);
-	out->pv_missing = PV_NOT_OURS;
+	out->pv_missing = h->splits && !out->turns ? 0 : PV_NEEDS_APICS;
 	out->tsc_hz = h->scales_tsc ? 0 : h->tsc_khz * 1000ull;
 	return 0;
 }
@@ -54,10 +54,10 @@ static int check_guest(const struct vcpu *v, const struct kvm_host *h, struct er
 
 	if (cpu_model_check_within(v->model, kvm_limits(h), &inner))
 		return error_set(e, "engine kvm: %s; start the machine with --cpu-model kvm", inner.text);
-	if (v->model->pv_features & PV_NOT_OURS)
-		return error_set(
-		    e, "engine kvm: the guest was shown hypercalls; start the machine with --cpu-model kvm, or "
-		       "--pv no-unhalt,no-ipi,no-yield,no-tlb-flush");
+	if ((v->model->pv_features & PV_NEEDS_APICS) && !kvm_split_wanted(v, h))
+		return error_set(e,
+				 "engine kvm: the guest was shown hypercalls, which need the local APICs in KVM; start "
+				 "the machine with --cpu-model kvm, or --pv no-unhalt,no-ipi,no-yield,no-tlb-flush");
 	if (!h->scales_tsc && v->model->tsc_hz / 1000 != h->tsc_khz)
 		return error_set(
 		    e,
@@ -82,9 +82,12 @@ static int set_up(struct vcpu *v, struct error *e)
 {
 	struct kvm_vcpu *x = kvm_of(v);
 	struct kvm_guest_debug none = { .control = 0 };
+	const struct kvm_enable_cap shown = { .cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID, .args[0] = 1 };
 
 	if (kvm_vm_join(v, e) || kvm_set_cpuid(v, e))
 		return -1;
+	/* What the model does not show is not there. */
+	kvm_ioctl(x->fd, KVM_ENABLE_CAP, &shown);
 	if (x->host->scales_tsc && ioctl(x->fd, KVM_SET_TSC_KHZ, v->model->tsc_hz / 1000))
 		return error_errno(e, errno, "engine kvm: KVM does not run the guest's TSC at %llu kHz",
 				   (unsigned long long)(v->model->tsc_hz / 1000));
@@ -149,6 +152,7 @@ static const char *const count_name[COUNTS] = {
 	[COUNT_WINDOW] = "exits_window",
 	[COUNT_SIGNAL] = "exits_signal",
 	[COUNT_TPR] = "exits_tpr",
+	[COUNT_EOI] = "exits_eoi",
 	[COUNT_DEBUG] = "exits_debug",
 	[COUNT_SHUTDOWN] = "exits_shutdown",
 	[COUNT_OTHER] = "exits_error",
@@ -198,4 +202,5 @@ const struct engine_ops engine_kvm = {
 	.kick = kvm_kick,
 	.debug_changed = kvm_debug_changed,
 	.counters = kvm_counters,
+	.apics = &kvm_apics,
 };

@@ -6,7 +6,8 @@
  *
  * And what CPUID does its guest see? Such a KVM may show features of the host
  * that it neither lists nor was told of; a guest uses them, so the CPU model
- * may as well have them.
+ * may as well have them. And does it stop at a debugger's points? Such a KVM
+ * may take them and never say a word.
  */
 #include "engine/kvm/kvm.h"
 #include "base/host_time.h"
@@ -34,6 +35,8 @@
 #define STACK 0x20000u
 #define CPUID_CODE 0x11000u
 #define CPUID_TABLE 0x12000u
+#define WATCH_CODE 0x13000u
+#define WATCHED 0x14000u
 
 /*
  * 10000: mov ecx, ROUNDS
@@ -82,6 +85,9 @@ static const u8 cpuid_code[] = {
 	0xf4,					  /* hlt */
 };
 
+/* nop; mov [WATCHED], eax; nop; hlt */
+static const u8 watch_code[] = { 0x90, 0x89, 0x04, 0x25, 0x00, 0x40, 0x01, 0x00, 0x90, 0xf4 };
+
 struct probe {
 	int vm, vcpu;
 	u8 *mem;
@@ -107,6 +113,7 @@ static void fill_memory(u8 *mem)
 	memcpy(mem + HANDLER, handler, sizeof(handler));
 	memcpy(mem + CPUID_CODE, cpuid_code, sizeof(cpuid_code));
 	memcpy(mem + CPUID_TABLE, leaves, sizeof(leaves));
+	memcpy(mem + WATCH_CODE, watch_code, sizeof(watch_code));
 }
 
 static int set_state(const struct probe *p, u64 rip)
@@ -215,7 +222,38 @@ static u64 measure(const struct kvm_host *h)
 	return ns;
 }
 
-void kvm_see_cpuid(const struct kvm_host *h, struct cpu_limits *l)
+/* Does the guest stop at an address in DR0 with this R/W and length in DR7? */
+static bool stops(const struct probe *p, u64 addr, u64 dr7)
+{
+	const struct kvm_guest_debug g = {
+		.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP,
+		.arch.debugreg = { [0] = addr, [7] = dr7 | 0x602 },
+	};
+
+	unsigned tries = 16; /* signals come all the time */
+	int r = -1;
+
+	if (set_state(p, WATCH_CODE) || kvm_ioctl(p->vcpu, KVM_SET_GUEST_DEBUG, &g))
+		return false;
+	while (tries-- && (r = ioctl(p->vcpu, KVM_RUN, 0)) && errno == EINTR)
+		;
+	return !r && p->run->exit_reason == KVM_EXIT_DEBUG;
+}
+
+static u8 debug_means;
+
+static u8 see_debug(const struct probe *p)
+{
+	return (stops(p, WATCH_CODE + 1, 0) ? KVM_DEBUG_EXECUTION : 0) |
+	       (stops(p, WATCHED, 1ull << 16 | 3ull << 18) ? KVM_DEBUG_DATA : 0);
+}
+
+u8 kvm_debug_means(void)
+{
+	return __atomic_load_n(&debug_means, __ATOMIC_RELAXED);
+}
+
+void kvm_see_guest(const struct kvm_host *h, struct cpu_limits *l)
 {
 	struct probe p = { .vm = -1, .vcpu = -1, .mem = MAP_FAILED };
 	timer_t timer;
@@ -223,6 +261,8 @@ void kvm_see_cpuid(const struct kvm_host *h, struct cpu_limits *l)
 	if (build(h, &p, CPUID_CODE) == 0 && kicks_timer(&timer, LIMIT_NS / 4)) {
 		u64 ns = run(&p);
 
+		if (ns && ns < LIMIT_NS)
+			__atomic_store_n(&debug_means, see_debug(&p), __ATOMIC_RELAXED);
 		kicks_timer_end(timer);
 		for (unsigned i = 0; ns && ns < LIMIT_NS && i < ARRAY_SIZE(leaves); i++) {
 			u32 regs[4];

@@ -20,6 +20,11 @@ void kvm_reference_prepare(struct vcpu *v)
 
 static _Thread_local struct kvm_vcpu *inside;
 
+bool kvm_reference_inside(void)
+{
+	return inside;
+}
+
 void kvm_reference_map_changed(void)
 {
 	if (inside)

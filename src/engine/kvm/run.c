@@ -1,9 +1,11 @@
 /*
  * The run loop: events in, KVM_RUN, exits out.
  *
- * The interrupt controllers are ours, so an interrupt goes in by KVM_INTERRUPT
- * when KVM says that one can be taken (or the state, before it went in, says
- * so); else KVM is asked to come back as soon as that is so.
+ * Where the interrupt controllers are ours, an interrupt goes in by
+ * KVM_INTERRUPT when KVM says that one can be taken (or the state, before it
+ * went in, says so); else KVM is asked to come back as soon as that is so.
+ * Where KVM has the local APIC that holds for what the 8259s send alone, and a
+ * processor that halts or waits for SIPI does so in KVM_RUN.
  *
  * Kicks: v->event is raised first; then a signal goes to the thread that
  * v->in_kernel names. The thread names itself and only then looks at v->event:
@@ -52,6 +54,7 @@ static int enter(struct vcpu *v)
 		if (w)
 			world_enter(w, v->index);
 		x->incomplete = false;
+		x->extint_given = false;
 		x->window_known = true;
 	}
 	v->in_kernel = 0;
@@ -95,7 +98,7 @@ static void take_cr8(struct vcpu *v)
 {
 	struct kvm_vcpu *x = kvm_of(v);
 
-	if ((u8)x->run->cr8 != x->cr8)
+	if (!x->has_apic && (u8)x->run->cr8 != x->cr8)
 		v->hooks->cr8_write(v->machine, v->index, x->run->cr8 & 15);
 }
 
@@ -108,28 +111,54 @@ static bool interrupt_fits(const struct vcpu *v)
 	return (v->cpu.rflags & FL_IF) && !v->cpu.shadow;
 }
 
+static void inject(struct vcpu *v, int vector)
+{
+	struct kvm_vcpu *x = kvm_of(v);
+	struct kvm_interrupt i = { .irq = (u32)vector };
+
+	kvm_ioctl(x->fd, KVM_INTERRUPT, &i);
+	x->count[COUNT_INTERRUPTS]++;
+	/* one at a time: KVM has room for no second */
+	x->window_known = true;
+	x->run->ready_for_interrupt_injection = 0;
+}
+
+/* The 8259s' interrupts, past the APIC that KVM has. */
+static void give_extint(struct vcpu *v)
+{
+	struct kvm_vcpu *x = kvm_of(v);
+
+	if (v->hooks->extint(v->machine, v->index) && x->window_known && x->run->ready_for_interrupt_injection) {
+		int vector = v->hooks->extint_ack(v->machine, v->index);
+
+		if (vector >= 0) {
+			inject(v, vector);
+			x->extint_given = true;
+		}
+	}
+	x->run->request_interrupt_window = v->hooks->extint(v->machine, v->index);
+}
+
 /* The state is in KVM. */
 static void give_events(struct vcpu *v)
 {
 	struct kvm_vcpu *x = kvm_of(v);
-	bool pending = v->hooks->intr_pending(v->machine, v->index);
+	bool pending;
 
 	if (v->cpu.nmi_pending && ioctl(x->fd, KVM_NMI) == 0) {
 		v->cpu.nmi_pending = false;
 		x->count[COUNT_NMIS]++;
 	}
+	if (x->has_apic) {
+		give_extint(v);
+		return;
+	}
+	pending = v->hooks->intr_pending(v->machine, v->index);
 	if (pending && interrupt_fits(v)) {
-		struct kvm_interrupt i = { .irq = 0 };
 		int vector = v->hooks->intr_ack(v->machine, v->index);
 
-		if (vector >= 0) {
-			i.irq = (u32)vector;
-			kvm_ioctl(x->fd, KVM_INTERRUPT, &i);
-			x->count[COUNT_INTERRUPTS]++;
-			/* one at a time: KVM has room for no second */
-			x->window_known = true;
-			x->run->ready_for_interrupt_injection = 0;
-		}
+		if (vector >= 0)
+			inject(v, vector);
 		pending = v->hooks->intr_pending(v->machine, v->index);
 	}
 	x->run->request_interrupt_window = pending;
@@ -138,9 +167,12 @@ static void give_events(struct vcpu *v)
 
 /* ---- the loop ---- */
 
-/* With the state in v->cpu: is there something to run? Wakes a halted processor for what ends HLT. */
+/* With the state in v->cpu: is there something to run? Wakes a halted processor for what ends HLT. In KVM it waits
+ * itself. */
 static bool awake(struct vcpu *v)
 {
+	if (kvm_keeps_apic(v))
+		return v->cpu.activity != ACT_SHUTDOWN;
 	if (v->cpu.activity == ACT_HALTED && cpu_wakeup_pending(v))
 		v->cpu.activity = ACT_RUNNING;
 	return v->cpu.activity == ACT_RUNNING;
@@ -191,7 +223,8 @@ static enum kvm_next round_trip(struct vcpu *v)
 		enum kvm_count why = why_fell(x->run);
 
 		kvm_export(v);
-		kvm_reference_one(v, why);
+		if (v->cpu.activity == ACT_RUNNING) /* else another processor's INIT has come */
+			kvm_reference_one(v, why);
 	}
 	return next;
 }
@@ -202,6 +235,9 @@ static enum vcpu_exit loop(struct vcpu *v)
 	for (bool first = true;; first = false) {
 		if (v->event & LEAVE)
 			return v->debug.hit_kind ? VCPU_EXIT_DEBUG : VCPU_EXIT_EVENT;
+		/* the reference engine has had the APIC taken back: the machine lends it again */
+		if (kvm_of(v)->vm->split && !kvm_keeps_apic(v))
+			return VCPU_EXIT_EVENT;
 		if (v->event & EV_WORLD) {
 			vcpu_clear(v, EV_WORLD);
 			world_yield(v->group->world, v->index);
@@ -236,7 +272,9 @@ enum vcpu_exit kvm_enter(struct vcpu *v, const struct run_budget *b)
 	}
 	host_fault_enter(x->interp.thunks, &hot(v)->thunk_sp);
 	/* A debugger's step, and points KVM has no means for: by the reference engine, to the instruction. */
-	if (b->insns != UINT64_MAX || !kvm_debug_possible(v)) {
+	if (b->insns != UINT64_MAX || !kvm_debug_possible(v) || x->vm->split != x->has_apic) {
+		if (x->has_apic)
+			v->hooks->apics_back(v->machine);
 		why = kvm_reference_run(v, b);
 	} else {
 		kvm_debug_set(v);

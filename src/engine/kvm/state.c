@@ -78,6 +78,8 @@ static u64 apic_base(struct vcpu *v)
 {
 	u64 base = 0;
 
+	if (kvm_keeps_apic(v))
+		return kvm_of(v)->apic_base;
 	v->hooks->apic_msr_read(v->machine, v->index, MSR_APIC_BASE, &base);
 	return base;
 }
@@ -101,6 +103,10 @@ static void sregs_out(struct vcpu *v)
 	c->cr3 = s.cr3;
 	c->cr4 = s.cr4;
 	c->efer = s.efer;
+	if (kvm_keeps_apic(v)) {
+		kvm_of(v)->apic_base = s.apic_base;
+		kvm_of(v)->cr8 = (u8)s.cr8;
+	}
 }
 
 static bool sregs_differ(const struct cpu *a, const struct cpu *b)
@@ -116,7 +122,7 @@ static int sregs_in(struct vcpu *v)
 	u64 base = apic_base(v);
 	struct kvm_sregs s;
 
-	if (x->seen_valid && base == x->apic_base && !sregs_differ(c, &x->seen))
+	if (x->seen_valid && base == x->apic_base && !x->cr8_changed && !sregs_differ(c, &x->seen))
 		return 0;
 	memset(&s, 0, sizeof(s));
 	for (unsigned i = 0; i < SEG_COUNT; i++)
@@ -129,7 +135,9 @@ static int sregs_in(struct vcpu *v)
 	s.cr2 = c->cr2;
 	s.cr3 = c->cr3;
 	s.cr4 = c->cr4;
-	s.cr8 = v->hooks->cr8_read(v->machine, v->index);
+	/* The lower half of the TPR is lost here; it orders nothing. */
+	s.cr8 = kvm_keeps_apic(v) ? x->cr8 : v->hooks->cr8_read(v->machine, v->index);
+	x->cr8_changed = false;
 	s.efer = c->efer;
 	s.apic_base = base;
 	x->apic_base = base;
@@ -331,7 +339,8 @@ static int events_in(struct vcpu *v)
 	struct kvm_vcpu *x = kvm_of(v);
 	const struct cpu *c = &v->cpu;
 	struct kvm_vcpu_events e = {
-		.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW,
+		/* where KVM has the APIC, another processor may be sending an NMI */
+		.flags = KVM_VCPUEVENT_VALID_SHADOW | (x->has_apic ? 0 : KVM_VCPUEVENT_VALID_NMI_PENDING),
 		.nmi.masked = c->nmi_blocked,
 	};
 
@@ -343,6 +352,14 @@ static int events_in(struct vcpu *v)
 		return -1;
 	x->events_left = false;
 	return 0;
+}
+
+void kvm_events_clear(struct vcpu *v)
+{
+	const struct kvm_vcpu_events none = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING };
+
+	kvm_ioctl(kvm_of(v)->fd, KVM_SET_VCPU_EVENTS, &none);
+	kvm_of(v)->events_left = true; /* blocking of NMIs goes in again */
 }
 
 /* An event KVM had begun to deliver, or was about to: delivered by software. Faults and traps alike return to RIP. */
@@ -386,6 +403,10 @@ void kvm_export(struct vcpu *v)
 		return;
 	kvm_complete(v);
 	x->count[COUNT_EXPORTS]++;
+	if (x->extint_given)
+		kvm_settle(v);
+	if (x->vm->split)
+		kvm_activity_out(v);
 	regs_out(v);
 	sregs_out(v);
 	fpu_out(v);
@@ -395,6 +416,8 @@ void kvm_export(struct vcpu *v)
 	kvm_ioctl(x->fd, KVM_GET_VCPU_EVENTS, &e);
 	shadow_out(c, e.interrupt.shadow);
 	c->nmi_blocked = e.nmi.masked;
+	if (x->has_apic)
+		e.nmi.pending = 0; /* KVM keeps it */
 	if (e.nmi.pending)
 		c->nmi_pending = true;
 	x->in_kvm = false;
@@ -414,12 +437,14 @@ void kvm_export(struct vcpu *v)
 int kvm_import(struct vcpu *v)
 {
 	struct kvm_vcpu *x = kvm_of(v);
+	u64 tsc_moves;
 
 	if (x->in_kvm)
 		return 0;
 	x->count[COUNT_IMPORTS]++;
 	/* System registers first: the validity of others depends on them. Events last: KVM_SET_REGS drops some. */
-	if (sregs_in(v) || regs_in(v) || xcr0_in(v) || fpu_in(v) || dr_in(v) || kvm_msrs_import(v) || events_in(v)) {
+	if (sregs_in(v) || regs_in(v) || xcr0_in(v) || fpu_in(v) || dr_in(v) || kvm_msrs_import(v) || events_in(v) ||
+	    (x->vm->split && kvm_activity_in(v))) {
 		x->seen_valid = false;
 		return -1;
 	}
@@ -427,6 +452,9 @@ int kvm_import(struct vcpu *v)
 	x->seen_valid = true;
 	x->in_kvm = true;
 	x->window_known = false;
+	tsc_moves = x->count[COUNT_TSC_SET];
 	kvm_tsc_follow(v);
+	if (x->has_apic)
+		kvm_apic_follow(v, x->count[COUNT_TSC_SET] != tsc_moves);
 	return 0;
 }

@@ -10,6 +10,11 @@
 
 #include "base/log.h"
 #include "cpu/msr.h"
+#include "cpu/pv.h"
+
+#define MSR_TSC_DEADLINE 0x6e0
+#define MSR_X2APIC 0x800
+#define X2APIC_MSRS 0x100
 
 const u32 kvm_state_msrs[] = {
 	MSR_STAR,	  MSR_LSTAR,	    MSR_CSTAR, MSR_SFMASK,  MSR_KERNEL_GS_BASE, MSR_SYSENTER_CS,
@@ -54,16 +59,32 @@ static bool in_model(const struct vcpu *v, u32 msr)
 }
 
 /* What the guest reaches directly: what kernels write all the time, and EFER, which only KVM can check. Writes of the
- * TSC move ours. */
-static const struct {
+ * TSC move ours. Where KVM keeps the APIC, its registers (those of x2APIC mode cannot be filtered), and what of the
+ * paravirtual interface goes with it. */
+#define BOTH (KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE)
+static const struct direct {
 	u32 base, count;
 	u32 flags;
+	bool apic;
+	u32 pv; /* PV_* that it is part of */
 } direct[] = {
-	{ MSR_EFER, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE },
-	{ MSR_FS_BASE, 3, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE }, /* GS_BASE, KERNEL_GS_BASE */
-	{ MSR_SPEC_CTRL, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE },
-	{ MSR_TSC, 1, KVM_MSR_FILTER_READ },
+	{ MSR_EFER, 1, BOTH, false, 0 },
+	{ MSR_FS_BASE, 3, BOTH, false, 0 }, /* GS_BASE, KERNEL_GS_BASE */
+	{ MSR_SPEC_CTRL, 1, BOTH, false, 0 },
+	{ MSR_TSC, 1, KVM_MSR_FILTER_READ, false, 0 },
+	{ MSR_APIC_BASE, 1, BOTH, true, 0 },
+	{ MSR_TSC_DEADLINE, 1, BOTH, true, 0 },
+	{ MSR_KVM_PV_EOI_EN, 1, BOTH, true, PV_EOI },
+	{ MSR_KVM_STEAL_TIME, 1, BOTH, true, PV_STEAL_TIME },
+	{ MSR_KVM_POLL_CONTROL, 1, BOTH, true, PV_POLL_CONTROL },
 };
+
+static bool is_direct(const struct direct *d, bool split, const struct kvm_host *h, const struct cpu_model *m)
+{
+	if ((d->apic && !split) || (d->pv & ~m->pv_features))
+		return false;
+	return d->base != MSR_KVM_STEAL_TIME || h->steal;
+}
 
 static bool in_state(const struct kvm_vcpu *x, u32 msr)
 {
@@ -75,25 +96,32 @@ static bool in_state(const struct kvm_vcpu *x, u32 msr)
 
 bool kvm_msr_inside(const struct vcpu *v, u32 msr)
 {
+	const struct kvm_vcpu *x = v->engine_data;
+
 	if (msr == MSR_SPEC_CTRL) /* not every KVM has it */
-		return in_state(v->engine_data, msr);
+		return in_state(x, msr);
+	if (x->vm->split && msr >= MSR_X2APIC && msr < MSR_X2APIC + X2APIC_MSRS)
+		return true;
 	for (unsigned i = 0; i < ARRAY_SIZE(direct); i++)
 		if (msr - direct[i].base < direct[i].count && (direct[i].flags & KVM_MSR_FILTER_WRITE))
-			return true;
+			return is_direct(&direct[i], x->vm->split, x->host, v->model);
 	return false;
 }
 
-int kvm_set_msr_filter(int vm_fd)
+int kvm_set_msr_filter(const struct kvm_vm *vm, const struct kvm_host *h, const struct cpu_model *m)
 {
 	static const u8 all = 0xff;
 	struct kvm_msr_filter f = { .flags = KVM_MSR_FILTER_DEFAULT_DENY };
 	unsigned n = 0;
 
+	_Static_assert(ARRAY_SIZE(direct) <= KVM_MSR_FILTER_MAX_RANGES, "a range each");
 	for (unsigned i = 0; i < ARRAY_SIZE(direct); i++)
-		f.ranges[n++] = (struct kvm_msr_filter_range){
-			.flags = direct[i].flags, .nmsrs = direct[i].count, .base = direct[i].base, .bitmap = (u8 *)&all
-		};
-	return kvm_ioctl(vm_fd, KVM_X86_SET_MSR_FILTER, &f);
+		if (is_direct(&direct[i], vm->split, h, m))
+			f.ranges[n++] = (struct kvm_msr_filter_range){ .flags = direct[i].flags,
+								       .nmsrs = direct[i].count,
+								       .base = direct[i].base,
+								       .bitmap = (u8 *)&all };
+	return kvm_ioctl(vm->fd, KVM_X86_SET_MSR_FILTER, &f);
 }
 
 struct msr_list {
@@ -114,6 +142,25 @@ static bool set(const struct kvm_vcpu *x, const struct msr_list *l)
 static void append(struct msr_list *l, u32 msr, u64 value)
 {
 	l->entry[l->head.nmsrs++] = (struct kvm_msr_entry){ .index = msr, .data = value };
+}
+
+bool kvm_get_msr(const struct kvm_vcpu *x, u32 msr, u64 *val)
+{
+	struct msr_list l = { .head.nmsrs = 0 };
+
+	append(&l, msr, 0);
+	if (!get(x, &l))
+		return false;
+	*val = l.entry[0].data;
+	return true;
+}
+
+bool kvm_put_msr(const struct kvm_vcpu *x, u32 msr, u64 val)
+{
+	struct msr_list l = { .head.nmsrs = 0 };
+
+	append(&l, msr, val);
+	return set(x, &l);
 }
 
 void kvm_msrs_export(struct vcpu *v)
@@ -153,6 +200,8 @@ void kvm_msr_written(struct vcpu *v, u32 msr)
 
 	if (msr == MSR_TSC || msr == MSR_TSC_ADJUST) {
 		kvm_tsc_follow(v);
+		if (kvm_keeps_apic(v))
+			kvm_apic_follow(v, true);
 	} else if (in_state(kvm_of(v), msr)) {
 		append(&l, msr, *field(&v->cpu, msr));
 		set(kvm_of(v), &l);
@@ -179,25 +228,6 @@ static bool tsc_attr(const struct kvm_vcpu *x, unsigned long request, u64 *offse
 				     .addr = (u64)(uintptr_t)offset };
 
 	return kvm_ioctl(x->fd, request, &a) == 0;
-}
-
-static bool read_tsc(const struct kvm_vcpu *x, u64 *tsc)
-{
-	struct msr_list l = { .head.nmsrs = 0 };
-
-	append(&l, MSR_TSC, 0);
-	if (!get(x, &l))
-		return false;
-	*tsc = l.entry[0].data;
-	return true;
-}
-
-static bool write_tsc(const struct kvm_vcpu *x, u64 tsc)
-{
-	struct msr_list l = { .head.nmsrs = 0 };
-
-	append(&l, MSR_TSC, tsc);
-	return set(x, &l);
 }
 
 /* A KVM that gives the guest the host's TSC as it is (software emulation does): the processor's offset follows it. */
@@ -248,7 +278,7 @@ void kvm_tsc_follow(struct vcpu *v)
 	u64 slack = v->model->tsc_hz / TSC_SLACK, have = 0, is, be, off, now;
 	bool moved = v->cpu.tsc_offset != x->tsc_offset, attr = tsc_attr(x, KVM_GET_DEVICE_ATTR, &have);
 
-	if (!read_tsc(x, &is))
+	if (!kvm_get_msr(x, MSR_TSC, &is))
 		return;
 	be = vcpu_tsc(v);
 	x->tsc_offset = v->cpu.tsc_offset;
@@ -263,8 +293,8 @@ void kvm_tsc_follow(struct vcpu *v)
 		return;
 	x->count[COUNT_TSC_SET]++;
 	have += off;
-	if (x->tsc_stuck || !(attr ? tsc_attr(x, KVM_SET_DEVICE_ATTR, &have) : write_tsc(x, is + off)) ||
-	    !read_tsc(x, &now)) {
+	if (x->tsc_stuck || !(attr ? tsc_attr(x, KVM_SET_DEVICE_ATTR, &have) : kvm_put_msr(x, MSR_TSC, is + off)) ||
+	    !kvm_get_msr(x, MSR_TSC, &now)) {
 		adopt(v, off);
 		return;
 	}

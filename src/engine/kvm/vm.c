@@ -1,5 +1,6 @@
 /* The kernel's VM object: one a machine, shared by its processors. */
 #include "engine/kvm/kvm.h"
+#include "mem/track.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -21,6 +22,23 @@ static void page_written(void *opaque, gpa_t gpa, unsigned len)
 	kvm_reference_written(gpa, len);
 }
 
+/* What the reference engine may write without the MMU's slow path is dropped as well. */
+static void track_armed(void *opaque, bool on)
+{
+	struct kvm_vm *vm = opaque;
+
+	kvm_log_written(vm, on);
+	if (on && vm->alone)
+		mmu_drop_writes(vm->alone);
+	for (unsigned n = 0; on && vm->group && n < vm->group->count; n++)
+		mmu_drop_writes(vm->group->vcpu[n]);
+}
+
+static void track_collect(void *opaque)
+{
+	kvm_report_written(opaque);
+}
+
 static void vm_free(struct kvm_vm *vm)
 {
 	for (unsigned i = 0; i < KVM_VCPUS_MAX; i++)
@@ -29,7 +47,6 @@ static void vm_free(struct kvm_vm *vm)
 	if (vm->fd >= 0)
 		close(vm->fd);
 	pthread_mutex_destroy(&vm->lock);
-	free(vm->log);
 	free(vm);
 }
 
@@ -40,7 +57,7 @@ static int enable(int fd, u32 cap, u64 arg)
 	return kvm_ioctl(fd, KVM_ENABLE_CAP, &c);
 }
 
-static int set_up(struct kvm_vm *vm, const struct kvm_host *h, struct error *e)
+static int set_up(struct kvm_vm *vm, const struct vcpu *v, const struct kvm_host *h, struct error *e)
 {
 	u64 identity = IDENTITY_MAP;
 
@@ -53,28 +70,35 @@ static int set_up(struct kvm_vm *vm, const struct kvm_host *h, struct error *e)
 		return error_errno(e, errno, "engine kvm: KVM_SET_TSS_ADDR");
 	if (enable(vm->fd, KVM_CAP_X86_USER_SPACE_MSR,
 		   KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER) ||
-	    kvm_set_msr_filter(vm->fd))
+	    kvm_set_msr_filter(vm, h, v->model))
 		return error_errno(e, errno, "engine kvm: KVM does not let MSRs out");
+	if (vm->split && kvm_split_enable(vm->fd, h))
+		return error_errno(e, errno, "engine kvm: KVM does not take the local APICs");
 	if (h->fails_out)
 		enable(vm->fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
 	return 0;
 }
 
-static struct kvm_vm *vm_create(struct memory *mem, const struct kvm_host *h, struct error *e)
+static struct kvm_vm *vm_create(struct vcpu *v, const struct kvm_host *h, struct error *e)
 {
+	struct memory *mem = v->mem;
 	struct kvm_vm *vm = calloc(1, sizeof(*vm));
-	struct memory_listener l = { .map_changed = map_changed, .page_written = page_written, .opaque = vm };
+	struct memory_listener l = { map_changed, page_written, vm, track_armed, track_collect };
 
 	if (!vm) {
 		error_set(e, "engine kvm: out of memory");
 		return NULL;
 	}
 	vm->mem = mem;
+	vm->group = v->group;
+	vm->alone = v->group ? NULL : v;
+	vm->logs = track_any(mem);
 	vm->fd = -1;
+	vm->split = kvm_split_wanted(v, h);
 	pthread_mutex_init(&vm->lock, NULL);
 	for (unsigned i = 0; i < KVM_VCPUS_MAX; i++)
 		vm->vcpu_fd[i] = -1;
-	if (set_up(vm, h, e)) {
+	if (set_up(vm, v, h, e)) {
 		vm_free(vm);
 		return NULL;
 	}
@@ -110,7 +134,7 @@ int kvm_vm_join(struct vcpu *v, struct error *e)
 
 	x->vm = g ? g->engine_shared : NULL;
 	if (!x->vm)
-		x->vm = vm_create(v->mem, x->host, e);
+		x->vm = vm_create(v, x->host, e);
 	if (!x->vm)
 		return -1;
 	if (g) {
@@ -134,6 +158,7 @@ void kvm_vm_leave(struct vcpu *v)
 		return;
 	if (g)
 		g->engine_shared = NULL;
+	kvm_report_written(vm);
 	memory_remove_listener(vm->mem, vm);
 	vm_free(vm);
 }
