@@ -24,6 +24,7 @@ struct janitor {
 struct record {
 	dev_t dev;
 	ino_t ino;
+	struct timespec made; /* numbers of inodes are used again at once */
 	char path[PATH_MAX];
 };
 
@@ -35,6 +36,12 @@ static bool get_record(int fd, struct record *r)
 		n = recv(fd, r, sizeof(*r), 0);
 	while (n < 0 && errno == EINTR);
 	return n == sizeof(*r);
+}
+
+static bool same_file(const struct record *r, const struct stat *st)
+{
+	return st->st_dev == r->dev && st->st_ino == r->ino && st->st_mtim.tv_sec == r->made.tv_sec &&
+	       st->st_mtim.tv_nsec == r->made.tv_nsec;
 }
 
 static void wait_and_sweep(int fd, const void *unused)
@@ -49,7 +56,7 @@ static void wait_and_sweep(int fd, const void *unused)
 	while (n == PATHS_MAX && get_record(fd, &extra))
 		;
 	for (unsigned i = 0; i < n; i++)
-		if (!lstat(list[i].path, &st) && st.st_dev == list[i].dev && st.st_ino == list[i].ino)
+		if (!lstat(list[i].path, &st) && same_file(&list[i], &st))
 			unlink(list[i].path);
 }
 
@@ -78,6 +85,7 @@ int janitor_add(struct janitor *j, const char *path, struct error *e)
 		return error_errno(e, errno, "%s", path);
 	r.dev = st.st_dev;
 	r.ino = st.st_ino;
+	r.made = st.st_mtim;
 	strcpy(r.path, path);
 	if (send(j->process.fd, &r, sizeof(r), MSG_NOSIGNAL) != sizeof(r))
 		return error_errno(e, errno, "%s cannot be removed at the end, its process has ended", path);
