@@ -114,7 +114,7 @@ static void moved_sections(void **state)
 	memcpy(at, e.data + STREAM_HEAD_BYTES + one, two);
 	memcpy(at + two, e.data + STREAM_HEAD_BYTES, one);
 	assert_false(reads(copy, e.len));
-	memcpy(at, at + one + two, e.len - STREAM_HEAD_BYTES - one - two); /* left out */
+	memmove(at, at + one + two, e.len - STREAM_HEAD_BYTES - one - two); /* left out */
 	assert_false(reads(copy, e.len - one - two));
 	memcpy(at, e.data + STREAM_HEAD_BYTES, one); /* doubled */
 	memcpy(at + one, e.data + STREAM_HEAD_BYTES, e.len - STREAM_HEAD_BYTES);
