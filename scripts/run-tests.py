@@ -162,7 +162,7 @@ GUEST = {
     "idle.py": (240, True, ("auto",), ()),
     "image.py": (240, False, ("auto",), ()),
     "jail.py": (120, False, ("auto",), ()),
-    "kvm.py": (240, True, ("kvm",), ()),
+    "kvm.py": (360, True, ("kvm",), ()),
     "killsafe.py": (240, False, ("dbt",), ("interp",)),
     "memory.py": (240, False, ("dbt",), ()),
     "memtest.py": (240, False, ("dbt",), ("interp",)),

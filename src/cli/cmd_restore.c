@@ -177,7 +177,9 @@ static int options(void *opaque, struct run_options *o)
 		status = usage_error("restore: %s: its RAM is not of the size that its options say", x->r.path);
 	if (!status && ((x->eager && snapshot_check_ram(&x->r, &e)) || attach_disks(x, o, &e)))
 		status = usage_error("restore: %s", e.text);
-	x->saved = (struct machine_saved){ .stream = &x->r.stream, .ram_fd = x->r.ram_fd, .eager = x->eager };
+	x->saved = (struct machine_saved){
+		.stream = &x->r.stream, .ram_fd = x->r.ram_fd, .eager = x->eager, .same = x->in_place
+	};
 	o->machine.saved = &x->saved;
 	if (status)
 		failed(x);

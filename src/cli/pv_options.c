@@ -6,6 +6,8 @@
 #include "cli/cli.h"
 #include "cpu/pv.h"
 
+#define PAUSE_LOOPS BIT(31) /* nothing the guest finds: loops of PAUSE are looked for, unless this is left out */
+
 static const struct {
 	const char *name;
 	u32 features;
@@ -21,12 +23,14 @@ static const struct {
 	{ "ipi", PV_SEND_IPI },
 	{ "poll", PV_POLL_CONTROL },
 	{ "yield", PV_SCHED_YIELD },
+	{ "pause", PAUSE_LOOPS },
 };
 
-int pv_option_parse(const char *value, u32 *features)
+int pv_option_parse(const char *value, u32 *features, bool *no_pause)
 {
 	const char *part = value;
 
+	*no_pause = false;
 	*features = 0;
 	for (size_t len;; part += len + 1) {
 		bool without = !strncmp(part, "no-", 3);
@@ -41,9 +45,12 @@ int pv_option_parse(const char *value, u32 *features)
 		/* on and off come first, and nothing behind off */
 		if (i == ARRAY_SIZE(parts) || (i < 2 && (part != value || without)) || (i == 1 && part[len]))
 			return usage_error("--pv '%s': '%.*s' is none of on, off, [no-]clock, io-delay, steal, eoi, "
-					   "unhalt, tlb-flush, ipi, poll, yield",
+					   "unhalt, tlb-flush, ipi, poll, yield, pause",
 					   value, (int)len, part);
-		*features = without ? *features & ~parts[i].features : *features | parts[i].features;
+		if (parts[i].features == PAUSE_LOOPS)
+			*no_pause = without;
+		else
+			*features = without ? *features & ~parts[i].features : *features | parts[i].features;
 		if (!part[len])
 			return 0;
 	}

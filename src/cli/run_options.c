@@ -184,7 +184,7 @@ static int set_jail(struct run_options *o, const char *value)
 
 static int set_pv(struct run_options *o, const char *value)
 {
-	return pv_option_parse(value, &o->machine.pv);
+	return pv_option_parse(value, &o->machine.pv, &o->machine.no_pause);
 }
 
 static int set_net(struct run_options *o, const char *value)
@@ -342,7 +342,8 @@ static const char help_tail[] =
     "\n--vsock: a client of the host connects to PATH and writes \"CONNECT PORT\"; the guest's way to\n"
     "port P of CID 2 is the socket PATH_P.\n"
     "\n--pv: the parts, with commas between, are clock, io-delay, steal, eoi, unhalt, tlb-flush, ipi,\n"
-    "poll, yield; on,no-PART leaves one out.\n"
+    "poll, yield; on,no-PART leaves one out. no-pause: nor does a processor that loops over PAUSE\n"
+    "step aside.\n"
     "\nOn the terminal, Ctrl-A x ends the machine, Ctrl-A e changes the engine, and Ctrl-A h helps.\n"
     "Exit status: 0 the guest powered off, (v << 1) | 1 it wrote v to the debug-exit port,\n"
     "1 the machine failed, 2 bad usage.\n";

@@ -185,13 +185,13 @@ int run_stats_json(struct machine *m, const struct machine_result *r, FILE *f, s
 	snprintf(hash, sizeof(hash), "%016lx", machine_state_hash(m));
 	for (unsigned i = 0; i < VCPU_EXIT_COUNT; i++)
 		json_object_set_new(exits, exit_names[i], json_integer((json_int_t)s.exits[i]));
-	top = json_pack("{s:s, s:s, s:i, s:s, s:f, s:f, s:I, s:I, s:o, s:o, s:{s:I, s:I, s:I}, s:{s:I, s:I}}", "engine",
-			v->engine->name, "end", end_names[r->end], "exit_code", r->exit_code, "state_hash", hash,
-			"seconds", s.seconds, "halted_seconds", s.halted_seconds, "halts", (json_int_t)s.halts,
-			"yields", (json_int_t)s.yields, "exits", exits, "counters", counters_json(v), "memory", "ram",
-			(json_int_t)memory_ram_size(machine_memory(m)), "mmio_reads", (json_int_t)mem->mmio_reads,
-			"mmio_writes", (json_int_t)mem->mmio_writes, "ports", "reads", (json_int_t)ports->reads,
-			"writes", (json_int_t)ports->writes);
+	top = json_pack("{s:s, s:s, s:i, s:s, s:f, s:f, s:I, s:I, s:I, s:o, s:o, s:{s:I, s:I, s:I}, s:{s:I, s:I}}",
+			"engine", v->engine->name, "end", end_names[r->end], "exit_code", r->exit_code, "state_hash",
+			hash, "seconds", s.seconds, "halted_seconds", s.halted_seconds, "halts", (json_int_t)s.halts,
+			"yields", (json_int_t)s.yields, "kicks", (json_int_t)s.kicks, "exits", exits, "counters",
+			counters_json(v), "memory", "ram", (json_int_t)memory_ram_size(machine_memory(m)), "mmio_reads",
+			(json_int_t)mem->mmio_reads, "mmio_writes", (json_int_t)mem->mmio_writes, "ports", "reads",
+			(json_int_t)ports->reads, "writes", (json_int_t)ports->writes);
 	if (top) {
 		put_counted(top, &s);
 		json_object_set_new(top, "disks", disks_json(m));
@@ -256,7 +256,7 @@ void run_stats_text(struct machine *m)
 	fprintf(stderr, "%-24s %s\n%-24s %.3f (%.3f of them halted, %lu times)\n", "engine", v->engine->name, "seconds",
 		s.seconds, s.halted_seconds, s.halts);
 	if (machine_cpus(m) > 1)
-		fprintf(stderr, "%-24s %lu\n", "yields", s.yields);
+		fprintf(stderr, "%-24s %lu\n%-24s %lu\n", "yields", s.yields, "kicks", s.kicks);
 	if (s.counted)
 		fprintf(stderr, "%-24s %lu\n%-24s %.1f\n", "instructions", s.instructions, "million instructions/s",
 			mips(&s));

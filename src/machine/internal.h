@@ -46,10 +46,11 @@ struct machine_cpu {
 	u64 poll_window;      /* ns; for disks (poll.c) */
 	u64 halt_window;      /* ns; for anything else */
 	pthread_t thread;     /* of all but processor 0, while machine_run() lasts (parallel.c) */
-	/* its own thread: host TSC at its last PAUSE, and at the first of those that followed each other closely */
-	u64 pause_last, pause_first;
+	/* its own thread: host time of its last PAUSE, and of the first of those that followed each other closely; how
+	 * long they may */
+	u64 pause_last, pause_first, pause_window;
 	/* statistics */
-	u64 exits[VCPU_EXIT_COUNT], halts, halted_ns, yields;
+	u64 exits[VCPU_EXIT_COUNT], halts, halted_ns, yields, kicks;
 };
 
 struct machine {

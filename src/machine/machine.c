@@ -19,6 +19,7 @@
 #include "dev/virtio/console.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
+#include "machine/state.h"
 #include "mem/mmu.h"
 #include "replay/door.h"
 
@@ -165,7 +166,7 @@ static int start_saved(struct machine *m, struct error *e)
 		return -1;
 	boot_drop(m->image);
 	/* it may be one of several copies; with the virtual clock they are to be the same */
-	if (m->cfg.clock == MACHINE_CLOCK_REAL)
+	if (m->cfg.clock == MACHINE_CLOCK_REAL && !m->cfg.saved->same)
 		machine_set_generation(m, NULL);
 	return 0;
 }

@@ -58,6 +58,7 @@ struct machine_config {
 	u64 seed;	       /* of the virtual clock's random numbers */
 	const char *cpu_model; /* "host" or x86-64-v2.. */
 	u32 pv;		       /* paravirtual interface: PV_* of cpu/pv.h; 0: none */
+	bool no_pause;	       /* a processor that loops over PAUSE does not step aside, in parallel */
 	/* what to boot: exactly one of kernel and firmware */
 	const char *kernel, *initrd, *append;
 	const char *firmware;	   /* path, "seabios" or "ovmf" */
@@ -246,6 +247,7 @@ void machine_save_state(struct machine *m, struct encoder *e);
 struct machine_stats {
 	u64 instructions, exits[VCPU_EXIT_COUNT], halts;
 	u64 yields;   /* a processor that waited for another in a loop of PAUSEs stepped aside */
+	u64 kicks;    /* KVM_HC_KICK_CPU: spin locks that slept were handed over */
 	bool counted; /* `instructions` is all of them: see ENGINE_COUNTS_IF_ASKED */
 	double seconds, halted_seconds;
 };

@@ -109,10 +109,14 @@ void machine_yield(struct machine *m, unsigned n, int to)
  * A guest's spin lock is a loop of PAUSEs. If its holder has lost its host
  * processor to the one that waits, the loop ends sooner if that steps aside.
  * PAUSEs no further apart than PAUSE_GAP belong to one loop, and one that lasts
- * for PAUSE_WINDOW steps aside. In turns any PAUSE ends the turn.
+ * for PAUSE_WINDOW steps aside. If it goes on after that, it has only looked
+ * whether the answer is there, and steps aside again after half the time:
+ * locks that are handed over in an order (Linux's queue) come to each waiter,
+ * of which one alone can go on. In turns any PAUSE ends the turn.
  */
 #define PAUSE_GAP 4000u	    /* ns */
 #define PAUSE_WINDOW 40000u /* ns */
+#define PAUSE_WINDOW_MIN 2500u
 
 void machine_paused(struct machine *m, unsigned n)
 {
@@ -124,15 +128,18 @@ void machine_paused(struct machine *m, unsigned n)
 		return;
 	}
 	/* of the kernel alone: user code that waits long makes a system call */
-	if (cpu_cpl(&c->v->cpu))
+	if (m->cfg.no_pause || cpu_cpl(&c->v->cpu))
 		return;
 	now = host_ns();
-	if (now - c->pause_last > PAUSE_GAP)
+	if (now - c->pause_last > PAUSE_GAP) {
 		c->pause_first = now;
+		c->pause_window = PAUSE_WINDOW;
+	}
 	c->pause_last = now;
-	if (now - c->pause_first < PAUSE_WINDOW)
+	if (now - c->pause_first < c->pause_window)
 		return;
 	yield_thread(m, n);
+	c->pause_window = MAX(c->pause_window / 2, PAUSE_WINDOW_MIN);
 	c->pause_first = c->pause_last = host_ns();
 	c->yields++;
 }

@@ -26,6 +26,7 @@ static u64 kick(struct machine *m, u64 apic_id)
 		return 0;
 	}
 	machine_vcpu(m, (unsigned)n)->kicked = true;
+	m->cpu[n].kicks++;
 	/* EV_TRAP makes a halted engine look at it. */
 	wake_cpu(m, (unsigned)n, EV_TRAP | EV_KICK);
 	return 0;

@@ -19,6 +19,9 @@ struct machine_saved {
 	 * and content while the machine is there. May be closed after machine_create(). */
 	int ram_fd;
 	bool eager; /* read all of RAM at once instead; then the file may change afterwards */
+	/* It is the same machine that goes on, nobody else can: else it gets a random VM Generation ID, if it has one
+	 * and its clock is the real one. */
+	bool same;
 };
 
 /*

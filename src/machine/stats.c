@@ -19,6 +19,7 @@ void machine_stats(struct machine *m, struct machine_stats *out)
 			out->exits[i] += c->exits[i];
 		out->halts += c->halts;
 		out->yields += c->yields;
+		out->kicks += c->kicks;
 		out->halted_seconds += (double)c->halted_ns / 1e9;
 	}
 }

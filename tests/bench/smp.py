@@ -1,21 +1,31 @@
 #!/usr/bin/env python3
 """What several processors bring, and what more of them than the host has cost.
 
-smp.py [--runs N] [--cpus N,N...] [--only compute,build,messages,mappings] [--engine NAME] [--no-tcg] [--json F]
+smp.py [--runs N] [--cpus N,N...] [--only compute,files,build,messages,mappings] [--rows NAME,NAME...]
+       [--limit S] [--engine NAME] [--no-tcg] [--json F]
 
 compute: smp_work.c, a fixed amount of work with barriers, by 1 and 2 threads of a
 machine with two processors; natively, in Ectype and in QEMU's TCG with a host
 thread a processor. The speed-up is the time with 1 thread over that with 2.
 
 build: make -jN of a program of 12 files with Debian's gcc on a machine with N
-processors; messages and mappings: tests/guest/smp_load.c, with as many threads as
-processors. Each with the paravirtual interface, with PV unhalt switched off in
-the guest (nopvspin), without the whole interface (--pv off), and in QEMU's TCG.
-On N processors more than the host has, a lock's holder may be put aside while
-others spin for it: that is what the columns compare.
+processors; files, messages and mappings: tests/guest/smp_load.c, with as many
+threads as processors; of files each iteration is dup() and close(), which take one
+spin lock of the kernel. On N processors more than the host has, a lock's holder
+may be put aside while others spin for it: that is what the rows compare.
 
-Medians of --runs runs, in seconds; the machines take turns. A figure in
-brackets is the processor time of the whole process, its threads included.
+  pv         the paravirtual interface: Linux's spin locks sleep (PV unhalt)
+  no-unhalt  all but PV unhalt: they spin, and whoever comes first has them
+  nopvspin   they are a queue, as on hardware, and who waits for the second place in
+             it waits for the first; its loops of PAUSE step aside
+  no-pause   the same, and they do not
+  pv off     none of the interface
+  qemu       TCG
+
+Medians of --runs runs, in seconds, with the smallest and the largest; the machines
+take turns. A figure in brackets is the processor time of the whole process, its
+threads included. A job is ended after --limit seconds, and counts as that long. Each
+run is told on standard error as it ends.
 """
 import argparse
 import json
@@ -35,6 +45,7 @@ from cprogram import program  # noqa: E402
 
 FILES = 12
 LIMIT = 900
+JOBS = ("files", "build", "messages", "mappings")
 QEMU = os.path.join(ROOT, "tests/guest/qemu-as-ectype")
 MAKEFILE = "all: $(patsubst %.c,%.o,$(wildcard *.c))\n%.o: %.c\n\tgcc -O1 -w -c -o $@ $<\n"
 # a mark behind each job, so that the next one starts from a quiet machine
@@ -43,7 +54,7 @@ mkdir /tmp/build; cp /build/* /tmp/build
 job() {{
 	echo "begin $1"
 	shift
-	"$@" >/tmp/out 2>&1
+	timeout {limit} "$@" >/tmp/out 2>&1
 	echo "end $? $(tail -n 1 /tmp/out)"
 	sleep 0.5
 }}
@@ -72,23 +83,29 @@ def has_pv():
 
 def machines(a, overcommit):
     """{name: (program, options, kernel's command line)}"""
-    ectype = {"ectype": (guest.ECTYPE, [], "")}
-    if overcommit and has_pv():
-        ectype["nopvspin"] = (guest.ECTYPE, [], " nopvspin")
-        ectype["pv off"] = (guest.ECTYPE, ["--pv", "off"], "")
+    if not overcommit or not has_pv():
+        rows = {"ectype": (guest.ECTYPE, [], "")}
+    else:
+        rows = {
+            "pv": (guest.ECTYPE, [], ""),
+            "no-unhalt": (guest.ECTYPE, ["--pv", "on,no-unhalt"], ""),
+            "nopvspin": (guest.ECTYPE, [], " nopvspin"),
+            "no-pause": (guest.ECTYPE, ["--pv", "on,no-pause"], " nopvspin"),
+            "pv off": (guest.ECTYPE, ["--pv", "off"], ""),
+        }
     if not a.no_tcg:
-        ectype["qemu"] = (QEMU, [], "")
-    return ectype
+        rows["qemu"] = (QEMU, [], "")
+    return {name: row for name, row in rows.items() if not overcommit or not a.rows or name in a.rows.split(",")}
 
 
-def run_guest(machine, cpus, jobs, files, engine):
+def run_guest(machine, cpus, jobs, files, a):
     """{job: (seconds, processor seconds)} of one boot."""
     path, options, append = machine
     found = {}
-    script = SCRIPT.format(jobs="\n".join(f"job {name} {command}" for name, command in jobs.items()))
+    script = SCRIPT.format(limit=a.limit, jobs="\n".join(f"job {name} {command}" for name, command in jobs.items()))
     guest.ECTYPE = path
     with tempfile.TemporaryDirectory() as tmp:
-        with guest.toolbox(tmp, {"run.sh": script, **files}, "--cpus", cpus, *options, engine=engine,
+        with guest.toolbox(tmp, {"run.sh": script, **files}, "--cpus", cpus, *options, engine=a.engine,
                            append="console=ttyS0 quiet" + append) as g:
             for name in jobs:
                 g.expect(rf"begin {name}\r?\n", LIMIT)
@@ -96,7 +113,7 @@ def run_guest(machine, cpus, jobs, files, engine):
                 end = g.expect(r"end \d+.*\r?\n", LIMIT)
                 status, text = re.search(r"end (\d+) ?(.*)", end).groups()
                 found[name] = (time.monotonic() - start, g.cpu_seconds() - cpu)
-                if status != "0":
+                if status not in ("0", "124", "143"):  # the last two: ended by timeout
                     raise SystemExit(f"{path}: {name} ended with status {status}: {text}")
             g.wait(60)
     return found
@@ -114,16 +131,22 @@ class Samples:
 
     def add(self, *key, value):
         self.of.setdefault("/".join(str(k) for k in key), []).append(value)
+        print(f"{'/'.join(str(k) for k in key)} {value[0]:.2f} s, processors {value[1]:.1f} s", file=sys.stderr, flush=True)
 
     def median(self, *key):
         found = self.of.get("/".join(str(k) for k in key))
+        return [statistics.median(x) for x in zip(*found)] if found else None
+
+    def cell(self, *key, limit=None):
+        """Seconds, their range if there are several, and in brackets the processor time."""
+        found = self.of.get("/".join(str(k) for k in key))
         if not found:
-            return None
-        return [statistics.median(x) for x in zip(*found)] if isinstance(found[0], tuple) else statistics.median(found)
-
-
-def cell(value):
-    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else f"{value[0]:.2f} ({value[1]:.1f})"
+            return "-"
+        times, mid = [t for t, _ in found], self.median(*key)
+        text = f">{limit:.0f}" if limit and mid[0] >= limit else f"{mid[0]:.2f}"
+        if len(times) > 1:
+            text += f" {min(times):.2f}..{max(times):.2f}"
+        return f"{text} ({mid[1]:.1f})"
 
 
 def compute(a, samples, program_path, data):
@@ -134,12 +157,12 @@ def compute(a, samples, program_path, data):
             samples.add("compute", "native", threads, value=(native([program_path, str(threads), str(units)], 2), 0.0))
         for name, machine in rows.items():
             jobs = {f"compute{t}": f"/smp_work {t} {units}" for t in (1, 2)}
-            for job, value in run_guest(machine, 2, jobs, {"smp_work": data}, a.engine).items():
+            for job, value in run_guest(machine, 2, jobs, {"smp_work": data}, a).items():
                 samples.add("compute", name, job[-1], value=value)
-    print("\ncompute, a machine with 2 processors   1 thread    2 threads    speed-up")
+    print(f"\n{'compute, 2 processors':<20} {'1 thread':>28} {'2 threads':>28} {'speed-up':>10}")
     for name in ["native", *rows]:
         one, two = samples.median("compute", name, 1), samples.median("compute", name, 2)
-        print(f"{name:<36} {cell(one):>12} {cell(two):>12} {one[0] / two[0]:>10.2f}")
+        print(f"{name:<20} {samples.cell('compute', name, 1):>28} {samples.cell('compute', name, 2):>28} {one[0] / two[0]:>10.2f}")
 
 
 def overcommit(a, samples, load):
@@ -147,25 +170,27 @@ def overcommit(a, samples, load):
     files = {**build_tree(), "smp_load": load}
     for _ in range(a.runs):
         for cpus in a.cpus:
-            jobs = {"build": f"make -s -C /tmp/build -j{cpus} all", "messages": f"/smp_load messages 100 {cpus}",
-                    "mappings": f"/smp_load mappings 300 {cpus}"}
+            jobs = {"files": f"/smp_load files 20000 {cpus}", "build": f"make -s -C /tmp/build -j{cpus} all",
+                    "messages": f"/smp_load messages 100 {cpus}", "mappings": f"/smp_load mappings 300 {cpus}"}
             jobs = {name: command for name, command in jobs.items() if name in a.only}
             for name, machine in rows.items():
-                for job, value in run_guest(machine, cpus, jobs, files, a.engine).items():
+                for job, value in run_guest(machine, cpus, jobs, files, a).items():
                     samples.add(job, name, cpus, value=value)
-    for job in ("build", "messages", "mappings"):
+    for job in JOBS:
         if job not in a.only:
             continue
-        print(f"\n{job}, by processors{'':<12}" + "".join(f"{cpus:>16}" for cpus in a.cpus))
+        print(f"\n{job + ', by processors':<24}" + "".join(f"{cpus:>30}" for cpus in a.cpus))
         for name in rows:
-            print(f"{name:<28}" + "".join(f"{cell(samples.median(job, name, cpus)):>16}" for cpus in a.cpus))
+            print(f"{name:<24}" + "".join(f"{samples.cell(job, name, cpus, limit=a.limit):>30}" for cpus in a.cpus))
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--runs", type=int, default=3)
     p.add_argument("--cpus", default="1,2,4,8")
-    p.add_argument("--only", default="compute,build,messages,mappings")
+    p.add_argument("--only", default="compute," + ",".join(JOBS))
+    p.add_argument("--rows", help="of the overcommitted machines, these")
+    p.add_argument("--limit", type=int, default=100, help="seconds of a job")
     p.add_argument("--units", type=int, default=400, help="of compute's work")
     p.add_argument("--engine", default="dbt")
     p.add_argument("--no-tcg", action="store_true", help="without QEMU")

@@ -71,7 +71,28 @@ def one_guest():
         g.send("reboot -f\n")
         g.expect(PROMPT, 240)
         ok("the same after a reset", generation(name)[1] == last)
+        restored(g, name, last.strip())
         ok("and the driver has it again", "ECTY0001:00" in g.shell("ls /sys/bus/acpi/drivers/vmgenid"))
+
+
+def restored(g, name, first):
+    """A copy is told before it does anything."""
+    folder = os.path.join(tmp, "snapshot")
+    status, out, err = run_to_end(("snapshot", name, folder), 60)[:3]
+    if not ok("snapshot", status == 0, out + err):
+        return
+    copy = guest.Guest.__new__(guest.Guest)
+    copy.text, copy.mark, copy.err, copy.slave = "", 0, tempfile.TemporaryFile(), None
+    copy.process = subprocess.Popen([guest.ECTYPE, "restore", folder, "--name", name + "-copy"], stdin=subprocess.PIPE,
+                                    stdout=subprocess.PIPE, stderr=copy.err)
+    copy.into, copy.out = copy.process.stdin.fileno(), copy.process.stdout.fileno()
+    with copy:
+        copy.send("\n")
+        copy.expect(PROMPT, 60)
+        log = wait_in_guest(copy, "dmesg | grep 'virtual machine fork'", "fork")
+        ok("a restored machine makes new random numbers", log.count("fork") == 1 and events(copy)[1] == 1, log)
+        ok("it has an ID of its own", generation(name + "-copy")[1].strip() not in ("", first))
+    ok("the one that was saved keeps its ID, and is told nothing", generation(name)[1].strip() == first and events(g)[1] == 0)
 
 
 def options():

@@ -118,7 +118,7 @@ def hotplug(g, name, n, rounds):
 
 
 # smp_load's parts with their rounds, for --long 20 times as many.
-LOADS = (("messages", 30), ("threads", 60), ("mappings", 25), ("code", 25))
+LOADS = (("messages", 30), ("threads", 60), ("files", 1000), ("mappings", 25), ("code", 25))
 
 
 def load(n, factor):

@@ -3,7 +3,7 @@
  * many processes and many threads, locks that sleep, one address space whose
  * mappings change, code that one thread writes and others run. smp.py runs it.
  *
- *	smp_load messages|threads|mappings|code ROUNDS [THREADS]
+ *	smp_load messages|threads|files|mappings|code ROUNDS [THREADS]
  *
  * Prints one line, "NAME ok" or what was wrong, and the seconds it took on the
  * standard error.
@@ -185,6 +185,24 @@ static void locks(void)
 		wrong++;
 }
 
+/* ---- a spin lock of the kernel: that of the table of open files, which the threads share ---- */
+
+static void *opener(void *arg)
+{
+	for (unsigned long r = 0; r < rounds; r++) {
+		int fd = dup(0);
+
+		if (fd < 0 || close(fd))
+			wrong++;
+	}
+	return NULL;
+}
+
+static void files(void)
+{
+	run_all(opener);
+}
+
 /* ---- one address space: a page is replaced while others read it ---- */
 
 #define WORDS 512
@@ -302,7 +320,8 @@ int main(int argc, char **argv)
 		const char *name;
 		void (*run)(void);
 	} loads[] = {
-		{ "messages", messages }, { "threads", locks }, { "mappings", mappings }, { "code", write_code }
+		{ "messages", messages }, { "threads", locks },	  { "files", files },
+		{ "mappings", mappings }, { "code", write_code },
 	};
 	struct timespec a, b;
 

@@ -7,6 +7,7 @@
 
 #include "cli/cli.h"
 #include "cli/run_options.h"
+#include "cpu/pv.h"
 
 static void test_size(void **state)
 {
@@ -295,12 +296,34 @@ static void test_streams(void **state)
 	assert_int_equal(PARSE(&o, "--kernel", "K", "--console", "pty,name=.."), EXIT_USAGE);
 }
 
+static void test_pv(void **state)
+{
+	struct run_options o;
+
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--pv", "on"), 0);
+	assert_int_equal(o.machine.pv, PV_ALL);
+	assert_false(o.machine.no_pause);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--pv", "on,no-unhalt,no-pause"), 0);
+	assert_int_equal(o.machine.pv, PV_ALL & ~(u32)PV_UNHALT);
+	assert_true(o.machine.no_pause);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--pv", "steal,pause"), 0);
+	assert_int_equal(o.machine.pv, PV_STEAL_TIME);
+	assert_false(o.machine.no_pause);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--pv", "off"), 0);
+	assert_int_equal(o.machine.pv, 0);
+	assert_false(o.machine.no_pause);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--pv", "off,no-pause"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--pv", "on,no-paus"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--pv", "no-"), EXIT_USAGE);
+	assert_int_equal(PARSE(&o, "--kernel", "K", "--pv", ""), EXIT_USAGE);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_size),	 cmocka_unit_test(test_number),
-					    cmocka_unit_test(test_options),	 cmocka_unit_test(test_disks),
-					    cmocka_unit_test(test_cdroms),	 cmocka_unit_test(test_streams),
-					    cmocka_unit_test(test_trace_options) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_size),	  cmocka_unit_test(test_number),
+					    cmocka_unit_test(test_options),	  cmocka_unit_test(test_disks),
+					    cmocka_unit_test(test_cdroms),	  cmocka_unit_test(test_streams),
+					    cmocka_unit_test(test_trace_options), cmocka_unit_test(test_pv) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,6 +5,7 @@
  * KVM is emulated in software it is slow, too.
  */
 #include "kvm_rig.h"
+#include "mem/track.h"
 
 /* ---- programs ---- */
 
@@ -370,28 +371,65 @@ static void test_triple_fault(void **state)
 
 /* ---- memory ---- */
 
+static void harvest(struct track *t, u64 *dirty)
+{
+	memset(dirty, 0, RAM / PAGE_SIZE / 8);
+	track_harvest(t, dirty, true);
+}
+
+/* One log of what KVM's guest, devices and the reference engine write, also while the engine and the map change. */
 static void test_dirty_log(void **state)
 {
+	static const u64 pages = BIT(0x20) | BIT(0x30) | BIT(0x31); /* of pages_code, not the code's own */
+	const struct run_budget ten = { .insns = 10 };
 	u64 dirty[RAM / PAGE_SIZE / 64] = { 0 };
-	struct error e;
+	struct error e = { .text = "" };
+	struct track *t;
+	struct region *r;
 
 	attach(&engine_kvm);
 	load(pages_code, pages_end);
-	assert_int_equal(kvm_dirty_harvest(rig.v, dirty), -1); /* not started */
-	assert_int_equal(kvm_dirty_start(rig.v, &e), 0);
-	assert_int_equal(kvm_dirty_harvest(rig.v, dirty), 0);
-	memset(dirty, 0, sizeof(dirty));
+	t = track_start(rig.mem, NULL, NULL, &e);
+	assert_non_null(t);
 	assert_int_equal(run(), VCPU_EXIT_HALT);
-	assert_int_equal(kvm_dirty_harvest(rig.v, dirty), 0);
-	/* 20000, 30000 and 31000; nothing else, the code's page included */
-	assert_int_equal(dirty[0], BIT(0x20) | BIT(0x30) | BIT(0x31));
+	memory_write(rig.mem, 0x15000, "device", 6);
+	harvest(t, dirty);
+	assert_int_equal(dirty[0], pages | BIT(0x15));
 	for (unsigned i = 1; i < ARRAY_SIZE(dirty); i++)
 		assert_int_equal(dirty[i], 0);
-	memset(dirty, 0, sizeof(dirty));
-	assert_int_equal(kvm_dirty_harvest(rig.v, dirty), 0);
+	harvest(t, dirty);
 	assert_int_equal(dirty[0], 0);
-	kvm_dirty_stop(rig.v);
-	assert_int_equal(kvm_dirty_harvest(rig.v, dirty), -1);
+	/* a slot that goes, and one that is new */
+	load(pages_code, pages_end);
+	harvest(t, dirty);
+	assert_int_equal(run(), VCPU_EXIT_HALT);
+	r = memory_map_mmio(rig.mem, 0x30000, PAGE_SIZE, &mmio_ops, NULL, 5, "device");
+	harvest(t, dirty);
+	assert_int_equal(dirty[0], pages);
+	region_remove(rig.mem, r);
+	/* the reference engine inside, twice over the same frames */
+	for (unsigned n = 0; n < 2; n++) {
+		load(pages_code, pages_end);
+		harvest(t, dirty);
+		vcpu_clear(rig.v, EV_KICK | EV_TIMER | EV_RESET);
+		engine_kvm.run(rig.v, &ten);
+		harvest(t, dirty);
+		assert_int_equal(dirty[0], pages);
+	}
+	/* the engine goes before the harvest, and comes while the track is there */
+	load(pages_code, pages_end);
+	harvest(t, dirty);
+	assert_int_equal(run(), VCPU_EXIT_HALT);
+	detach();
+	harvest(t, dirty);
+	assert_int_equal(dirty[0], pages);
+	load(pages_code, pages_end);
+	attach(&engine_kvm);
+	harvest(t, dirty);
+	assert_int_equal(run(), VCPU_EXIT_HALT);
+	harvest(t, dirty);
+	assert_int_equal(dirty[0], pages);
+	track_stop(t);
 }
 
 /* The map changes while the engine is attached: RAM hidden by a device, ROM, a move, and back. */

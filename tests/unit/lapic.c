@@ -521,6 +521,62 @@ static void save_all(struct fixture *f, struct encoder *e)
 		d->ops->save(d, e);
 }
 
+/* Lent and taken back, an APIC is as before; meanwhile nothing is pending and no timer runs. */
+static void test_lend(void **state)
+{
+	struct fixture *f = *state;
+	struct encoder a, b;
+	struct apic_state s;
+	u64 deadline;
+
+	enable_all(f);
+	f->icount = 500;
+	wr(f, 0, 0x80, 0x23);
+	send(f, 0, false, APIC_FIXED, 0x91);
+	send(f, 0, false, APIC_FIXED, 0x45);
+	lapic_ack(on(f, 0));
+	lapic_set_lint(on(f, 0), 0, true);
+	wr(f, 0, 0x320, 0x20041);
+	save_all(f, &a);
+	lapic_lend(on(f, 0), &s);
+	assert_true(lapic_is_lent(on(f, 0)));
+	assert_int_equal(s.isr[4], 1 << 17);
+	assert_int_equal(s.irr[2], 1 << 5);
+	assert_false(lapic_pending(on(f, 0)));
+	assert_int_equal(lapic_ack(on(f, 0)), -1);
+	assert_true(lapic_extint(on(f, 0)));
+	lapic_set_lint(on(f, 0), 0, false);
+	assert_int_equal(lapic_extint_ack(on(f, 0)), -1);
+	lapic_set_lint(on(f, 0), 0, true);
+	lapic_take_back(on(f, 0), &s);
+	save_all(f, &b);
+	assert_int_equal(a.len, b.len);
+	assert_memory_equal(a.data, b.data, a.len);
+	enc_free(&a);
+	enc_free(&b);
+	/* a timer that runs goes on; one that is due has fired before */
+	wr(f, 0, 0x380, 1000);
+	deadline = clock_next_deadline(f->board.clock);
+	f->icount += 300;
+	lapic_lend(on(f, 0), &s);
+	assert_true(clock_next_deadline(f->board.clock) == CLOCK_NEVER);
+	assert_true(s.count > 0 && s.count < s.init_count);
+	lapic_take_back(on(f, 0), &s);
+	assert_true(clock_next_deadline(f->board.clock) - deadline + 128 < 256); /* to one tick of the count */
+	f->icount = deadline + 1;
+	lapic_lend(on(f, 0), &s);
+	assert_int_equal(s.irr[2] >> 1 & 1, 1);
+	/* what no register has is dropped */
+	memset(&s, 0xff, sizeof(s));
+	lapic_take_back(on(f, 0), &s);
+	save_all(f, &a);
+	struct decoder d = { .data = a.data, .len = a.len };
+
+	for (struct device *dev = f->board.first; dev; dev = dev->next)
+		assert_int_equal(dev->ops->check(dev, &d), 0);
+	enc_free(&a);
+}
+
 static void test_save(void **state)
 {
 	struct fixture *f = *state, *g;
@@ -715,7 +771,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_reset), T(test_priority), T(test_level_eoi),    T(test_extint),		 T(test_destinations),
 		T(test_icr),   T(test_timer),	 T(test_tsc_deadline), T(test_base_transitions), T(test_x2apic),
-		T(test_save),  T(test_pv_eoi),	 T(test_pv_eoi_saved), T(test_send_many),
+		T(test_lend),  T(test_save),	 T(test_pv_eoi),       T(test_pv_eoi_saved),	 T(test_send_many),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -90,7 +90,8 @@ void lapic_take_back(struct lapic *l, const struct apic_state *s)
 	l->init_count = s->init_count;
 	l->count = MIN(s->count, s->init_count);
 	l->divide = s->divide & 0xb;
-	l->start = clock_now(l->bus->board->clock);
+	if (l->count)
+		l->start = clock_now(l->bus->board->clock);
 	l->tsc_deadline = s->tsc_deadline;
 	l->pv_eoi = s->pv_eoi & 2 ? 0 : s->pv_eoi;
 	lapic_update_ppr(l);

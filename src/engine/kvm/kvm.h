@@ -63,6 +63,8 @@ struct kvm_slot {
 /* A VM of the kernel's: one a machine, shared by its processors (vm.c). */
 struct kvm_vm {
 	struct memory *mem;
+	const struct vcpu_group *group; /* NULL: `alone` is the only processor */
+	struct vcpu *alone;
 	int fd;
 	bool split;	      /* made so that it keeps the local APICs */
 	pthread_mutex_t lock; /* of the slots */
@@ -71,8 +73,7 @@ struct kvm_vm {
 	unsigned unmapped;  /* pieces of RAM or ROM for which there is no slot: their accesses come out as MMIO */
 	u64 tsc_offset;	    /* KVM's of a processor whose own is 0; under the lock */
 	bool tsc_known;
-	bool logs; /* dirty pages are noted */
-	u8 *log;   /* one bit a frame of RAM: written by others than KVM, and what was harvested before */
+	bool logs; /* written frames are noted */
 	int vcpu_fd[KVM_VCPUS_MAX];
 };
 
@@ -161,6 +162,9 @@ void kvm_vm_leave(struct vcpu *v);
 
 /* slots.c: KVM's slots follow the map. Any thread that may change the map. */
 void kvm_slots_update(struct kvm_vm *vm);
+/* KVM notes which frames its guest writes; what it noted since the last time goes to the tracks (mem/track.h). */
+void kvm_log_written(struct kvm_vm *vm, bool on);
+void kvm_report_written(struct kvm_vm *vm);
 
 /* cpuid.c */
 int kvm_set_cpuid(struct vcpu *v, struct error *e);
@@ -254,11 +258,5 @@ void kvm_see_guest(const struct kvm_host *h, struct cpu_limits *l);
 #define KVM_DEBUG_DATA 2
 u8 kvm_debug_means(void);
 bool kvm_fast(const struct kvm_host *h, char *why, size_t size);
-
-/* For migration (slots.c): note written pages of RAM from now on. 0, or -1 with *e. */
-int kvm_dirty_start(struct vcpu *v, struct error *e);
-void kvm_dirty_stop(struct vcpu *v);
-/* Sets in `bitmap`, one bit a frame of RAM by its offset, what was written since the last harvest. 0 or -1. */
-int kvm_dirty_harvest(struct vcpu *v, u64 *bitmap);
 
 #endif

@@ -6,6 +6,7 @@
  * come out and are done by memory_read() and memory_write().
  */
 #include "engine/kvm/kvm.h"
+#include "mem/track.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -117,92 +118,49 @@ void kvm_slots_update(struct kvm_vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 }
 
-/* ---- dirty pages ---- */
+/* ---- written frames (mem/track.h) ---- */
 
-static void mark(struct kvm_vm *vm, u64 off)
-{
-	u64 frame = off >> PAGE_SHIFT;
-
-	if (off < memory_ram_size(vm->mem))
-		__atomic_fetch_or(&vm->log[frame / 8], (u8)(1u << (frame % 8)), __ATOMIC_RELAXED);
-}
-
-/* What KVM noted of slot `n`, into vm->log; KVM starts afresh. */
+/* What KVM noted of slot `n` is told to the tracks; KVM starts afresh. A slot of which it has no log counts as written.
+ */
 static void save_log(struct kvm_vm *vm, unsigned n)
 {
 	const struct kvm_slot *s = &vm->slot[n];
-	u64 pages = s->len >> PAGE_SHIFT, words = (pages + 63) / 64, *bits;
+	u64 pages = s->len >> PAGE_SHIFT, first = (u64)(s->host - memory_ram(vm->mem)) >> PAGE_SHIFT, *bits;
 	struct kvm_dirty_log l = { .slot = n };
-	bool known;
 
-	if (!vm->logs || s->rom)
+	/* ROM, and memory that is no RAM, is of no track's. */
+	if (!vm->logs || s->rom || first >= memory_ram_size(vm->mem) >> PAGE_SHIFT)
 		return;
-	bits = calloc(words, 8);
+	bits = calloc((pages + 63) / 64, 8);
 	l.dirty_bitmap = bits;
-	known = bits && kvm_ioctl(vm->fd, KVM_GET_DIRTY_LOG, &l) == 0;
-	for (u64 i = 0; i < pages; i++)
-		if (!known || (bits[i / 64] >> (i % 64) & 1))
-			mark(vm, (u64)(s->host - memory_ram(vm->mem)) + (i << PAGE_SHIFT));
+	if (!bits || kvm_ioctl(vm->fd, KVM_GET_DIRTY_LOG, &l)) {
+		track_note(vm->mem, first, pages);
+	} else {
+		for (u64 i = 0; i < pages; i++)
+			if (bits[i / 64] >> (i % 64) & 1)
+				track_note(vm->mem, first + i, 1);
+	}
 	free(bits);
 }
 
-static int set_logging(struct kvm_vm *vm, bool on)
+/* Where KVM takes no log for a slot, save_log() finds that out. */
+void kvm_log_written(struct kvm_vm *vm, bool on)
 {
-	int r = 0;
-
-	vm->logs = on;
-	for (unsigned i = 0; i < KVM_SLOTS_MAX && !r; i++)
-		if (vm->slot[i].len && !vm->slot[i].rom)
-			r = tell(vm, i, &vm->slot[i]);
-	return r;
-}
-
-int kvm_dirty_start(struct vcpu *v, struct error *e)
-{
-	struct kvm_vm *vm = kvm_of(v)->vm;
-	int r = 0;
-
 	pthread_mutex_lock(&vm->lock);
-	if (!vm->log)
-		vm->log = calloc((memory_ram_size(vm->mem) >> PAGE_SHIFT) / 8 + 1, 1);
-	if (!vm->log)
-		r = error_set(e, "engine kvm: out of memory for the log of dirty pages");
-	else if (!vm->logs && set_logging(vm, true)) {
-		r = error_errno(e, errno, "engine kvm: KVM keeps no log of dirty pages");
-		set_logging(vm, false);
+	if (vm->logs != on) {
+		vm->logs = on;
+		for (unsigned i = 0; i < KVM_SLOTS_MAX; i++)
+			if (vm->slot[i].len && !vm->slot[i].rom)
+				tell(vm, i, &vm->slot[i]);
 	}
 	pthread_mutex_unlock(&vm->lock);
-	return r;
 }
 
-void kvm_dirty_stop(struct vcpu *v)
+void kvm_report_written(struct kvm_vm *vm)
 {
-	struct kvm_vm *vm = kvm_of(v)->vm;
-
 	pthread_mutex_lock(&vm->lock);
-	if (vm->logs)
-		set_logging(vm, false);
-	free(vm->log);
-	vm->log = NULL;
-	pthread_mutex_unlock(&vm->lock);
-}
-
-int kvm_dirty_harvest(struct vcpu *v, u64 *bitmap)
-{
-	struct kvm_vm *vm = kvm_of(v)->vm;
-	u64 frames = memory_ram_size(vm->mem) >> PAGE_SHIFT;
-	bool on;
-
-	pthread_mutex_lock(&vm->lock);
-	on = vm->logs;
-	for (unsigned i = 0; on && i < KVM_SLOTS_MAX; i++)
+	for (unsigned i = 0; i < KVM_SLOTS_MAX; i++)
 		if (vm->slot[i].len)
 			save_log(vm, i);
-	for (u64 i = 0; on && i < (frames + 7) / 8; i++) {
-		u8 byte = __atomic_exchange_n(&vm->log[i], 0, __ATOMIC_RELAXED);
-
-		bitmap[i / 8] |= (u64)byte << (i % 8 * 8);
-	}
 	pthread_mutex_unlock(&vm->lock);
-	return on ? 0 : -1;
 }

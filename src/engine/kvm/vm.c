@@ -1,5 +1,6 @@
 /* The kernel's VM object: one a machine, shared by its processors. */
 #include "engine/kvm/kvm.h"
+#include "mem/track.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -21,6 +22,23 @@ static void page_written(void *opaque, gpa_t gpa, unsigned len)
 	kvm_reference_written(gpa, len);
 }
 
+/* What the reference engine may write without the MMU's slow path is dropped as well. */
+static void track_armed(void *opaque, bool on)
+{
+	struct kvm_vm *vm = opaque;
+
+	kvm_log_written(vm, on);
+	if (on && vm->alone)
+		mmu_drop_writes(vm->alone);
+	for (unsigned n = 0; on && vm->group && n < vm->group->count; n++)
+		mmu_drop_writes(vm->group->vcpu[n]);
+}
+
+static void track_collect(void *opaque)
+{
+	kvm_report_written(opaque);
+}
+
 static void vm_free(struct kvm_vm *vm)
 {
 	for (unsigned i = 0; i < KVM_VCPUS_MAX; i++)
@@ -29,7 +47,6 @@ static void vm_free(struct kvm_vm *vm)
 	if (vm->fd >= 0)
 		close(vm->fd);
 	pthread_mutex_destroy(&vm->lock);
-	free(vm->log);
 	free(vm);
 }
 
@@ -62,17 +79,20 @@ static int set_up(struct kvm_vm *vm, const struct vcpu *v, const struct kvm_host
 	return 0;
 }
 
-static struct kvm_vm *vm_create(const struct vcpu *v, const struct kvm_host *h, struct error *e)
+static struct kvm_vm *vm_create(struct vcpu *v, const struct kvm_host *h, struct error *e)
 {
 	struct memory *mem = v->mem;
 	struct kvm_vm *vm = calloc(1, sizeof(*vm));
-	struct memory_listener l = { .map_changed = map_changed, .page_written = page_written, .opaque = vm };
+	struct memory_listener l = { map_changed, page_written, vm, track_armed, track_collect };
 
 	if (!vm) {
 		error_set(e, "engine kvm: out of memory");
 		return NULL;
 	}
 	vm->mem = mem;
+	vm->group = v->group;
+	vm->alone = v->group ? NULL : v;
+	vm->logs = track_any(mem);
 	vm->fd = -1;
 	vm->split = kvm_split_wanted(v, h);
 	pthread_mutex_init(&vm->lock, NULL);
@@ -138,6 +158,7 @@ void kvm_vm_leave(struct vcpu *v)
 		return;
 	if (g)
 		g->engine_shared = NULL;
+	kvm_report_written(vm);
 	memory_remove_listener(vm->mem, vm);
 	vm_free(vm);
 }
