@@ -22,28 +22,30 @@ void interp_map_changed(struct interp_peers *all)
 	}
 }
 
+/* Behind the arena lie two blocks of scratch. */
+#define SCRATCH ((sizeof(struct block) + (BLOCK_MAX + 1) * sizeof(struct insn) + 63) & ~63ull)
+
 static void free_parts(struct interp *x, struct reclaim *later)
 {
 	thunk_cache_destroy(x->thunks, later);
 	if (x->arena)
-		reclaim_later(later, x->arena, x->arena_size);
-	free(x->build);
-	free(x->step);
+		reclaim_later(later, x->arena, x->arena_size + 2 * SCRATCH);
 }
 
 int interp_init(struct vcpu *v, struct interp *x, size_t arena, struct interp_peers *all, struct error *e)
 {
-	size_t scratch = sizeof(struct block) + (BLOCK_MAX + 1) * sizeof(struct insn);
+	u8 *map =
+	    mmap(NULL, arena + 2 * SCRATCH, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	x->v = v;
 	x->arena_size = arena;
-	x->arena = mmap(NULL, arena, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (x->arena == MAP_FAILED)
-		x->arena = NULL;
-	x->build = calloc(1, scratch);
-	x->step = calloc(1, scratch);
+	if (map != MAP_FAILED) {
+		x->arena = map;
+		x->build = (struct block *)(map + arena);
+		x->step = (struct block *)(map + arena + SCRATCH);
+	}
 	x->thunks = thunk_cache_create(e);
-	if (!x->thunks || !x->arena || !x->build || !x->step) {
+	if (!x->thunks || !x->arena) {
 		free_parts(x, NULL);
 		return e && e->text[0] ? -1 : error_set(e, "engine interp: out of memory");
 	}
