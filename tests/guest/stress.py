@@ -351,7 +351,7 @@ def main():
             turns = len(usage) // 2 - 1
             before, after = usage[2 if turns > 1 else 1], usage[-1]
             # tables and pages of the translator fill over several turns, up to some 50 MiB
-            room = 64 if turns > 1 else 128 + (table_maps(a.cpus) - table_maps(1)) // 2 * 4 // 1024
+            room = (64 if turns > 1 else 128) + (table_maps(a.cpus) - table_maps(1)) // 2 * 4 // 1024
             print(f"# at first: {before}\n# at last: {after}")
             ok(f"the monitor's private memory grows by less than {room} MiB", after.anonymous - before.anonymous < room,
                f"{before}; {after}")
