@@ -8,7 +8,7 @@ packages() {
 	case $1 in
 	build) echo gcc libc6-dev meson ninja-build pkg-config binutils python3 \
 		libzydis-dev libzycore-dev libjansson-dev libxxhash-dev libseccomp-dev libslirp-dev libcmocka-dev \
-		liburing-dev zlib1g-dev libzstd-dev libmicrohttpd-dev ;;
+		liburing-dev zlib1g-dev libzstd-dev libmicrohttpd-dev libgnutls28-dev ;;
 	run) echo busybox-static ca-certificates qemu-system-common ;;
 	test) echo gdb qemu-utils openssh-client seabios ovmf strace iproute2 \
 		grub-common grub-pc-bin grub-efi-amd64-bin xorriso mtools ;;

@@ -36,6 +36,7 @@ if [ -z "$ECTYPE_INIT" ]; then
 	done
 	sh -c 'renice -n 19 -p $$; modprobe -aq virtio_pci virtio_balloon button evdev; exec acpid -f -l /dev/null' \
 		>/dev/null 2>&1 &
+	ectype-guest 2>/dev/kmsg &
 	ECTYPE_INIT=1 exec setsid cttyhack sh /init
 fi
 unset ECTYPE_INIT

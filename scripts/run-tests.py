@@ -166,15 +166,23 @@ GUEST = {
     "killsafe.py": (240, False, ("dbt",), ("interp",)),
     "memory.py": (240, False, ("dbt",), ()),
     "memtest.py": (240, False, ("dbt",), ("interp",)),
+    "migrate.py": (300, False, ("dbt",), ("interp",)),
     "net.py": (300, False, ("dbt",), ("interp",)),
     "pv.py": (420, True, ("dbt",), ("interp",)),
+    "rest.py": (240, False, ("dbt",), ()),
     "share.py": (180, False, ("dbt",), ("interp",)),
+    "clone.py": (240, False, ("dbt",), ("interp",)),
+    "protect.py": (300, False, ("dbt",), ("interp",)),
     "snapshot.py": (300, False, ("dbt",), ("interp",)),
+    "snapshot_disk.py": (300, False, ("dbt",), ()),
     "smp.py": (420, False, ("dbt",), ("interp",)),
+    "store.py": (420, False, ("dbt",), ("interp",)),
+    "stored.py": (120, False, ("dbt",), ()),
     "streams.py": (120, False, ("dbt",), ("interp",)),
     "stress.py": (480, False, ("dbt",), ("interp",)),
     "switch.py": (420, False, ("dbt",), ()),
     "terminal.py": (240, True, ("dbt",), ("interp",)),
+    "trips.py": (420, False, ("dbt",), ()),
     "vsock.py": (180, False, ("dbt",), ("interp",)),
     "virtio.py": (420, False, ENGINES, ()),
 }
@@ -196,6 +204,7 @@ def long():
     """What takes too long for every day, an hour in all: two engines over a compiler, a whole Debian, the rest under interp."""
     guest()  # what it prepares
     return guest_jobs("long", True) + [
+        Job("long: 100 copies of a Debian (dbt)", ["tests/guest/clones.py", "--engine", "dbt"], 3600),
         Job("long: debian.py (dbt)", ["tests/guest/debian.py", "--engine", "dbt"], 2400),
         Job("long: debian.py (interp)", ["tests/guest/debian.py", "--engine", "interp"], 7200),
         Job("long: payloads of several processors (dbt)",
@@ -206,9 +215,12 @@ def long():
             ["tests/guest/stress.py", "--minutes", "15", "--cpus", "4", "--engine", "dbt"], 3600),
         Job("long: switch.py, 1000 changes of the engine (dbt)",
             ["tests/guest/switch.py", "--switches", "1000", "--engine", "dbt"], 5400),
+        Job("long: trips.py, 200 snapshots (dbt)", ["tests/guest/trips.py", "--trips", "200", "--engine", "dbt"], 3600),
         Job("long: torture.py, 15 minutes each (dbt)",
             ["tests/guest/torture.py", "--minutes", "15", "--engine", "dbt"], 5400),
         Job("long: block, writers killed", ["tests/block/killed.py", "--rounds", "100"], 900),
+        Job("long: 100 clients of snapshots killed", ["tests/guest/store.py", "--engine", "dbt", "--rounds", "100"], 900),
+        Job("long: 100 protected machines killed", ["tests/guest/protect.py", "--engine", "dbt", "--kills", "100"], 1800),
         Job("long: 400 machines killed", ["tests/guest/killsafe.py", "--engine", "dbt", "--rounds", "100"], 3600),
         Job("long: lockstep, payloads, engines in turn", ["tests/lockstep/payloads.py", "--alternate", "30011"], 1800),
         Job("long: lockstep, compile.py", ["tests/lockstep/compile.py"], 3600),
@@ -244,6 +256,17 @@ DEFAULT = ["checks", "unit", "payload", "block", "asan", "ubsan", "fuzz", "locks
 
 
 def run(job, tally, verbose):
+    """Runs a job; one that cannot be started has failed, and the others go on."""
+    try:
+        run_started(job, tally, verbose)
+    except OSError as e:
+        with print_lock:
+            print(f"FAIL {job.name}: {e}", flush=True)
+            tally.failed += 1
+            tally.failures.append(f"{job.name}: {e}")
+
+
+def run_started(job, tally, verbose):
     start = time.monotonic()
     env = {**os.environ, "CMOCKA_MESSAGE_OUTPUT": "TAP", "BUILD": BUILD, **job.env}
     # a session of its own, so that the time limit reaches what the job started

@@ -139,7 +139,12 @@ static void dsdt_vmgenid(struct aml *a)
 	aml_end(a, dev);
 }
 
-/* Scope (\_GPE) { Method (_E05) { Notify (\_SB.VGEN, 0x80) } }: the event is an edge */
+/*
+ * Scope (\_GPE) { Method (_E05) { Notify (\_SB.VGEN, 0x80) Notify (\_SB.C000, 0x82) } }: the event is an edge.
+ *
+ * For guests whose kernel has no driver for the device: that a processor's throttling states have changed, of which it
+ * has none, is what every Linux passes on to its processes (guest/ectype_guest.c).
+ */
 static void dsdt_vmgenid_event(struct aml *a)
 {
 	size_t scope = aml_scope(a, "\\_GPE"), method;
@@ -148,6 +153,7 @@ static void dsdt_vmgenid_event(struct aml *a)
 	snprintf(name, sizeof(name), "_E%02X", ACPI_VMGENID_GPE);
 	method = aml_method(a, name, 0);
 	aml_notify(a, "\\_SB_", "VGEN", 0x80);
+	aml_notify(a, "\\_SB_", "C000", 0x82);
 	aml_end(a, method);
 	aml_end(a, scope);
 }

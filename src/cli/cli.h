@@ -13,12 +13,17 @@ int cmd_run(int argc, char **argv);
 int cmd_exec(int argc, char **argv);
 int cmd_image(int argc, char **argv);
 int cmd_lockstep(int argc, char **argv);
+int cmd_clone(int argc, char **argv);
 int cmd_console(int argc, char **argv);
 int cmd_ctl(int argc, char **argv);
 int cmd_dump(int argc, char **argv);
+int cmd_migrate(int argc, char **argv);
 int cmd_pause(int argc, char **argv);
 int cmd_ps(int argc, char **argv);
+int cmd_receive(int argc, char **argv);
 int cmd_restore(int argc, char **argv);
+int cmd_protect(int argc, char **argv);
+int cmd_standby(int argc, char **argv);
 int cmd_resume(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
@@ -28,6 +33,8 @@ int cmd_version(int argc, char **argv);
 
 /* One line "ectype: ..." on stderr; returns EXIT_USAGE. */
 int usage_error(const char *fmt, ...) printf_like(1, 2);
+/* What it said last in this process, for who has to tell somebody else; "": nothing. */
+const char *usage_error_last(void);
 
 /* Where the file `name` of the cache is, or would be. 0, or an exit status after a message. */
 int cache_path(char *out, size_t size, const char *name);
@@ -38,7 +45,7 @@ int parse_size(const char *s, u64 *out);
 int parse_number(const char *s, u64 max, u64 *out);
 
 /* SIGINT, SIGTERM and SIGHUP call `stop` (async-signal-safe) from now on;
- * SIGPIPE is ignored. signals_caught() is the one that came, or 0. */
+ * SIGPIPE and SIGXFSZ are ignored. signals_caught() is the one that came, or 0. */
 void signals_install(void (*stop)(void *), void *opaque);
 void signals_remove(void);
 int signals_caught(void);

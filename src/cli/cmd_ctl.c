@@ -115,6 +115,7 @@ static int raw(const struct order *o, const char *machine, int argc, char **argv
 static const struct order orders[] = {
 	{ "info", "", "configuration and state, as JSON", "GET", V1 "vm.info", 0, 0, plain },
 	{ "counters", "", "all counters, as JSON", "GET", V1 "vm.counters", 0, 0, plain },
+	{ "migration", "", "how its last migration stands, as JSON", "GET", V1 "vm.migration", 0, 0, plain },
 	{ "ping", "", "version and process", "GET", V1 "vmm.ping", 0, 0, plain },
 	{ "pause", "", "stop the processors; guest time stands still", "PUT", V1 "vm.pause", 0, 0, plain },
 	{ "resume", "", "go on", "PUT", V1 "vm.resume", 0, 0, plain },
@@ -122,6 +123,7 @@ static const struct order orders[] = {
 	{ "balloon", "SIZE", "memory to take from the guest (256M)", "PUT", V1 "vm.resize", 1, 1, balloon },
 	{ "generation", "[GUID|auto]", "the VM Generation ID; another one, of which the guest is told", "PUT",
 	  V1 "vm.generation", 0, 1, generation },
+	{ "protection", "", "how ectype protect goes", "GET", V1 "vm.protection", 0, 0, plain },
 	{ "power-button", "", "press the power button", "PUT", V1 "vm.power-button", 0, 0, plain },
 	{ "reboot", "", "press the reset button", "PUT", V1 "vm.reboot", 0, 0, plain },
 	{ "shutdown", "", "end the machine at once", "PUT", V1 "vm.shutdown", 0, 0, plain },

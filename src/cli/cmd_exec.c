@@ -60,11 +60,10 @@ static int prepare_jail(struct exec *x, struct error *e)
 {
 	if (!x->o.run.jail)
 		return 0;
+	if (x->control.fd >= 0 && !(x->janitor = janitor_start(e)))
+		return -1;
 	jail_prepare(&x->jail, !x->o.run.nets.count);
-	if (x->control.fd < 0)
-		return 0;
-	x->janitor = janitor_start(e);
-	return x->janitor ? 0 : -1;
+	return 0;
 }
 
 static int lock_jail(struct exec *x, struct error *e)

@@ -14,16 +14,21 @@ struct list {
 
 static void print_row(struct list *l, const char *name, json_t *info)
 {
+	const char *moves = json_text(info, "migration"), *state = json_text(info, "state");
 	char up[16], ram[16], resident[16];
 
 	if (!l->any)
-		printf("%-20s %8s %-10s %-7s %4s %7s %8s %8s\n", "NAME", "PID", "STATE", "ENGINE", "CPUS", "MEMORY",
+		printf("%-20s %8s %-12s %-7s %4s %7s %8s %8s\n", "NAME", "PID", "STATE", "ENGINE", "CPUS", "MEMORY",
 		       "RESIDENT", "UPTIME");
 	l->any = true;
 	format_seconds(json_fraction(info, "uptime_seconds"), up);
 	format_bytes((double)json_number(info, "config/memory/size"), ram);
 	format_bytes((double)process_resident((int)json_number(info, "pid")), resident);
-	printf("%-20s %8lu %-10s %-7s %4lu %7s %8s %8s\n", name, json_number(info, "pid"), json_text(info, "state"),
+	if (!strcmp(moves, "setup") || !strcmp(moves, "ram"))
+		state = "Migrating";
+	else if (*moves)
+		state = moves;
+	printf("%-20s %8lu %-12s %-7s %4lu %7s %8s %8s\n", name, json_number(info, "pid"), state,
 	       json_text(info, "engine"), json_number(info, "config/cpus/boot_vcpus"), ram, resident, up);
 }
 

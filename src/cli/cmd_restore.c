@@ -6,6 +6,8 @@
  * the guest can write to get overlays.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,9 +23,10 @@
 struct restore {
 	const char *dir, *overlays; /* NULL: in `dir` */
 	bool eager, in_place, verbose;
-	char **own; /* options of ectype run that were given */
-	unsigned owns;
-	char **argv; /* for run_options_parse() */
+	bool keep_time;
+	bool copy, same_mac; /* one of several that go on */
+	int ready_fd;	     /* -1: none */
+	struct given_options own;
 	struct snapshot_reader r;
 	bool opened;
 	struct machine_saved saved;
@@ -119,6 +122,9 @@ static void close_all(struct restore *x)
 	if (x->opened)
 		snapshot_reader_close(&x->r);
 	x->opened = false;
+	if (x->ready_fd >= 0)
+		close(x->ready_fd);
+	x->ready_fd = -1;
 }
 
 static void failed(void *opaque)
@@ -130,37 +136,59 @@ static void failed(void *opaque)
 	close_all(x);
 }
 
-static void ready(void *opaque)
+static int ready(void *opaque, struct machine *m)
 {
 	struct restore *x = opaque;
 
 	if (x->verbose)
 		fprintf(stderr, "ectype: restored in %.1f ms\n", (double)(host_ns() - x->start) / 1e6);
+	if (x->ready_fd >= 0 && write(x->ready_fd, "\n", 1) != 1)
+		errno = 0; /* nobody waits for it any more */
 	close_all(x);
+	return EXIT_OK;
 }
 
 static int parse(struct restore *x, struct run_options *o)
 {
 	struct saved_options *s = &x->r.options;
-	static char self[] = "restore";
-	int n = 1;
 
-	for (unsigned i = 0; i < x->owns; i++)
-		if (saved_options_replace(s, x->own[i]))
-			return EXIT_USAGE;
-	x->argv = calloc(s->count + x->owns + 2, sizeof(*x->argv));
-	if (!x->argv)
-		return EXIT_FAILED;
-	x->argv[0] = self;
-	for (unsigned i = 0; i < s->count; i++)
-		x->argv[n++] = s->option[i];
-	for (unsigned i = 0; i < x->owns; i++)
-		x->argv[n++] = x->own[i];
-	/* the strings are the options' as long as the machine runs */
-	free(s->option);
-	s->option = NULL;
-	s->count = 0;
-	return run_options_parse(o, n, x->argv);
+	if (given_options_replace(&x->own, s, "restore"))
+		return EXIT_USAGE;
+	if (x->copy)
+		saved_options_drop(s, "--firmware-vars");
+	for (unsigned i = 0; i < s->count && x->copy && !x->same_mac; i++)
+		if (!strncmp(s->option[i], "--net=", 6))
+			net_options_drop_mac(s->option[i]);
+	return given_options_parse(&x->own, s, "restore", o);
+}
+
+/* A copy's own addresses, which are options of its own snapshots. With the virtual clock copies are alike to the bit.
+ */
+static int own_macs(struct run_options *o)
+{
+	unsigned card = 0;
+	struct error e;
+
+	if (o->machine.clock == MACHINE_CLOCK_VIRTUAL)
+		return 0;
+	if (net_options_own_macs(&o->nets, &e))
+		return usage_error("restore: %s", e.text);
+	for (unsigned i = 0; i < o->givens && card < o->nets.count; i++) {
+		const u8 *m = o->nets.net[card].mac;
+		const char *value = o->given[i].value;
+		char *text;
+
+		if (strcmp(o->given[i].name, "net"))
+			continue;
+		card++;
+		if (strstr(value, ",mac="))
+			continue;
+		if (asprintf(&text, "%s,mac=%02x:%02x:%02x:%02x:%02x:%02x", value, m[0], m[1], m[2], m[3], m[4], m[5]) <
+		    0)
+			return EXIT_FAILED;
+		o->given[i].value = text; /* as long as the machine runs */
+	}
+	return 0;
 }
 
 static int options(void *opaque, struct run_options *o)
@@ -169,18 +197,24 @@ static int options(void *opaque, struct run_options *o)
 	struct error e;
 	int status;
 
+	/* the jail closes what was inherited */
+	if (x->ready_fd >= 0)
+		x->ready_fd = fcntl(x->ready_fd, F_DUPFD_CLOEXEC, 3);
 	if (snapshot_reader_open(&x->r, x->dir, &e))
 		return usage_error("restore: %s", e.text);
 	x->opened = true;
 	status = parse(x, o);
+	if (!status && x->copy && !x->same_mac)
+		status = own_macs(o);
 	if (!status && x->r.ram_size != o->machine.memory)
 		status = usage_error("restore: %s: its RAM is not of the size that its options say", x->r.path);
-	if (!status && ((x->eager && snapshot_check_ram(&x->r, &e)) || attach_disks(x, o, &e)))
+	if (!status && (snapshot_files_check(&x->r.state.stream, &e) || attach_disks(x, o, &e)))
 		status = usage_error("restore: %s", e.text);
-	x->saved = (struct machine_saved){
-		.stream = &x->r.stream, .ram_fd = x->r.ram_fd, .eager = x->eager, .same = x->in_place
-	};
+	x->saved = snapshot_saved(&x->r, x->eager);
+	x->saved.same = x->in_place;
+	x->saved.keep_time = x->keep_time;
 	o->machine.saved = &x->saved;
+	o->machine.may_rest = true; /* there may be many copies */
 	if (status)
 		failed(x);
 	return status;
@@ -192,11 +226,17 @@ static int help(void)
 {
 	printf("usage: ectype restore DIR [OPTIONS]\n"
 	       "A machine goes on from the snapshot DIR, which ectype snapshot made and which stays as it is.\n\n"
-	       "  --eager              check and read all of RAM first, not when it is touched\n"
+	       "  --eager              check and read all of RAM first, not when it is touched; RAM that is\n"
+	       "                       compressed is always read first\n"
 	       "  --overlays DIR2      what the guest writes to disks goes to qcow2 overlays there,\n"
 	       "                       DISK-NAME.qcow2; default: in DIR\n"
 	       "  --in-place           of a snapshot made with --stop: it goes on with the disks themselves,\n"
 	       "                       and then the snapshot is good no more\n"
+	       "  --time=now|saved     guest time goes on as if the guest had stood still since (now, the default, so\n"
+	       "                       that its clock is right), or where it stopped\n"
+	       "  --copy[=same-mac]    it is one of several: network cards get addresses of their own, the\n"
+	       "                       firmware's variables are kept in memory; as ectype clone starts them\n"
+	       "  --ready-fd N         write a line to descriptor N when its first instruction comes\n"
 	       "  --verbose            say how long it took\n\n"
 	       "Of ectype run: --name, --engine, --serial, --console, --debugcon, --net,\n"
 	       "--vsock, --no-reboot in place of what the machine had; --stats, --gdb, --insn-limit, --jail,\n"
@@ -207,28 +247,11 @@ static int help(void)
 	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
 }
 
-/* An option of ectype run: "--name value" becomes "--name=value". */
-static int take_run_option(struct restore *x, int argc, char **argv, int *i)
-{
-	static const char *const flags[] = { "--no-reboot", "--no-control", "--perf-map", "--count-instructions",
-					     "--stats" };
-	char *arg = argv[*i];
-	bool whole = strchr(arg, '=');
-
-	for (unsigned k = 0; k < ARRAY_SIZE(flags); k++)
-		whole |= !strcmp(arg, flags[k]);
-	if (!whole && *i + 1 == argc)
-		return usage_error("restore: %s needs a value", arg);
-	if (!whole && asprintf(&arg, "%s=%s", arg, argv[++*i]) < 0)
-		return EXIT_FAILED;
-	x->own[x->owns++] = arg;
-	return 0;
-}
-
 /* Takes argv[*i] if it is one of this command's own; 0, or an exit status after a message. */
 static int take_argument(struct restore *x, int argc, char **argv, int *i)
 {
 	char *arg = argv[*i];
+	u64 fd;
 
 	if (!strcmp(arg, "--eager")) {
 		x->eager = true;
@@ -236,12 +259,23 @@ static int take_argument(struct restore *x, int argc, char **argv, int *i)
 		x->in_place = true;
 	} else if (!strcmp(arg, "--verbose")) {
 		x->verbose = true;
+	} else if (!strcmp(arg, "--time=now") || !strcmp(arg, "--time=saved")) {
+		x->keep_time = arg[7] == 's';
+	} else if (!strncmp(arg, "--time", 6) && (!arg[6] || arg[6] == '=')) {
+		return usage_error("restore: %s is neither --time=now nor --time=saved", arg);
+	} else if (!strcmp(arg, "--copy") || !strcmp(arg, "--copy=same-mac")) {
+		x->copy = true;
+		x->same_mac = arg[6];
+	} else if (!strncmp(arg, "--ready-fd=", 11)) {
+		if (parse_number(arg + 11, INT_MAX, &fd) || fcntl((int)fd, F_GETFD) < 0)
+			return usage_error("restore: --ready-fd '%s' is no open descriptor", arg + 11);
+		x->ready_fd = (int)fd;
 	} else if (!strncmp(arg, "--overlays=", 11)) {
 		x->overlays = arg + 11;
 	} else if (!strcmp(arg, "--overlays") && *i + 1 < argc) {
 		x->overlays = argv[++*i];
 	} else if (!strncmp(arg, "--", 2)) {
-		return take_run_option(x, argc, argv, i);
+		return given_options_take(&x->own, "restore", argc, argv, i);
 	} else if (x->dir) {
 		return usage_error("restore: no argument '%s' (see ectype restore --help)", arg);
 	} else {
@@ -256,11 +290,12 @@ int cmd_restore(int argc, char **argv)
 	const struct run_plan plan = { .options = options, .failed = failed, .ready = ready, .opaque = x };
 	int status = EXIT_OK;
 
-	if (!x || !(x->own = calloc((size_t)argc + 1, sizeof(*x->own)))) {
+	if (!x || !(x->own.option = calloc((size_t)argc + 1, sizeof(*x->own.option)))) {
 		free(x);
 		return EXIT_FAILED;
 	}
 	x->start = host_ns();
+	x->ready_fd = -1;
 	for (int i = 1; i < argc && !status; i++) {
 		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
 			status = help();
@@ -273,8 +308,8 @@ int cmd_restore(int argc, char **argv)
 	if (!status)
 		status = run_machine(&plan);
 out:
-	free(x->argv);
-	free(x->own);
+	free(x->own.argv);
+	free(x->own.option);
 	free(x);
 	return status;
 }

@@ -13,6 +13,7 @@
 #include "backend/vsock/vsock.h"
 #include "cli/cli.h"
 #include "cli/control_socket.h"
+#include "cli/output_gate.h"
 #include "cli/run.h"
 #include "cli/saved_options.h"
 #include "cli/run_stats.h"
@@ -33,6 +34,7 @@ struct run {
 	struct jail jail;
 	struct janitor *janitor;
 	struct control_socket control;
+	const char *socket; /* of the plan */
 };
 
 static void stop(void *opaque)
@@ -136,7 +138,7 @@ static bool is_unix(const char *where)
 	return where && !strncmp(where, "unix:", 5);
 }
 
-#define SOCKETS_MAX (MACHINE_SERIALS + VIRTIO_CONSOLE_PORTS_MAX + 3)
+#define SOCKETS_MAX (MACHINE_SERIALS + VIRTIO_CONSOLE_PORTS_MAX + 4)
 /* The paths of sockets to be removed at the end; returns their number. */
 static unsigned sockets(const struct run *r, const char *path[SOCKETS_MAX])
 {
@@ -154,6 +156,8 @@ static unsigned sockets(const struct run *r, const char *path[SOCKETS_MAX])
 		path[n++] = r->o.gdb + strlen("unix:");
 	if (r->control.fd >= 0)
 		path[n++] = r->control.path;
+	if (r->socket)
+		path[n++] = r->socket;
 	return n;
 }
 
@@ -164,11 +168,10 @@ static int prepare_jail(struct run *r, struct error *e)
 
 	if (!r->o.jail)
 		return 0;
+	if (sockets(r, path) && !(r->janitor = janitor_start(e)))
+		return -1;
 	jail_prepare(&r->jail, !r->o.nets.count && (!r->o.gdb || is_unix(r->o.gdb)));
-	if (!sockets(r, path))
-		return 0;
-	r->janitor = janitor_start(e);
-	return r->janitor ? 0 : -1;
+	return 0;
 }
 
 static bool has_user_net(const struct run *r)
@@ -180,11 +183,15 @@ static bool has_user_net(const struct run *r)
 	return false;
 }
 
+/* Who can ask for another engine: a client, or Ctrl-A e. */
+static bool engines_change(const struct run *r)
+{
+	return r->control.fd >= 0 || isatty(STDIN_FILENO);
+}
+
 /* The last thing before the guest's first instruction. */
 static int lock_jail(struct run *r, struct error *e)
 {
-	/* who can ask for another engine: a client, or Ctrl-A e */
-	bool engines_change = r->control.fd >= 0 || isatty(STDIN_FILENO);
 	const char *path[SOCKETS_MAX];
 	unsigned n = sockets(r, path);
 
@@ -193,7 +200,7 @@ static int lock_jail(struct run *r, struct error *e)
 	for (unsigned i = 0; i < n; i++)
 		if (janitor_add(r->janitor, path[i], e))
 			return -1;
-	if (jail_lock(&r->jail, (has_user_net(r) ? JAIL_SOCKETS : 0) | (engines_change ? JAIL_EXEC_MAPS : 0), e))
+	if (jail_lock(&r->jail, (has_user_net(r) ? JAIL_SOCKETS : 0) | (engines_change(r) ? JAIL_EXEC_MAPS : 0), e))
 		return -1;
 	if (r->jail.missing[0])
 		fprintf(stderr, "ectype: the jail lacks: %s\n", r->jail.missing);
@@ -229,6 +236,9 @@ static int build(struct run *r, struct error *e)
 		return -1;
 	r->o.machine.vhost_user = r->o.shares.config;
 	r->o.machine.vhost_users = r->o.shares.count;
+	r->o.machine.may_rest &= !r->o.jail || engines_change(r);
+	if (output_gate_create(&r->o.machine, e))
+		return -1;
 	r->machine = machine_create(&r->o.machine, e);
 	if (!r->machine) {
 		share_options_explain(&r->o.shares, e);
@@ -261,6 +271,7 @@ static void destroy(struct run *r)
 			unlink(r->o.gdb + 5);
 	}
 	machine_destroy(r->machine);
+	gate_destroy(r->o.machine.gate);
 	net_options_destroy(&r->o.machine);
 	if (r->o.machine.vsock)
 		r->o.machine.vsock->ops->destroy(r->o.machine.vsock);
@@ -347,14 +358,20 @@ int run_machine(const struct run_plan *p)
 		free(r);
 		return status;
 	}
+	r->socket = p->socket;
+	if (p->arrival)
+		r->control.arrival = p->arrival(p->opaque);
 	if (build(r, &e)) {
 		status = usage_error("%s", e.text);
 		if (p->failed)
 			p->failed(p->opaque);
 	} else {
-		if (p->ready)
-			p->ready(p->opaque);
-		status = run(r);
+		status = p->ready ? p->ready(p->opaque, r->machine) : EXIT_OK;
+		if (!status) {
+			status = run(r);
+			if (p->ended)
+				status = p->ended(p->opaque, status);
+		}
 	}
 	destroy(r);
 	free(r);

@@ -1,7 +1,6 @@
 /*
  * `ectype snapshot`: a running machine into a directory. The monitor, which
- * opens no files, streams its state and memory; this process writes them, and
- * copies the disks while the machine is paused.
+ * opens no files, streams its state, memory and disks; this process writes them.
  */
 #include <errno.h>
 #include <poll.h>
@@ -23,7 +22,8 @@
 
 struct command {
 	const char *name, *dir;
-	bool stop;
+	struct snapshot_form form;
+	bool stop, info, check;
 	bool paused; /* by us */
 	struct snapshot_writer *w;
 	struct run_options *o; /* the machine's */
@@ -33,20 +33,7 @@ struct command {
 
 /* ---- the machine ---- */
 
-static bool has_writable_disk(json_t *info)
-{
-	json_t *disks = json_object_get(json_object_get(info, "config"), "disks"), *d;
-	size_t i;
-
-	json_array_foreach(disks, i, d)
-	{
-		if (!json_is_true(json_object_get(d, "readonly")))
-			return true;
-	}
-	return false;
-}
-
-/* Only where it must stand still for longer than its memory is sent. */
+/* With --stop it stands still until it ends: what it does in between would be in no snapshot. */
 static int pause_machine(struct command *c, struct error *e)
 {
 	json_t *info;
@@ -55,7 +42,7 @@ static int pause_machine(struct command *c, struct error *e)
 
 	if (ret)
 		return ret;
-	needed = !strcmp(json_text(info, "state"), "Running") && (c->stop || has_writable_disk(info));
+	needed = c->stop && !strcmp(json_text(info, "state"), "Running");
 	json_decref(info);
 	c->start = host_ns();
 	if (!needed)
@@ -73,7 +60,6 @@ static int resume_machine(struct command *c, struct error *e)
 		return 0;
 	ret = ctl_order(c->name, "PUT", V1 "vm.resume", NULL, NULL, e);
 	c->paused = false;
-	c->still = host_ns() - c->start;
 	return ret;
 }
 
@@ -149,10 +135,11 @@ static int describe_disk(const struct machine_disk *from, struct snapshot_disk *
 	return 0;
 }
 
-/* Copies those that the guest goes on to write to; with --stop they stay what they are. */
+/* Those that the guest goes on to write to came with the machine's memory; others stay what they are. */
 static int take_disks(struct command *c, struct error *e)
 {
 	c->disks.count = 0;
+	c->disks.files = 0;
 	for (unsigned i = 0; i < c->o->machine.disks; i++) {
 		const struct machine_disk *from = &c->o->machine.disk[i];
 		struct snapshot_disk *d = &c->disks.disk[i];
@@ -160,14 +147,15 @@ static int take_disks(struct command *c, struct error *e)
 		if (describe_disk(from, d, e))
 			return -1;
 		c->disks.count++;
-		if (d->writable && c->stop) {
-			d->written = 0; /* known when the machine has ended */
-		} else if (d->writable) {
-			snprintf(d->path, sizeof(d->path), "%s.img", d->id);
-			d->written = 0;
-			if (snapshot_copy_disk(c->w, d, from->image.path, e))
+		if (!d->writable || c->stop) {
+			if (snapshot_files_note(&c->disks, d->id, &from->image, e))
 				return -1;
+			d->written = d->writable ? 0 : d->written; /* known when the machine has ended */
+			continue;
 		}
+		d->written = 0;
+		if (!snapshot_has_image(c->w, d))
+			return error_set(e, "the machine did not send disk '%s'", d->id);
 	}
 	return 0;
 }
@@ -186,11 +174,8 @@ static int fix_disks(struct command *c, struct error *e)
 /* Before the machine ends a whole snapshot is there, so that at no moment there is neither. */
 static int finish(struct command *c, struct error *e)
 {
-	if (!c->stop) {
-		int ret = resume_machine(c, e);
-
-		return ret ? ret : snapshot_finish(c->w, &c->disks, e);
-	}
+	if (!c->stop)
+		return snapshot_finish(c->w, &c->disks, e);
 	if (snapshot_finish(c->w, &c->disks, e) || stop_machine(c, e) || fix_disks(c, e))
 		return -1;
 	return snapshot_finish(c->w, &c->disks, e);
@@ -201,10 +186,12 @@ static int snapshot(struct command *c, struct error *e)
 	const struct ctl_sink sink = { take, c->w };
 	const struct saved_options *options;
 	struct error ignored;
+	json_t *body = json_pack("{s:b}", "disks", !c->stop);
 	int ret = pause_machine(c, e);
 
 	if (!ret)
-		ret = ctl_fetch(c->name, "PUT", V1 "vm.snapshot", NULL, &sink, e);
+		ret = ctl_fetch(c->name, "PUT", V1 "vm.snapshot", body, &sink, e);
+	json_decref(body);
 	if (ret)
 		goto out;
 	options = snapshot_received(c->w, e);
@@ -220,8 +207,14 @@ out:
 
 static void report(const struct command *c)
 {
-	printf("%s: %.1f MiB of memory in %.2f s; ", c->dir, (double)snapshot_ram_bytes(c->w) / (double)MiB,
-	       (double)(host_ns() - c->start) / 1e9);
+	u64 disks = snapshot_image_bytes(c->w);
+
+	printf("%s: %.1f MiB of memory", c->dir, (double)snapshot_ram_bytes(c->w) / (double)MiB);
+	if (snapshot_file_bytes(c->w) != snapshot_ram_bytes(c->w))
+		printf(", written as %.1f MiB,", (double)snapshot_file_bytes(c->w) / (double)MiB);
+	if (disks)
+		printf(" and %.1f MiB of disks", (double)disks / (double)MiB);
+	printf(" in %.2f s; ", (double)(host_ns() - c->start) / 1e9);
 	if (c->stop)
 		printf("the machine has ended\n");
 	else
@@ -233,61 +226,111 @@ static int run(struct command *c)
 	struct error e;
 	int ret;
 
-	c->w = snapshot_create(c->dir, &e);
+	signals_install(nothing, NULL);
+	c->w = snapshot_create_as(c->dir, &c->form, &e);
 	if (!c->w)
 		return usage_error("snapshot: %s", e.text);
-	signals_install(nothing, NULL);
 	ret = snapshot(c, &e);
 	signals_remove();
 	if (!ret)
 		report(c);
 	snapshot_drop(c->w);
+	free(c->disks.file);
 	free(c->o);
 	return fflush(stdout) && !ret ? EXIT_FAILED : control_status("snapshot", ret, &e);
 }
 
 static int help(void)
 {
-	printf("usage: ectype snapshot NAME DIR [--stop]\n"
+	printf("usage: ectype snapshot NAME DIR [--base DIR0] [--compress[=LEVEL]] [--stop]\n"
+	       "       ectype snapshot --info DIR [--check]\n"
 	       "Saves the running machine NAME in the new directory DIR, from which `ectype restore DIR` goes on.\n"
-	       "Disks that the guest can write to are copied into DIR. The guest stands still meanwhile.\n\n"
-	       "  --stop  the machine ends there: disks are not copied, and must stay as they are\n"
+	       "What disks that the guest can write to hold goes into DIR, too. The guest goes on meanwhile.\n\n"
+	       "  --base DIR0         write only what differs from the snapshot DIR0, which has to stay as it is.\n"
+	       "                      DIR finds it by this path: relative to DIR, or absolute if it is given so\n"
+	       "  --compress[=LEVEL]  compress memory by zstd, level 1 to %d, default 1\n"
+	       "  --stop              the machine ends there: disks are not copied, and must stay as they are\n"
+	       "  --info              say what is in the snapshot DIR; with --check read and check all of it\n"
 	       "\n"
-	       "Exit status: 0 done, 1 the machine cannot be saved, 2 bad usage or no such machine.\n");
+	       "Exit status: 0 done, 1 the machine cannot be saved, 2 bad usage, no such machine, or a snapshot\n"
+	       "that is damaged.\n",
+	       RAM_LEVEL_MAX);
 	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
+}
+
+static int parse_level(struct command *c, const char *text)
+{
+	u64 level = 1;
+
+	if (*text && (parse_number(text + 1, RAM_LEVEL_MAX, &level) || !level))
+		return usage_error("snapshot: --compress: '%s' is no level from 1 to %d", text + 1, RAM_LEVEL_MAX);
+	c->form.level = (int)level;
+	return 0;
+}
+
+/* Takes argv[*i]; 0, or an exit status after a message. */
+static int take_argument(struct command *c, int argc, char **argv, int *i)
+{
+	char *arg = argv[*i];
+
+	if (!strcmp(arg, "--stop"))
+		c->stop = true;
+	else if (!strcmp(arg, "--info"))
+		c->info = true;
+	else if (!strcmp(arg, "--check"))
+		c->check = true;
+	else if (!strncmp(arg, "--compress", 10) && (!arg[10] || arg[10] == '='))
+		return parse_level(c, arg + 10);
+	else if (!strncmp(arg, "--base=", 7))
+		c->form.base = arg + 7;
+	else if (!strcmp(arg, "--base") && *i + 1 < argc)
+		c->form.base = argv[++*i];
+	else if (arg[0] == '-' || c->dir)
+		return usage_error("snapshot: no argument '%s' (see ectype snapshot --help)", arg);
+	else if (c->name)
+		c->dir = arg;
+	else
+		c->name = arg;
+	return 0;
+}
+
+static int show_info(const struct command *c)
+{
+	struct error e;
+
+	if (!c->name || c->dir || c->stop || c->form.level || c->form.base)
+		return usage_error("snapshot: --info takes one directory and --check (see ectype snapshot --help)");
+	if (snapshot_info(c->name, c->check, &e))
+		return usage_error("snapshot: %s", e.text);
+	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
+}
+
+static int run_arguments(struct command *c, int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++) {
+		int status = 0;
+
+		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+			return help();
+		status = take_argument(c, argc, argv, &i);
+		if (status)
+			return status;
+	}
+	if (c->info)
+		return show_info(c);
+	if (c->check)
+		return usage_error("snapshot: --check goes with --info (see ectype snapshot --help)");
+	if (!c->dir)
+		return usage_error("snapshot: %s (see ectype snapshot --help)",
+				   c->name ? "into which directory?" : "which machine?");
+	return run(c);
 }
 
 int cmd_snapshot(int argc, char **argv)
 {
 	struct command *c = calloc(1, sizeof(*c));
-	const char *name[2] = { NULL };
-	unsigned names = 0;
-	int status;
+	int status = c ? run_arguments(c, argc, argv) : EXIT_FAILED;
 
-	if (!c)
-		return EXIT_FAILED;
-	for (int i = 1; i < argc; i++) {
-		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-			free(c);
-			return help();
-		}
-		if (!strcmp(argv[i], "--stop")) {
-			c->stop = true;
-		} else if (argv[i][0] == '-' || names == 2) {
-			free(c);
-			return usage_error("snapshot: no argument '%s' (see ectype snapshot --help)", argv[i]);
-		} else {
-			name[names++] = argv[i];
-		}
-	}
-	if (names < 2) {
-		free(c);
-		return usage_error("snapshot: %s (see ectype snapshot --help)",
-				   names ? "into which directory?" : "which machine?");
-	}
-	c->name = name[0];
-	c->dir = name[1];
-	status = run(c);
 	free(c);
 	return status;
 }

@@ -41,6 +41,7 @@ void control_socket_start(struct control_socket *c, struct machine *m)
 		.console = c->mux,
 		.options = c->options.len ? c->options.data : NULL,
 		.options_len = c->options.len,
+		.arrival = c->arrival,
 	};
 	struct error e;
 

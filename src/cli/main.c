@@ -23,6 +23,11 @@ static const struct command {
 	{ "resume", "let a paused machine go on", cmd_resume },
 	{ "snapshot", "save a running machine in a directory", cmd_snapshot },
 	{ "restore", "let a machine go on from a snapshot", cmd_restore },
+	{ "clone", "start running copies of a machine or of a snapshot", cmd_clone },
+	{ "migrate", "move a running machine to another monitor, also on another host", cmd_migrate },
+	{ "receive", "wait for a machine that ectype migrate moves, and become it", cmd_receive },
+	{ "protect", "keep a copy of a running machine up to date at a standby", cmd_protect },
+	{ "standby", "go on in the place of a protected machine that is lost", cmd_standby },
 	{ "console", "attach this terminal to a running machine's serial console", cmd_console },
 	{ "stats", "print the counters of a running machine", cmd_stats },
 	{ "dump", "write a running machine's memory and registers into a core file", cmd_dump },
@@ -88,7 +93,9 @@ int main(int argc, char **argv)
 	fill_standard_streams();
 	/* Large tables stay mappings of their own, touched page by page: else the first that is freed makes the heap
 	 * take the others, cleared. 0.5 MiB less after a boot. */
-	mallopt(M_MMAP_THRESHOLD, 128 * KiB);
+	mallopt(M_MMAP_THRESHOLD, 64 * KiB);
+	/* Threads allocate little; an arena of its own costs each one mappings and pages. */
+	mallopt(M_ARENA_MAX, 1);
 	if (argc < 2)
 		return usage_error("which command? (see ectype help)");
 	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))

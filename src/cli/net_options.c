@@ -3,8 +3,10 @@
 
 #include <arpa/inet.h>
 #include <ctype.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "cli/cli.h"
 
@@ -23,11 +25,11 @@ static bool word(const char **s, char stop, char *out, size_t size)
 	return true;
 }
 
-static bool port(const char *s, u16 *out)
+static bool port(const char *s, u64 least, u16 *out)
 {
 	u64 n;
 
-	if (!isdigit((unsigned char)*s) || parse_number(s, 65535, &n) || !n)
+	if (!isdigit((unsigned char)*s) || parse_number(s, 65535, &n) || n < least)
 		return false;
 	*out = (u16)n;
 	return true;
@@ -50,8 +52,9 @@ static bool forward(const char *s, struct net_forward *f)
 		return false;
 	f->udp = kind[0] == 'u';
 	return word(&s, ':', f->host_addr, sizeof(f->host_addr)) && address(f->host_addr) &&
-	       word(&s, '-', from, sizeof(from)) && port(from, &f->host_port) &&
-	       word(&s, ':', f->guest_addr, sizeof(f->guest_addr)) && address(f->guest_addr) && port(s, &f->guest_port);
+	       word(&s, '-', from, sizeof(from)) && port(from, 0, &f->host_port) &&
+	       word(&s, ':', f->guest_addr, sizeof(f->guest_addr)) && address(f->guest_addr) &&
+	       port(s, 1, &f->guest_port);
 }
 
 static bool mac_address(const char *s, u8 mac[6])
@@ -165,6 +168,31 @@ int net_options_parse(struct net_options *o, const char *value)
 	return ret;
 }
 
+void net_options_drop_mac(char *value)
+{
+	char *at = strstr(value, ",mac="), *end = at ? at + 1 + strcspn(at + 1, ",") : NULL;
+
+	if (at)
+		memmove(at, end, strlen(end) + 1);
+}
+
+int net_options_own_macs(struct net_options *o, struct error *e)
+{
+	for (unsigned i = 0; i < o->count; i++) {
+		struct net_option *n = &o->net[i];
+
+		n->own_mac = true;
+		if (n->has_mac)
+			continue;
+		if (getrandom(n->mac, sizeof(n->mac), 0) != sizeof(n->mac))
+			return error_errno(e, errno, "no random numbers");
+		/* IEEE 802, 8.2.2: locally administered, not a group */
+		n->mac[0] = (n->mac[0] & 0xfc) | 2;
+		n->has_mac = true;
+	}
+	return 0;
+}
+
 /* ---- backends ---- */
 
 /* Of user networks by their order; those of tap interfaces, several of which may be on one bridge, by their name. */
@@ -195,6 +223,7 @@ int net_options_create(struct net_options *o, struct machine_config *cfg, struct
 			memcpy(m->mac, n->mac, sizeof(m->mac));
 		else
 			default_mac(n, i, m->mac);
+		m->own_mac = n->own_mac;
 		n->user.hostname = n->hostname[0] ? n->hostname : NULL;
 		m->net = n->kind == NET_KIND_USER ? net_user_create(&n->user, e) : net_tap_create(&tap, e);
 		if (!m->net)

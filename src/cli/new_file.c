@@ -51,20 +51,29 @@ static bool all_zero(const u8 *p, size_t n)
 	return !n || (!p[0] && !memcmp(p, p + 1, n - 1));
 }
 
-static int write_all(struct new_file *f, const u8 *p, size_t n, u64 at, struct error *e)
+int write_all_at(int fd, const void *data, size_t n, u64 at)
 {
+	const u8 *p = data;
+
 	while (n) {
-		ssize_t done = pwrite(f->fd, p, n, (off_t)at);
+		ssize_t done = pwrite(fd, p, n, (off_t)at);
 
 		if (done < 0 && errno == EINTR)
 			continue;
+		if (!done)
+			errno = ENOSPC;
 		if (done <= 0)
-			return error_errno(e, done ? errno : ENOSPC, "cannot write %s", f->temporary);
+			return -1;
 		p += done;
 		at += (u64)done;
 		n -= (size_t)done;
 	}
 	return 0;
+}
+
+static int write_piece(const struct new_file *f, const u8 *p, size_t n, u64 at, struct error *e)
+{
+	return write_all_at(f->fd, p, n, at) ? error_errno(e, errno, "cannot write %s", f->temporary) : 0;
 }
 
 int new_file_write(struct new_file *f, const void *data, size_t n, u64 at, struct error *e)
@@ -76,13 +85,13 @@ int new_file_write(struct new_file *f, const void *data, size_t n, u64 at, struc
 		size_t page = MIN(n - pos, (size_t)(PAGE_SIZE - ((at + pos) & ~PAGE_MASK)));
 
 		if (page == PAGE_SIZE && all_zero(p + pos, page)) {
-			if (write_all(f, p + begin, pos - begin, at + begin, e))
+			if (write_piece(f, p + begin, pos - begin, at + begin, e))
 				return -1;
 			begin = pos + page;
 		}
 		pos += page;
 	}
-	return write_all(f, p + begin, n - begin, at + begin, e);
+	return write_piece(f, p + begin, n - begin, at + begin, e);
 }
 
 static int put_in_place(const struct new_file *f, struct error *e)
@@ -100,8 +109,7 @@ static int put_in_place(const struct new_file *f, struct error *e)
 	return failed ? error_errno(e, errno, "cannot rename %s to %s", f->temporary, f->path) : 0;
 }
 
-/* Makes the name last as well; what a directory refuses is no harm to the file. */
-static void sync_directory(const char *path)
+void sync_parent(const char *path)
 {
 	const char *slash = strrchr(path, '/');
 	char dir[PATH_MAX] = ".";
@@ -125,7 +133,7 @@ int new_file_finish(struct new_file *f, u64 size, struct error *e)
 	} else {
 		failed = put_in_place(f, e);
 		if (!failed)
-			sync_directory(f->path);
+			sync_parent(f->path);
 	}
 	if (failed)
 		unlink(f->temporary);

@@ -26,4 +26,9 @@ int new_file_write(struct new_file *f, const void *data, size_t n, u64 at, struc
 int new_file_finish(struct new_file *f, u64 size, struct error *e);
 void new_file_drop(struct new_file *f);
 
+/* All of `n` bytes at offset `at` of a file. 0, or -1 with errno. */
+int write_all_at(int fd, const void *data, size_t n, u64 at);
+/* Makes a name in a directory last: flushes the directory that `path` is in. What it refuses is no harm to the file. */
+void sync_parent(const char *path);
+
 #endif

@@ -6,16 +6,26 @@
 
 #include "cli/cli.h"
 
+static char last[512];
+
 int usage_error(const char *fmt, ...)
 {
 	va_list ap;
 
+	va_start(ap, fmt);
+	vsnprintf(last, sizeof(last), fmt, ap);
+	va_end(ap);
 	fputs("ectype: ", stderr);
 	va_start(ap, fmt);
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
 	fputc('\n', stderr);
 	return EXIT_USAGE;
+}
+
+const char *usage_error_last(void)
+{
+	return last;
 }
 
 static bool digit(char c)

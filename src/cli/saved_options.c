@@ -226,6 +226,18 @@ static char *get(struct decoder *d)
 	return text;
 }
 
+/* Is it one that saved_options_write() may have written? Not --jail=off. */
+static bool may_be_saved(const char *option)
+{
+	char name[32];
+
+	if (strncmp(option, "--", 2))
+		return false;
+	option += 2;
+	snprintf(name, sizeof(name), "%.*s", (int)MIN(strcspn(option, "="), sizeof(name) - 1), option);
+	return !AMONG(name, process_options) && strcmp(name, "help");
+}
+
 int saved_options_read(struct saved_options *s, struct decoder d)
 {
 	u32 count = dec_u32(&d);
@@ -237,8 +249,7 @@ int saved_options_read(struct saved_options *s, struct decoder d)
 	while (s->option && !d.failed && s->count < count)
 		s->option[s->count++] = get(&d);
 	for (unsigned i = 0; i < s->count; i++)
-		if (!s->option[i] || strncmp(s->option[i], "--", 2))
-			d.failed = true;
+		d.failed |= !s->option[i] || !may_be_saved(s->option[i]);
 	if (s->option && dec_done(&d))
 		return 0;
 	saved_options_free(s);
@@ -253,18 +264,26 @@ void saved_options_free(struct saved_options *s)
 	*s = (struct saved_options){ 0 };
 }
 
-int saved_options_replace(struct saved_options *s, const char *arg)
+int saved_options_replace(struct saved_options *s, const char *command, const char *arg)
 {
 	size_t n = strcspn(arg, "=");
 	char name[32];
-	unsigned kept = 0;
 
 	snprintf(name, sizeof(name), "%.*s", (int)MIN(n, sizeof(name) - 1), arg);
 	if (strncmp(name, "--", 2) || (!AMONG(name + 2, process_options) && !AMONG(name + 2, outer_options))) {
-		usage_error(
-		    "restore: %s is none of its options: the machine is what it was (see ectype restore --help)", name);
+		usage_error("%s: %s is none of its options: the machine is what it was (see ectype %s --help)", command,
+			    name, command);
 		return -1;
 	}
+	saved_options_drop(s, name);
+	return 0;
+}
+
+void saved_options_drop(struct saved_options *s, const char *name)
+{
+	size_t n = strlen(name);
+	unsigned kept = 0;
+
 	for (unsigned i = 0; i < s->count; i++) {
 		if (!strncmp(s->option[i], name, n) && (!s->option[i][n] || s->option[i][n] == '='))
 			free(s->option[i]);
@@ -272,5 +291,55 @@ int saved_options_replace(struct saved_options *s, const char *arg)
 			s->option[kept++] = s->option[i];
 	}
 	s->count = kept;
+}
+
+bool saved_options_flag(const char *arg)
+{
+	static const char *const flags[] = { "eager",	 "in-place",	       "verbose", "no-reboot", "no-control",
+					     "perf-map", "count-instructions", "stats" };
+
+	return !strncmp(arg, "--", 2) && AMONG(arg + 2, flags);
+}
+
+/* ---- options of ectype run that a command was given ---- */
+
+int given_options_take(struct given_options *g, const char *command, int argc, char **argv, int *i)
+{
+	char *arg = argv[*i];
+	bool whole = strchr(arg, '=') || saved_options_flag(arg);
+
+	if (!whole && *i + 1 == argc)
+		return usage_error("%s: %s needs a value", command, arg);
+	if (!whole && asprintf(&arg, "%s=%s", arg, argv[++*i]) < 0)
+		return EXIT_FAILED;
+	g->option[g->count++] = arg;
 	return 0;
+}
+
+int given_options_replace(const struct given_options *g, struct saved_options *s, const char *command)
+{
+	for (unsigned i = 0; i < g->count; i++)
+		if (saved_options_replace(s, command, g->option[i]))
+			return EXIT_USAGE;
+	return 0;
+}
+
+int given_options_parse(struct given_options *g, struct saved_options *s, const char *command, struct run_options *o)
+{
+	int n = 1;
+
+	g->argv = calloc(s->count + g->count + 2, sizeof(*g->argv));
+	if (!g->argv)
+		return EXIT_FAILED;
+	snprintf(g->self, sizeof(g->self), "%s", command);
+	g->argv[0] = g->self;
+	for (unsigned i = 0; i < s->count; i++)
+		g->argv[n++] = s->option[i];
+	for (unsigned i = 0; i < g->count; i++)
+		g->argv[n++] = g->option[i];
+	/* the strings are the options' as long as the machine runs */
+	free(s->option);
+	s->option = NULL;
+	s->count = 0;
+	return run_options_parse(o, n, g->argv);
 }

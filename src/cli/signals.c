@@ -30,6 +30,7 @@ void signals_install(void (*stop)(void *), void *opaque)
 	for (unsigned i = 0; i < ARRAY_SIZE(stop_signals); i++)
 		sigaction(stop_signals[i], &sa, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a limit is an error of write() */
 }
 
 void signals_remove(void)

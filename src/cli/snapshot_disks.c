@@ -52,7 +52,8 @@ static bool read_disk(struct snapshot_disk *s, struct decoder *d)
 	s->size = dec_u64(d);
 	s->written = dec_u64(d);
 	/* nothing between the directory and the whole file system */
-	return !d->failed && (s->path[0] == '/' || (!strchr(s->path, '/') && s->path[0] != '.'));
+	return !d->failed &&
+	       (s->path[0] == '/' || (!strchr(s->path, '/') && strcmp(s->path, ".") && strcmp(s->path, "..")));
 }
 
 int snapshot_disks_read(struct snapshot_disks *s, struct decoder d)

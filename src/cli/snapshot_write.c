@@ -5,21 +5,22 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/new_file.h"
 #include "cli/snapshot.h"
-
-#define COPY_PIECE (8 * MiB)
+#include "cli/snapshot_images.h"
 
 struct snapshot_writer {
 	char path[PATH_MAX], made[PATH_MAX]; /* in the end; now: as long as it differs it is a temporary name */
-	int dir, ram;
+	int dir;
+	struct ram_out *ram;
+	struct snapshot_base base; /* path "": none */
+	struct ram_chain chain;	   /* of the base */
 	/* what came and is not a whole section yet */
 	u8 *in;
 	size_t in_len, in_cap;
@@ -34,6 +35,8 @@ struct snapshot_writer {
 	u64 still;
 	struct saved_options options;
 	bool has_options;
+	struct snapshot_images images;
+	struct snapshot_images_base images_base;
 };
 
 static int failed(const struct snapshot_writer *w, const char *what, struct error *e)
@@ -61,12 +64,83 @@ static int make_directory(struct snapshot_writer *w, const char *path, struct er
 		return error_errno(e, errno, "cannot create %s", w->path);
 	}
 	w->dir = open(w->made, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (w->dir >= 0)
-		w->ram = openat(w->dir, SNAPSHOT_RAM, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	return w->ram < 0 ? failed(w, SNAPSHOT_RAM, e) : 0;
+	return w->dir < 0 ? failed(w, "", e) : 0;
+}
+
+/* How `to` is found from the directory `from`; both absolute and without "..". */
+static int relative_path(const char *from, const char *to, char out[PATH_MAX])
+{
+	size_t same = 0, n = 0;
+
+	for (size_t i = 0;; i++) {
+		bool end_from = !from[i] || from[i] == '/', end_to = !to[i] || to[i] == '/';
+
+		if (end_from && end_to)
+			same = i;
+		if (!from[i] || !to[i] || from[i] != to[i])
+			break;
+	}
+	for (const char *p = from + same; *p; p++)
+		if (*p == '/' && p[1] && n + 3 < PATH_MAX)
+			n += (size_t)snprintf(out + n, PATH_MAX - n, "../");
+	return snprintf(out + n, PATH_MAX - n, "%s", to[same] ? to + same + 1 : ".") >= (int)(PATH_MAX - n) ? -1 : 0;
+}
+
+/* Which disks the base has images of. */
+static int find_images(struct snapshot_writer *w, const struct stream *s, const char *base, struct error *e)
+{
+	const struct stream_section *section = stream_find(s, SNAPSHOT_DISKS_SECTION);
+	struct snapshot_images_base *to = &w->images_base;
+	struct snapshot_disks *d = calloc(1, sizeof(*d));
+	int ret = d && section ? snapshot_disks_read(d, stream_decoder(section)) : -1;
+
+	for (unsigned i = 0; !ret && i < d->count && to->count < ARRAY_SIZE(to->image); i++) {
+		if (!snapshot_disk_own(&d->disk[i]))
+			continue;
+		snprintf(to->image[to->count].id, sizeof(to->image[0].id), "%s", d->disk[i].id);
+		to->image[to->count++].format = d->disk[i].format;
+	}
+	free(d);
+	snprintf(to->path, sizeof(to->path), "%s", base);
+	w->images.base = to;
+	return ret ? error_set(e, "the disks of the base %s are not known", base) : 0;
+}
+
+static int open_base(struct snapshot_writer *w, const char *path, struct error *e)
+{
+	char base[PATH_MAX], made[PATH_MAX];
+	struct snapshot_state s;
+	struct error why;
+	int ret;
+
+	if (!realpath(path, base))
+		return error_errno(e, errno, "the base %s", path);
+	if (!realpath(w->made, made))
+		return failed(w, "", e);
+	if (snapshot_state_read(&s, base, e))
+		return -1;
+	w->base.is = snapshot_identity(&s);
+	ret = snapshot_chain_open(&w->chain, base, &s.stream, &why) || find_images(w, &s.stream, base, &why);
+	snapshot_state_free(&s);
+	if (ret)
+		return error_set(e, "the base %s cannot be used: %s", path, why.text);
+	if (w->chain.levels == RAM_CHAIN_MAX)
+		return error_set(e, "%u snapshots build on each other up to %s: make one without a base", RAM_CHAIN_MAX,
+				 path);
+	if (*path != '/')
+		ret = relative_path(made, base, w->base.path);
+	else
+		snprintf(w->base.path, sizeof(w->base.path), "%s", base);
+	strcpy(w->images_base.stored, w->base.path);
+	return ret ? error_set(e, "the path of the base %s is too long", path) : 0;
 }
 
 struct snapshot_writer *snapshot_create(const char *path, struct error *e)
+{
+	return snapshot_create_as(path, &(struct snapshot_form){ 0 }, e);
+}
+
+struct snapshot_writer *snapshot_create_as(const char *path, const struct snapshot_form *f, struct error *e)
 {
 	struct snapshot_writer *w = calloc(1, sizeof(*w));
 
@@ -74,9 +148,10 @@ struct snapshot_writer *snapshot_create(const char *path, struct error *e)
 		error_set(e, "not enough memory");
 		return NULL;
 	}
-	w->dir = w->ram = -1;
+	w->dir = -1;
 	stream_begin(&w->w, &w->out);
-	if (!make_directory(w, path, e))
+	if (!make_directory(w, path, e) && (!f->base || !open_base(w, f->base, e)) &&
+	    (w->ram = ram_out_create(w->dir, f->level, f->base ? &w->chain : NULL, e)))
 		return w;
 	snapshot_drop(w);
 	return NULL;
@@ -84,19 +159,11 @@ struct snapshot_writer *snapshot_create(const char *path, struct error *e)
 
 static void remove_all(struct snapshot_writer *w)
 {
-	char name[64];
-
-	unlinkat(w->dir, SNAPSHOT_RAM, 0);
+	if (w->ram)
+		unlinkat(w->dir, ram_out_name(w->ram), 0);
 	unlinkat(w->dir, SNAPSHOT_STATE, 0);
 	unlinkat(w->dir, SNAPSHOT_STATE ".new", 0);
-	for (unsigned i = 0; w->has_options && i < w->options.count; i++) {
-		const char *id = strstr(w->options.option[i], ",id=");
-
-		if (strncmp(w->options.option[i], "--disk=", 7) || !id)
-			continue;
-		snprintf(name, sizeof(name), "%.*s.img", (int)MIN(strcspn(id + 4, ","), 40u), id + 4);
-		unlinkat(w->dir, name, 0);
-	}
+	snapshot_images_close(&w->images, w->dir, true);
 	rmdir(w->made);
 }
 
@@ -106,8 +173,9 @@ void snapshot_drop(struct snapshot_writer *w)
 		return;
 	if (w->made[0] && strcmp(w->made, w->path))
 		remove_all(w);
-	if (w->ram >= 0)
-		close(w->ram);
+	snapshot_images_close(&w->images, w->dir, false);
+	ram_out_free(w->ram);
+	ram_chain_close(&w->chain);
 	if (w->dir >= 0)
 		close(w->dir);
 	if (w->has_options)
@@ -119,22 +187,6 @@ void snapshot_drop(struct snapshot_writer *w)
 
 /* ---- what comes ---- */
 
-static int write_all(int fd, const u8 *p, size_t n, u64 at)
-{
-	while (n) {
-		ssize_t done = pwrite(fd, p, n, (off_t)at);
-
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done <= 0)
-			return -1;
-		p += done;
-		at += (u64)done;
-		n -= (size_t)done;
-	}
-	return 0;
-}
-
 static int take_ram(struct snapshot_writer *w, const struct stream_section *s, struct error *e)
 {
 	struct decoder d = stream_decoder(s);
@@ -144,7 +196,24 @@ static int take_ram(struct snapshot_writer *w, const struct stream_section *s, s
 		return error_set(e, "the machine sent memory that it does not have");
 	for (u64 i = 0; i < n; i += PAGE_SIZE)
 		ram_sum_add(&w->sum, (at + i) / PAGE_SIZE, d.data + d.pos + i);
-	return write_all(w->ram, d.data + d.pos, n, at) ? failed(w, SNAPSHOT_RAM, e) : 0;
+	return ram_out_take(w->ram, at, d.data + d.pos, n, e);
+}
+
+/* What this process adds of its own: a machine has nothing to say there. */
+static bool own_section(const char *name)
+{
+	return !strcmp(name, RAM_SECTION) || !strcmp(name, SNAPSHOT_INDEX_SECTION) ||
+	       !strcmp(name, SNAPSHOT_BASE_SECTION) || !strcmp(name, SNAPSHOT_DISKS_SECTION) ||
+	       !strcmp(name, SNAPSHOT_FILES_SECTION);
+}
+
+static int take_failure(const struct stream_section *s, struct error *e)
+{
+	error_set(e, "%.*s", (int)s->len, (const char *)s->payload);
+	for (char *p = e->text; *p; p++)
+		if (*p < ' ' || *p > '~')
+			*p = '?';
+	return -1;
 }
 
 static int take_section(struct snapshot_writer *w, const struct stream_section *s, struct error *e)
@@ -157,16 +226,23 @@ static int take_section(struct snapshot_writer *w, const struct stream_section *
 		return take_ram(w, s, e);
 	} else if (!strcmp(s->name, RAM_SIZE)) {
 		w->ram_size = dec_u64(&d);
-		if (w->ram_size % PAGE_SIZE || ftruncate(w->ram, (off_t)w->ram_size))
-			return failed(w, SNAPSHOT_RAM, e);
+		return ram_out_size(w->ram, w->ram_size, e);
 	} else if (!strcmp(s->name, RAM_SUM)) {
 		w->has_sum = dec_u64(&d) == w->sum.pages && dec_u64(&d) == w->sum.sum;
 		w->still = dec_u64(&d);
+	} else if (snapshot_images_section(s)) {
+		return snapshot_images_take(&w->images, w->dir, w->made, s, e);
+	} else if (!strcmp(s->name, SAVING_FAILED)) {
+		return take_failure(s, e);
+	} else if (own_section(s->name)) {
+		return error_set(e, "the machine sent a section %s, which is not its own", s->name);
 	} else {
 		if (!strcmp(s->name, SAVED_OPTIONS_SECTION) && !w->has_options)
 			w->has_options = !saved_options_read(&w->options, d);
 		stream_section(&w->w, s->name, s->flags, s->payload, s->len);
 	}
+	if (w->out.len > STREAM_BYTES_MAX)
+		return error_set(e, "the machine sent more state than a snapshot may have");
 	return w->out.failed ? error_set(e, "not enough memory") : 0;
 }
 
@@ -228,10 +304,10 @@ int snapshot_take_piece(void *writer, const char *data, size_t n, u64 total, str
 struct saved_options *snapshot_received(struct snapshot_writer *w, struct error *e)
 {
 	if (!w->ended || w->in_len) {
-		error_set(e, "the machine went on, or ended, before all of its memory was sent");
+		error_set(e, "the machine went on, or ended, before all of it was sent");
 		return NULL;
 	}
-	if (!w->has_sum || !w->has_options) {
+	if (!w->has_sum || !w->has_options || !snapshot_images_whole(&w->images)) {
 		error_set(e, "what the machine sent is damaged");
 		return NULL;
 	}
@@ -248,69 +324,27 @@ u64 snapshot_ram_bytes(const struct snapshot_writer *w)
 	return w->sum.pages * PAGE_SIZE;
 }
 
-/* ---- disks ---- */
-
-static int copy_range(int from, int to, off_t at, off_t end)
+u64 snapshot_file_bytes(const struct snapshot_writer *w)
 {
-	while (at < end) {
-		off_t in = at, out = at;
-		ssize_t n = copy_file_range(from, &in, to, &out, MIN((size_t)(end - at), COPY_PIECE), 0);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -1;
-		if (n == 0)
-			break; /* shorter than it was */
-		at += n;
-	}
-	return 0;
+	return ram_out_bytes(w->ram);
 }
 
-static int copy_file(int from, int to, off_t size)
+bool snapshot_has_image(const struct snapshot_writer *w, struct snapshot_disk *d)
 {
-	off_t at = 0;
+	const struct snapshot_image *im = snapshot_images_find(&w->images, d->id);
+	char name[40];
 
-	if (!ioctl(to, FICLONE, from))
-		return 0;
-	if (ftruncate(to, size))
-		return -1;
-	while (at < size) {
-		off_t data = lseek(from, at, SEEK_DATA), hole;
-
-		if (data < 0 && errno == ENXIO)
-			return 0;
-		if (data < 0)
-			data = at;
-		hole = lseek(from, data, SEEK_HOLE);
-		if (hole <= data || hole > size)
-			hole = size;
-		if (copy_range(from, to, data, hole))
-			return -1;
-		at = hole;
-	}
-	return 0;
+	if (!im || snapshot_image_size(im, &d->size))
+		return false;
+	snapshot_image_name(im->id, name);
+	snprintf(d->path, sizeof(d->path), "%s", name);
+	d->format = im->format;
+	return true;
 }
 
-int snapshot_copy_disk(struct snapshot_writer *w, const struct snapshot_disk *d, const char *from, struct error *e)
+u64 snapshot_image_bytes(const struct snapshot_writer *w)
 {
-	int in = open(from, O_RDONLY | O_CLOEXEC), out = -1, ret = 0;
-	struct stat st;
-
-	if (in < 0 || fstat(in, &st)) {
-		ret = error_errno(e, errno, "cannot read disk %s", from);
-	} else if (!S_ISREG(st.st_mode)) {
-		ret = error_set(e, "disk %s is no file: save the machine with --stop", from);
-	} else {
-		out = openat(w->dir, d->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-		if (out < 0 || copy_file(in, out, st.st_size) || fsync(out))
-			ret = failed(w, d->path, e);
-	}
-	if (in >= 0)
-		close(in);
-	if (out >= 0)
-		close(out);
-	return ret;
+	return snapshot_images_bytes(&w->images);
 }
 
 /* ---- the end ---- */
@@ -320,7 +354,7 @@ static int write_state(struct snapshot_writer *w, const struct encoder *e, struc
 	int fd = openat(w->dir, SNAPSHOT_STATE ".new", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	int ret = 0;
 
-	if (fd < 0 || write_all(fd, e->data, e->len, 0) || fsync(fd) ||
+	if (fd < 0 || write_all_at(fd, e->data, e->len, 0) || fsync(fd) ||
 	    renameat(w->dir, SNAPSHOT_STATE ".new", w->dir, SNAPSHOT_STATE))
 		ret = failed(w, SNAPSHOT_STATE, err);
 	if (fd >= 0)
@@ -328,21 +362,25 @@ static int write_state(struct snapshot_writer *w, const struct encoder *e, struc
 	return ret;
 }
 
-static void flush_parent(const char *path)
+static void add_ram_sections(struct snapshot_writer *w)
 {
-	char parent[PATH_MAX];
-	char *slash;
-	int fd;
+	const struct ram_index *index = ram_out_index(w->ram);
 
-	snprintf(parent, sizeof(parent), "%s", path);
-	slash = strrchr(parent, '/');
-	if (slash)
-		slash[slash == parent] = 0;
-	fd = open(slash ? parent : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
-		return;
-	fsync(fd);
-	close(fd);
+	stream_section_begin(&w->w, RAM_SECTION, STREAM_REQUIRED);
+	enc_u64(&w->out, w->ram_size);
+	enc_u64(&w->out, w->sum.pages);
+	enc_u64(&w->out, w->sum.sum);
+	stream_section_end(&w->w);
+	if (index) {
+		stream_section_begin(&w->w, SNAPSHOT_INDEX_SECTION, STREAM_REQUIRED);
+		ram_index_write(index, &w->out);
+		stream_section_end(&w->w);
+	}
+	if (w->base.path[0]) {
+		stream_section_begin(&w->w, SNAPSHOT_BASE_SECTION, STREAM_REQUIRED);
+		snapshot_base_write(&w->base, &w->out);
+		stream_section_end(&w->w);
+	}
 }
 
 int snapshot_finish(struct snapshot_writer *w, const struct snapshot_disks *disks, struct error *e)
@@ -352,18 +390,23 @@ int snapshot_finish(struct snapshot_writer *w, const struct snapshot_disks *disk
 	size_t len = w->out.len;
 	int ret;
 
-	stream_section_begin(&w->w, RAM_SECTION, STREAM_REQUIRED);
-	enc_u64(&w->out, w->ram_size);
-	enc_u64(&w->out, w->sum.pages);
-	enc_u64(&w->out, w->sum.sum);
-	stream_section_end(&w->w);
+	if (ram_out_finish(w->ram, e))
+		return -1;
+	add_ram_sections(w);
 	stream_section_begin(&w->w, SNAPSHOT_DISKS_SECTION, STREAM_REQUIRED);
 	snapshot_disks_write(disks, &w->out);
 	stream_section_end(&w->w);
+	if (disks->files) {
+		stream_section_begin(&w->w, SNAPSHOT_FILES_SECTION, 0);
+		snapshot_files_write(disks, &w->out);
+		stream_section_end(&w->w);
+	}
 	stream_finish(&w->w);
 	if (w->out.failed)
 		return error_set(e, "not enough memory");
-	ret = fsync(w->ram) ? failed(w, SNAPSHOT_RAM, e) : write_state(w, &w->out, e);
+	if (snapshot_images_flush(&w->images, w->made, e))
+		return -1;
+	ret = write_state(w, &w->out, e);
 	w->out.len = len;
 	w->w = before;
 	if (ret || fsync(w->dir))
@@ -373,6 +416,6 @@ int snapshot_finish(struct snapshot_writer *w, const struct snapshot_disks *disk
 	if (renameat2(AT_FDCWD, w->made, AT_FDCWD, w->path, RENAME_NOREPLACE))
 		return error_errno(e, errno, "cannot rename %s to %s", w->made, w->path);
 	strcpy(w->made, w->path);
-	flush_parent(w->path);
+	sync_parent(w->path);
 	return 0;
 }

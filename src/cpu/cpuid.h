@@ -45,6 +45,8 @@ struct cpu_limits {
 	u32 word[16];
 	unsigned phys_bits; /* 0: no limit */
 };
+/* What the host's processor has, whatever a model offers. */
+bool cpu_host_has_bmi2(void);
 /* Adds what a leaf of the hardware's says, all four registers. */
 void cpu_limits_add(struct cpu_limits *l, u32 leaf, u32 subleaf, const u32 regs[4]);
 /* The same within `limits` (NULL: none): `host` is cut down to them, a named model that needs more fails. */

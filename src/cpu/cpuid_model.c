@@ -20,6 +20,7 @@
  * shares no predictor or buffer with its own user code that it could clean.
  */
 #include <cpuid.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -171,13 +172,56 @@ struct regs {
 	u32 eax, ebx, ecx, edx;
 };
 
+/* Under another hypervisor CPUID leaves the virtual machine, some 16 us each time, and these are asked for again and
+ * again. */
+static struct host_leaf {
+	u32 leaf, subleaf;
+	_Atomic bool known;
+	struct regs r;
+} host_leaves[] = {
+	{ .leaf = 0 },
+	{ .leaf = 1 },
+	{ .leaf = 4 },
+	{ .leaf = 4, .subleaf = 1 },
+	{ .leaf = 4, .subleaf = 2 },
+	{ .leaf = 4, .subleaf = 3 },
+	{ .leaf = 4, .subleaf = 4 },
+	{ .leaf = 7 },
+	{ .leaf = 7, .subleaf = 1 },
+	{ .leaf = 0x80000000u },
+	{ .leaf = 0x80000001u },
+	{ .leaf = 0x80000002u },
+	{ .leaf = 0x80000003u },
+	{ .leaf = 0x80000004u },
+	{ .leaf = 0x80000008u },
+};
+
+static struct regs ask_host(u32 leaf, u32 subleaf)
+{
+	struct host_leaf *known = NULL;
+	struct regs r;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(host_leaves) && !known; i++)
+		if (host_leaves[i].leaf == leaf && host_leaves[i].subleaf == subleaf)
+			known = &host_leaves[i];
+	if (known && atomic_load_explicit(&known->known, memory_order_acquire))
+		return known->r;
+	__cpuid_count(leaf, subleaf, r.eax, r.ebx, r.ecx, r.edx);
+	if (known) {
+		known->r = r; /* the same whoever writes it */
+		atomic_store_explicit(&known->known, true, memory_order_release);
+	}
+	return r;
+}
+
 static struct regs host_cpuid(u32 leaf, u32 subleaf)
 {
-	struct regs r = { 0 };
+	return ask_host(leaf & 0x80000000u, 0).eax >= leaf ? ask_host(leaf, subleaf) : (struct regs){ 0 };
+}
 
-	if ((u32)__get_cpuid_max(leaf & 0x80000000u, NULL) >= leaf)
-		__cpuid_count(leaf, subleaf, r.eax, r.ebx, r.ecx, r.edx);
-	return r;
+bool cpu_host_has_bmi2(void)
+{
+	return host_cpuid(7, 0).ebx & BIT(8);
 }
 
 static bool host_is_intel(void)
@@ -395,7 +439,7 @@ static void add_tsc(struct cpu_model *m)
 static void add_brand(struct cpu_model *m, unsigned level)
 {
 	char brand[48] = "Ectype ";
-	bool from_host = level == 9 && (u32)__get_cpuid_max(0x80000000u, NULL) >= 0x80000004u;
+	bool from_host = level == 9 && ask_host(0x80000000u, 0).eax >= 0x80000004u;
 
 	if (level != 9)
 		strcat(strcat(brand, m->name), " Processor");

@@ -7,8 +7,11 @@
 #include <unistd.h>
 
 #include "base/host_time.h"
+#include "ctl/arrival.h"
 #include "ctl/limits.h"
+#include "ctl/migrate.h"
 #include "ctl/openapi.h"
+#include "ctl/protect.h"
 #include "ctl/report.h"
 
 #define JSON "application/json"
@@ -38,9 +41,9 @@ static void reply_json(json_t *j, struct api_reply *r)
 
 static void ping(struct api_reply *r)
 {
-	reply_json(json_pack("{s:s, s:s, s:i, s:[s, s, s, s, s]}", "build_version", "ectype " ECTYPE_VERSION, "version",
-			     ECTYPE_VERSION, "pid", (int)getpid(), "features", "engine-switch", "console",
-			     "openmetrics", "coredump", "snapshot"),
+	reply_json(json_pack("{s:s, s:s, s:i, s:[s, s, s, s, s, s, s]}", "build_version", "ectype " ECTYPE_VERSION,
+			     "version", ECTYPE_VERSION, "pid", (int)getpid(), "features", "engine-switch", "console",
+			     "openmetrics", "coredump", "snapshot", "migration", "protection"),
 		   r);
 }
 
@@ -187,6 +190,99 @@ static void set_engine(const struct api_machine *m, const struct api_request *q,
 	api_error(r, 400, "%s", e.text);
 }
 
+/* ---- protection ---- */
+
+static void protect(const struct api_machine *m, struct api_reply *r)
+{
+	struct error e;
+
+	if (!m->protect)
+		api_error(r, 409, "only machines of ectype run and ectype restore can be protected");
+	else if (protect_possible(m->protect, &e))
+		api_error(r, 409, "%s", e.text);
+	else
+		*r = (struct api_reply){ .status = 101, .attach = API_ATTACH_PROTECTION };
+}
+
+static void unprotect(const struct api_machine *m, struct api_reply *r)
+{
+	struct error e;
+
+	if (!m->protect)
+		api_error(r, 409, "the machine is not protected");
+	else if (protect_stop(m->protect, &e))
+		api_error(r, 409, "%s", e.text);
+}
+
+static void protection(const struct api_machine *m, struct api_reply *r)
+{
+	struct protect_status s = { .phase = PROTECT_NONE };
+
+	if (m->protect)
+		protect_status(m->protect, &s);
+	reply_json(report_protection(&s), r);
+}
+
+static bool held_by_protection(const struct api_machine *m)
+{
+	struct protect_status s = { .phase = PROTECT_NONE };
+
+	if (m->protect)
+		protect_status(m->protect, &s);
+	return s.phase == PROTECT_HELD;
+}
+
+/* ---- moving ---- */
+
+/* One that stands still because nobody knows where it is to run goes on only if the disks are free. */
+static void resume(const struct api_machine *m, const struct api_request *q, struct api_reply *r)
+{
+	struct error e;
+	int n = migration_resume(m->migration, &e);
+
+	if (!n && m->arrival)
+		n = arrival_resume(m->arrival, &e);
+	if (n < 0)
+		api_error(r, 409, "%s", e.text);
+	else if (!n)
+		give_order(m, q, do_resume, r);
+}
+
+static void migrate(const struct api_machine *m, struct api_reply *r)
+{
+	struct error e;
+
+	if (m->arrival && arrival_phase(m->arrival) != ARRIVAL_STARTED)
+		api_error(r, 409, "the machine has not arrived yet");
+	else if (migration_ready(m->migration, &e))
+		api_error(r, 409, "%s", e.text);
+	else
+		*r = (struct api_reply){ .status = 101, .attach = API_ATTACH_MIGRATION };
+}
+
+static void set_migration(const struct api_machine *m, const struct api_request *q, struct api_reply *r)
+{
+	struct migration_settings s;
+
+	migration_get(m->migration, &s);
+	if (q->has_downtime)
+		s.downtime_ms = q->downtime_ms;
+	if (q->has_timeout)
+		s.timeout_s = q->timeout_s;
+	if (q->has_copy_disks)
+		s.copy_disks = q->copy_disks;
+	migration_set(m->migration, &s);
+	*r = (struct api_reply){ .status = 204 };
+}
+
+static void cancel_migration(const struct api_machine *m, struct api_reply *r)
+{
+	struct error e;
+
+	if (migration_cancel(m->migration, &e))
+		api_error(r, 409, "%s", e.text);
+}
+
 void api_perform(const struct api_machine *m, const struct api_request *q, struct api_reply *r)
 {
 	*r = (struct api_reply){ .status = 204 };
@@ -212,7 +308,12 @@ void api_perform(const struct api_machine *m, const struct api_request *q, struc
 		give_order(m, q, do_pause, r);
 		break;
 	case API_RESUME:
-		give_order(m, q, do_resume, r);
+		if (held_by_protection(m))
+			api_error(r, 409,
+				  "the standby is lost and may go on in this machine's place; if there is none, "
+				  "ectype protect --stop lets it go on");
+		else
+			resume(m, q, r);
 		break;
 	case API_POWER_BUTTON:
 		give_order(m, q, do_power, r);
@@ -231,18 +332,39 @@ void api_perform(const struct api_machine *m, const struct api_request *q, struc
 		break;
 	case API_CONSOLE:
 		if (m->console)
-			*r = (struct api_reply){ .status = 101, .attach = true };
+			*r = (struct api_reply){ .status = 101, .attach = API_ATTACH_CONSOLE };
 		else
 			api_error(r, 409, "the machine has no serial console");
 		break;
 	case API_GENERATION:
 		give_order(m, q, do_generation, r);
 		break;
+	case API_MIGRATE:
+		migrate(m, r);
+		break;
+	case API_MIGRATION:
+		reply_json(migration_report(m->migration), r);
+		break;
+	case API_MIGRATION_SET:
+		set_migration(m, q, r);
+		break;
+	case API_MIGRATION_CANCEL:
+		cancel_migration(m, r);
+		break;
 	case API_COREDUMP:
 		api_coredump(m, q, r);
 		break;
 	case API_SNAPSHOT:
-		api_snapshot(m, r);
+		api_snapshot(m, q, r);
+		break;
+	case API_PROTECT:
+		protect(m, r);
+		break;
+	case API_UNPROTECT:
+		unprotect(m, r);
+		break;
+	case API_PROTECTION:
+		protection(m, r);
 		break;
 	case API_OPS:
 		api_error(r, 500, "no such operation");

@@ -31,6 +31,13 @@ enum api_op {
 	API_COREDUMP,
 	API_SNAPSHOT,
 	API_GENERATION,
+	API_PROTECT,
+	API_UNPROTECT,
+	API_PROTECTION,
+	API_MIGRATE,
+	API_MIGRATION,
+	API_MIGRATION_SET,
+	API_MIGRATION_CANCEL,
 	API_OPS
 };
 
@@ -47,8 +54,12 @@ struct api_request {
 	bool has_balloon;    /* API_RESIZE */
 	u64 desired_balloon; /* bytes */
 	bool paging;	     /* API_COREDUMP: with virtual addresses */
+	bool no_disks;	     /* API_SNAPSHOT: state and memory only */
 	bool has_generation; /* API_GENERATION: which one; else a random one */
 	u8 generation[GUID_LEN];
+	bool has_downtime, has_timeout; /* API_MIGRATION_SET */
+	u64 downtime_ms, timeout_s;
+	bool has_copy_disks, copy_disks;
 };
 
 #define API_LEN_UNKNOWN UINT64_MAX
@@ -60,6 +71,8 @@ struct api_stream {
 	void (*release)(struct api_stream *s); /* sent, or the client is gone */
 };
 
+enum api_attach { API_ATTACH_NONE, API_ATTACH_CONSOLE, API_ATTACH_MIGRATION, API_ATTACH_PROTECTION };
+
 struct api_reply {
 	unsigned status;
 	const char *type; /* of the body */
@@ -69,7 +82,7 @@ struct api_reply {
 	struct api_stream *stream; /* in place of these; released by whoever has the reply */
 	const char *allow;	   /* with 405: the method that is allowed */
 	bool then_stop;		   /* when the answer has been sent, the machine is to end */
-	bool attach;		   /* the connection becomes that of a terminal */
+	enum api_attach attach;	   /* with 101: what the connection becomes */
 };
 
 /* One line of text as the reply `status`, in JSON. */
@@ -81,6 +94,7 @@ void api_reply_free(struct api_reply *r);
 bool api_parse(const char *method, const char *path, const char *body, size_t len, struct api_request *q,
 	       struct api_reply *r);
 
+struct protect;
 struct api_machine {
 	struct machine *machine;
 	const char *name;
@@ -88,11 +102,14 @@ struct api_machine {
 	/* What a snapshot's section "options" holds (docs/snapshot.md); NULL: this machine cannot be saved. */
 	const u8 *options;
 	size_t options_len;
+	struct protect *protect;     /* NULL: the machine cannot be protected */
+	struct migration *migration; /* away from here */
+	struct arrival *arrival;     /* to here; NULL: it has begun here */
 };
 /* Holds the machine, and answers with a core of its guest (coredump.c). Any thread but the vCPU's. */
 void api_coredump(const struct api_machine *m, const struct api_request *q, struct api_reply *r);
-/* Holds the machine, and answers with its state and memory (saving.c). Any thread but the vCPU's. */
-void api_snapshot(const struct api_machine *m, struct api_reply *r);
+/* Holds the machine, and answers with its state, memory and disks (saving.c). Any thread but the vCPU's. */
+void api_snapshot(const struct api_machine *m, const struct api_request *q, struct api_reply *r);
 /* One line of text for a machine that does not answer, as the reply. */
 void api_no_answer(const struct api_machine *m, struct api_reply *r);
 /* Any thread but the vCPU's. */

@@ -10,15 +10,30 @@
 #define V1 "/api/v1/"
 
 const struct api_route api_routes[] = {
-	{ V1 "vmm.ping", "GET", API_PING },	    { V1 "vm.info", "GET", API_INFO },
-	{ V1 "vm.counters", "GET", API_COUNTERS },  { V1 "vm.pause", "PUT", API_PAUSE },
-	{ V1 "vm.resume", "PUT", API_RESUME },	    { V1 "vm.power-button", "PUT", API_POWER_BUTTON },
-	{ V1 "vm.reboot", "PUT", API_REBOOT },	    { V1 "vm.shutdown", "PUT", API_SHUTDOWN },
-	{ V1 "vmm.shutdown", "PUT", API_SHUTDOWN }, { V1 "vm.engine", "PUT", API_ENGINE },
-	{ V1 "vm.resize", "PUT", API_RESIZE },	    { V1 "vm.console", "GET", API_CONSOLE },
-	{ V1 "vm.coredump", "PUT", API_COREDUMP },  { V1 "vm.generation", "PUT", API_GENERATION },
-	{ V1 "vm.snapshot", "PUT", API_SNAPSHOT },  { V1 "openapi.json", "GET", API_OPENAPI },
+	{ V1 "vmm.ping", "GET", API_PING },
+	{ V1 "vm.info", "GET", API_INFO },
+	{ V1 "vm.counters", "GET", API_COUNTERS },
+	{ V1 "vm.pause", "PUT", API_PAUSE },
+	{ V1 "vm.resume", "PUT", API_RESUME },
+	{ V1 "vm.power-button", "PUT", API_POWER_BUTTON },
+	{ V1 "vm.reboot", "PUT", API_REBOOT },
+	{ V1 "vm.shutdown", "PUT", API_SHUTDOWN },
+	{ V1 "vmm.shutdown", "PUT", API_SHUTDOWN },
+	{ V1 "vm.engine", "PUT", API_ENGINE },
+	{ V1 "vm.resize", "PUT", API_RESIZE },
+	{ V1 "vm.console", "GET", API_CONSOLE },
+	{ V1 "vm.coredump", "PUT", API_COREDUMP },
+	{ V1 "vm.generation", "PUT", API_GENERATION },
+	{ V1 "vm.migrate", "GET", API_MIGRATE },
+	{ V1 "vm.migration", "GET", API_MIGRATION },
+	{ V1 "vm.migration-set", "PUT", API_MIGRATION_SET },
+	{ V1 "vm.migration-cancel", "PUT", API_MIGRATION_CANCEL },
+	{ V1 "vm.snapshot", "PUT", API_SNAPSHOT },
+	{ V1 "openapi.json", "GET", API_OPENAPI },
 	{ "/metrics", "GET", API_METRICS },
+	{ V1 "vm.protect", "GET", API_PROTECT },
+	{ V1 "vm.unprotect", "PUT", API_UNPROTECT },
+	{ V1 "vm.protection", "GET", API_PROTECTION },
 };
 const unsigned api_route_count = ARRAY_SIZE(api_routes);
 
@@ -117,6 +132,21 @@ static bool parse_coredump(json_t *j, struct api_request *q, struct api_reply *r
 	return true;
 }
 
+static bool parse_snapshot(json_t *j, struct api_request *q, struct api_reply *r)
+{
+	static const char *const members[] = { "disks", NULL };
+	json_t *disks = json_object_get(j, "disks");
+
+	if (!known_members(j, members, r))
+		return false;
+	if (disks && !json_is_boolean(disks)) {
+		api_error(r, 400, "\"disks\" is true or false");
+		return false;
+	}
+	q->no_disks = json_is_false(disks);
+	return true;
+}
+
 static bool parse_generation(json_t *j, struct api_request *q, struct api_reply *r)
 {
 	static const char *const members[] = { "generation", NULL };
@@ -129,6 +159,38 @@ static bool parse_generation(json_t *j, struct api_request *q, struct api_reply 
 		return true;
 	api_error(r, 400, "the body must be {\"generation\": GUID or \"auto\"}");
 	return false;
+}
+
+/* A number of an object, up to `max`. */
+static bool take_number(json_t *j, const char *name, u64 max, bool *has, u64 *out, struct api_reply *r)
+{
+	json_t *n = json_object_get(j, name);
+
+	if (!n)
+		return true;
+	if (!json_is_integer(n) || json_integer_value(n) < 0 || (u64)json_integer_value(n) > max) {
+		api_error(r, 400, "\"%s\" must be a number from 0 to %llu", name, (unsigned long long)max);
+		return false;
+	}
+	*has = true;
+	*out = (u64)json_integer_value(n);
+	return true;
+}
+
+static bool parse_migration(json_t *j, struct api_request *q, struct api_reply *r)
+{
+	static const char *const members[] = { "downtime_ms", "timeout_s", "copy_disks", NULL };
+	json_t *copy = json_object_get(j, "copy_disks");
+
+	if (copy && !json_is_boolean(copy)) {
+		api_error(r, 400, "\"copy_disks\" must be true or false");
+		return false;
+	}
+	q->has_copy_disks = copy;
+	q->copy_disks = json_is_true(copy);
+	return known_members(j, members, r) &&
+	       take_number(j, "downtime_ms", 3600000, &q->has_downtime, &q->downtime_ms, r) &&
+	       take_number(j, "timeout_s", 86400 * 365, &q->has_timeout, &q->timeout_s, r);
 }
 
 static bool parse_none(json_t *j, struct api_request *q, struct api_reply *r)
@@ -147,8 +209,12 @@ static bool (*parser(enum api_op op))(json_t *j, struct api_request *q, struct a
 		return parse_resize;
 	case API_COREDUMP:
 		return parse_coredump;
+	case API_SNAPSHOT:
+		return parse_snapshot;
 	case API_GENERATION:
 		return parse_generation;
+	case API_MIGRATION_SET:
+		return parse_migration;
 	default:
 		return parse_none;
 	}

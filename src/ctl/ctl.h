@@ -14,6 +14,7 @@
 
 struct ctl;
 struct chr;
+struct arrival;
 
 struct ctl_config {
 	struct machine *machine;
@@ -22,6 +23,7 @@ struct ctl_config {
 	struct chr *console; /* of chr_mux_create(), for clients to attach to; NULL: none */
 	const u8 *options;   /* of a snapshot: see struct api_machine */
 	size_t options_len;
+	struct arrival *arrival; /* it came by migration (ctl/arrival.h); NULL: it did not */
 };
 
 /* Serves from now on, requests before machine_run() wait for it. The machine and what is named in `cfg` must outlive

@@ -3,6 +3,10 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "ctl/arrival.h"
+#include "ctl/migrate.h"
+#include "ctl/protect.h"
+
 #define INT(v) ((json_int_t)(v))
 
 const char *report_state(const struct api_machine *m, const struct snapshot *s)
@@ -56,6 +60,22 @@ static json_t *disks(const struct machine_config *c)
 	return list;
 }
 
+/* "tcp:127.0.0.1:2222-10.0.2.15:22", as --net would have it. */
+static json_t *forwards(const struct net *n)
+{
+	json_t *list = json_array();
+	char text[128];
+
+	for (unsigned i = 0; i < n->forwards; i++) {
+		const struct net_forward *f = &n->forward[i];
+
+		snprintf(text, sizeof(text), "%s:%s:%u-%s:%u", f->udp ? "udp" : "tcp",
+			 *f->host_addr ? f->host_addr : "127.0.0.1", f->host_port, f->guest_addr, f->guest_port);
+		json_array_append_new(list, json_string(text));
+	}
+	return list;
+}
+
 static json_t *nets(const struct machine_config *c)
 {
 	json_t *list = json_array();
@@ -66,8 +86,8 @@ static json_t *nets(const struct machine_config *c)
 
 		snprintf(id, sizeof(id), "net%u", i);
 		snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5]);
-		json_array_append_new(
-		    list, json_pack("{s:s, s:s, s:s}", "id", id, "mac", mac, "kind", c->nets[i].net->ops->name));
+		json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:o}", "id", id, "mac", mac, "kind",
+						      c->nets[i].net->ops->name, "hostfwd", forwards(c->nets[i].net)));
 	}
 	return list;
 }
@@ -86,6 +106,27 @@ static json_t *config(const struct machine_config *c, const struct snapshot *s)
 	return o;
 }
 
+/* NULL: it does not move, and has not. */
+static const char *moving(const struct api_machine *m)
+{
+	enum migration_phase phase = m->migration ? migration_phase(m->migration) : MIGRATION_NONE;
+
+	if (phase != MIGRATION_NONE && phase != MIGRATION_FAILED && phase != MIGRATION_CANCELLED)
+		return migration_phase_names[phase];
+	if (!m->arrival)
+		return NULL;
+	switch (arrival_phase(m->arrival)) {
+	case ARRIVAL_READY:
+		return "arriving";
+	case ARRIVAL_IN_DOUBT:
+		return "in doubt";
+	case ARRIVAL_STARTED:
+	case ARRIVAL_DISCARDED:
+		break;
+	}
+	return NULL;
+}
+
 json_t *report_info(const struct api_machine *m, const struct snapshot *s)
 {
 	const struct machine_config *c = machine_config(m->machine);
@@ -98,6 +139,7 @@ json_t *report_info(const struct api_machine *m, const struct snapshot *s)
 		return NULL;
 	put_string(o, "guest", machine_guest(m->machine));
 	put_string(o, "engine", machine_engine_name(m->machine));
+	put_string(o, "migration", moving(m));
 	if (!s)
 		return o;
 	json_object_set_new(o, "memory_actual_size",
@@ -218,4 +260,20 @@ json_t *report_counters(const struct snapshot *s)
 	if (s->has_balloon)
 		json_object_set_new(top, "balloon", balloon_counters(&s->balloon));
 	return top;
+}
+
+/* ---- vm.protection ---- */
+
+json_t *report_protection(const struct protect_status *s)
+{
+	json_t *o = json_pack("{s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "state",
+			      protect_phase_names[s->phase], "rate", (int)s->rate, "timeout_ms", (int)s->timeout_ms,
+			      "checkpoints", INT(s->checkpoints), "early", INT(s->early), "sent_bytes", INT(s->bytes),
+			      "changed_bytes", INT(s->dirty), "standstill_ns", INT(s->still_ns), "standstill_max_ns",
+			      INT(s->still_max_ns), "lag_ns", INT(s->lag_ns), "waiting_bytes", INT(s->waiting),
+			      "waiting_max_bytes", INT(s->waiting_most));
+
+	if (o && s->why[0])
+		put_string(o, "reason", s->why);
+	return o;
 }

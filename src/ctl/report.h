@@ -16,4 +16,8 @@ char *report_metrics(const struct api_machine *m, const struct snapshot *s, size
 /* "Running", "Paused", "BreakPoint" (a debugger holds it), "Busy" (no answer). */
 const char *report_state(const struct api_machine *m, const struct snapshot *s);
 
+struct protect_status;
+/* What vm.protection answers. */
+json_t *report_protection(const struct protect_status *s);
+
 #endif

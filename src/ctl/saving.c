@@ -1,34 +1,47 @@
 /*
- * The answer to vm.snapshot: a stream (state/stream.h) of the machine's state
- * and memory at one moment. The machine is held until the state is saved, and
- * its memory is sent while it goes on (ram_copy.h); where that cannot be it is
- * held until the last piece has been read. If the client takes longer than a
- * memory of that size needs, the connection is cut before the stream's end.
+ * The answer to vm.snapshot: a stream (state/stream.h) of the machine's state,
+ * memory and disks at one moment. The machine is held until the state is saved,
+ * and the rest is sent while it goes on (ram_copy.h, disk_copy.h); where that
+ * cannot be with memory it is held until that has been read. A client that
+ * holds the machine for longer than a memory of that size needs, or takes
+ * nothing for a while, is cut off before the stream's end.
  *
- * Besides the sections of machine_save() and "options" there are three kinds
- * that only exist on the way: "ram.size"; "ram.data", frames in order, those of
- * zeros left out; "ram.sum". Whoever receives them puts RAM into a file.
+ * Besides the sections of machine_save() and "options" there are some that only
+ * exist on the way: "ram.size"; "ram.data", frames in order, those of zeros
+ * left out; "ram.sum"; and those of disks (state/disk.h). Memory comes first,
+ * for copies of it take as much room as it likes; between it come pieces of
+ * disks, when the guest's writes would have to wait.
  */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/host_time.h"
 #include "ctl/api.h"
+#include "ctl/disk_copy.h"
 #include "ctl/limits.h"
 #include "ctl/ram_copy.h"
 #include "machine/state.h"
-#include "state/ram.h"
+#include "state/disk.h"
 
 #define PIECE (256 * KiB) /* of RAM, a section */
 
-enum phase { SEND_STATE, SEND_RAM, SEND_END };
+#define QUIET_NS (NSEC_PER_SEC) /* for a moment when no disk flushes, which the guest would have to stand still for */
+#define LOOK_NS 500000u
+#define TAKE_NS (30 * NSEC_PER_SEC) /* for a client to take what lies there */
+
+enum phase { SEND_STATE, SEND_RAM, SEND_DISKS, SEND_END };
 
 struct saving {
 	struct api_stream stream;
 	struct machine *m;
-	u64 hold, until, still; /* number of the hold; host time; ns that the guest stood still, 0: all the time */
+	u64 hold, start, still; /* number of the hold; host time; ns that the guest stood still, 0: until now */
+	u64 last;		/* host time: more was made */
+	bool running;		/* the machine goes on */
 	struct ram_copy *copy;
+	struct disk_copies *disks; /* NULL: not wanted */
 	enum phase phase;
+	bool failed; /* and said so */
 	struct stream_writer w;
 	struct encoder out; /* made and not sent yet: [sent, len) */
 	size_t sent;
@@ -40,53 +53,59 @@ struct saving {
 
 struct call {
 	const struct api_machine *api;
+	bool disks;
 	struct saving *s;
-	int status; /* of HTTP */
+	u64 patience; /* host time; until then another moment may come that is better */
+	int status;   /* of HTTP; 0: it was no good moment */
 	struct error e;
 };
+
+static void go_on(struct saving *s)
+{
+	machine_release(s->m, s->hold);
+	s->still = MAX(host_ns() - s->start, 1ull);
+	s->running = true;
+}
+
+/* Disks first: their sizes are sections. On failure what was started is for saving_release(). */
+static int start_copies(struct saving *s, bool disks, struct error *e)
+{
+	if (disks && !(s->disks = disk_copies_start(s->m, &s->w, e)))
+		return -1;
+	s->copy = ram_copy_start(s->m);
+	return s->copy ? 0 : error_set(e, "not enough host memory");
+}
 
 /* On the vCPU thread. */
 static void begin(void *opaque)
 {
 	struct call *call = opaque;
 	struct saving *s = call->s;
-	u64 size = memory_ram_size(machine_memory(s->m)), start = host_ns();
+	u64 size = memory_ram_size(machine_memory(s->m));
 	u64 limit = CTL_DUMP_MS + size / MiB * 1000 / CTL_DUMP_MIB_S;
 
+	if (machine_disks_busy(s->m) && host_ns() < call->patience)
+		return;
 	call->status = 409;
-	s->until = start + limit * 1000000;
+	s->start = s->last = host_ns();
 	s->hold = machine_hold(s->m, limit);
 	if (!s->hold) {
 		error_set(&call->e, "somebody else has the machine's memory read");
 		return;
 	}
-	if (machine_quiesce(s->m, &call->e)) {
-		machine_release(s->m, s->hold);
-		return;
-	}
-	s->copy = ram_copy_start(s->m);
-	if (!s->copy) {
-		machine_release(s->m, s->hold);
-		error_set(&call->e, "not enough host memory");
-		return;
-	}
 	stream_begin(&s->w, &s->out);
+	if (machine_quiesce_devices(s->m, &call->e) || start_copies(s, call->disks, &call->e)) {
+		machine_release(s->m, s->hold);
+		return;
+	}
 	machine_save(s->m, &s->w);
 	stream_section(&s->w, "options", STREAM_REQUIRED, call->api->options, call->api->options_len);
 	stream_section_begin(&s->w, RAM_SIZE, STREAM_REQUIRED);
 	enc_u64(&s->out, size);
 	stream_section_end(&s->w);
 	call->status = 200;
-	if (!ram_copy_background(s->copy))
-		return;
-	machine_release(s->m, s->hold);
-	s->still = MAX(host_ns() - start, 1ull);
-}
-
-/* Is what is read still of that moment? */
-static bool good(const struct saving *s)
-{
-	return ram_copy_background(s->copy) ? host_ns() < s->until : machine_held(s->m, s->hold);
+	if (ram_copy_background(s->copy))
+		go_on(s);
 }
 
 /* The next frame that is not zeros, at s->at. */
@@ -136,17 +155,47 @@ static void add_end(struct saving *s)
 	stream_finish(&s->w);
 }
 
-/* Makes more to be sent; false: there is no more. */
+static void add_failure(struct saving *s, const struct error *e)
+{
+	s->failed = true;
+	stream_section(&s->w, SAVING_FAILED, STREAM_REQUIRED, e->text, strlen(e->text));
+	s->phase = SEND_END;
+}
+
+static void add_disks(struct saving *s)
+{
+	struct error e;
+	int more = disk_copies_add(s->disks, &s->w, PIECE, &e);
+
+	if (more < 0)
+		add_failure(s, &e);
+	else if (!more && s->phase == SEND_DISKS)
+		s->phase = SEND_END;
+}
+
+/* Makes more to be sent. False: what was read before is not of that moment any more. */
 static bool refill(struct saving *s)
 {
-	s->out.len = s->sent = 0;
-	if (s->phase == SEND_END)
-		return false;
-	s->phase = SEND_RAM;
-	if (add_ram(s))
-		return true;
-	s->phase = SEND_END;
-	add_end(s);
+	if (s->phase == SEND_STATE)
+		s->phase = SEND_RAM;
+	if (s->phase == SEND_RAM && !(s->disks && disk_copies_urgent(s->disks))) {
+		bool more = add_ram(s);
+
+		/* after the look at memory */
+		if (!s->running && !machine_held(s->m, s->hold))
+			return false;
+		if (more)
+			return true;
+		if (!s->running)
+			go_on(s);
+		s->phase = SEND_DISKS;
+	}
+	if (s->disks)
+		add_disks(s);
+	else
+		s->phase = SEND_END;
+	if (s->phase == SEND_END && !s->failed)
+		add_end(s);
 	return true;
 }
 
@@ -155,13 +204,14 @@ static ssize_t saving_read(struct api_stream *stream, u64 pos, void *buf, size_t
 	struct saving *s = container_of(stream, struct saving, stream);
 
 	if (s->sent == s->out.len) {
-		if (!refill(s))
-			return 0;
-		/* after the look at memory */
-		if (s->out.failed || !good(s))
-			return -1;
 		if (s->phase == SEND_END)
-			machine_release(s->m, s->hold);
+			return 0;
+		if (s->running && host_ns() - s->last > TAKE_NS)
+			return -1;
+		s->out.len = s->sent = 0;
+		if (!refill(s) || s->out.failed)
+			return -1;
+		s->last = host_ns();
 	}
 	n = MIN(n, s->out.len - s->sent);
 	memcpy(buf, s->out.data + s->sent, n);
@@ -174,15 +224,31 @@ static void saving_release(struct api_stream *stream)
 	struct saving *s = container_of(stream, struct saving, stream);
 
 	machine_release(s->m, s->hold);
+	disk_copies_end(s->disks);
 	ram_copy_end(s->copy);
 	enc_free(&s->out);
 	free(s);
 }
 
-void api_snapshot(const struct api_machine *m, struct api_reply *r)
+/* False: the machine does not answer. */
+static bool find_moment(struct call *call)
+{
+	const struct timespec look = { .tv_nsec = LOOK_NS };
+
+	call->patience = host_ns() + QUIET_NS;
+	while (!call->status) {
+		while (machine_disks_busy(call->s->m) && host_ns() < call->patience)
+			nanosleep(&look, NULL);
+		if (!machine_call_within(call->s->m, begin, call, CTL_ORDER_MS))
+			return false;
+	}
+	return true;
+}
+
+void api_snapshot(const struct api_machine *m, const struct api_request *q, struct api_reply *r)
 {
 	struct saving *s;
-	struct call call = { .api = m };
+	struct call call = { .api = m, .disks = !q->no_disks };
 
 	if (!m->options) {
 		api_error(r, 409, "only machines of ectype run and ectype restore can be saved");
@@ -198,7 +264,7 @@ void api_snapshot(const struct api_machine *m, struct api_reply *r)
 	s->stream.release = saving_release;
 	s->m = m->machine;
 	call.s = s;
-	if (machine_state(s->m) == MACHINE_DEBUGGED || !machine_call_within(s->m, begin, &call, CTL_ORDER_MS)) {
+	if (machine_state(s->m) == MACHINE_DEBUGGED || !find_moment(&call)) {
 		api_no_answer(m, r);
 	} else if (call.status != 200) {
 		api_error(r, (unsigned)call.status, "%s", call.e.text);
@@ -206,6 +272,5 @@ void api_snapshot(const struct api_machine *m, struct api_reply *r)
 		*r = (struct api_reply){ .status = 200, .type = "application/octet-stream", .stream = &s->stream };
 		return;
 	}
-	enc_free(&s->out);
-	free(s);
+	saving_release(&s->stream);
 }

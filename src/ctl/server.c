@@ -6,12 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "backend/chr/chr_mux.h"
 #include "base/thread.h"
 #include "ctl/api.h"
+#include "ctl/migrate.h"
+#include "ctl/protect.h"
 
 #define CLIENTS_MAX 32u
 #define IDLE_S 10u	      /* a client that neither sends nor takes */
@@ -64,11 +67,55 @@ static void upgraded(void *cls, struct MHD_Connection *c, void *state, const cha
 		close_console(urh);
 }
 
-static bool wants_upgrade(struct MHD_Connection *c)
+static void close_migration(void *urh)
+{
+	MHD_upgrade_action(urh, MHD_UPGRADE_ACTION_CLOSE);
+}
+
+static void upgraded_migration(void *cls, struct MHD_Connection *c, void *state, const char *extra, size_t extra_len,
+			       MHD_socket fd, struct MHD_UpgradeResponseHandle *urh)
+{
+	struct ctl *ctl = cls;
+
+	if (migration_attach(ctl->api.migration, fd, extra, extra_len, close_migration, urh))
+		close_migration(urh);
+}
+
+/* The client waits for this answer before it says more: its first bytes come with descriptors. */
+static void upgraded_protection(void *cls, struct MHD_Connection *c, void *state, const char *extra, size_t extra_len,
+				MHD_socket fd, struct MHD_UpgradeResponseHandle *urh)
+{
+	struct ctl *ctl = cls;
+
+	if (protect_begin(ctl->api.protect, fd, close_console, urh)) {
+		static const char text[] = "the machine is protected already\n";
+
+		send(fd, text, sizeof(text) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+		close_console(urh);
+	}
+}
+
+static const struct upgrade {
+	enum api_op op;
+	const char *path, *protocol;
+	MHD_UpgradeHandler handler;
+} upgrades[] = {
+	[API_ATTACH_CONSOLE] = { API_CONSOLE, "vm.console", "ectype-console", upgraded },
+	[API_ATTACH_MIGRATION] = { API_MIGRATE, "vm.migrate", "ectype-migration", upgraded_migration },
+	[API_ATTACH_PROTECTION] = { API_PROTECT, "vm.protect", "ectype-protection", upgraded_protection },
+};
+
+/* A request that needs an upgrade, without one. */
+static const struct upgrade *lacks_upgrade(const struct ctl *ctl, struct MHD_Connection *c, enum api_op op)
 {
 	const char *to = MHD_lookup_connection_value(c, MHD_HEADER_KIND, MHD_HTTP_HEADER_UPGRADE);
 
-	return to && !strcasecmp(to, "ectype-console");
+	if (op == API_CONSOLE && !ctl->api.console)
+		return NULL;
+	for (unsigned i = API_ATTACH_NONE + 1; i < ARRAY_SIZE(upgrades); i++)
+		if (upgrades[i].op == op && (!to || strcasecmp(to, upgrades[i].protocol)))
+			return &upgrades[i];
+	return NULL;
 }
 
 /* ---- answers ---- */
@@ -94,7 +141,7 @@ static enum MHD_Result send_reply(struct ctl *ctl, struct MHD_Connection *c, str
 	enum MHD_Result done;
 
 	if (r->attach)
-		m = MHD_create_response_for_upgrade(upgraded, ctl);
+		m = MHD_create_response_for_upgrade(upgrades[r->attach].handler, ctl);
 	else if (r->stream)
 		m = MHD_create_response_from_callback(r->stream->len, STREAM_BLOCK, stream_read, r->stream,
 						      stream_release);
@@ -113,7 +160,7 @@ static enum MHD_Result send_reply(struct ctl *ctl, struct MHD_Connection *c, str
 	if (r->allow)
 		MHD_add_response_header(m, MHD_HTTP_HEADER_ALLOW, r->allow);
 	if (r->attach)
-		MHD_add_response_header(m, MHD_HTTP_HEADER_UPGRADE, "ectype-console");
+		MHD_add_response_header(m, MHD_HTTP_HEADER_UPGRADE, upgrades[r->attach].protocol);
 	done = MHD_queue_response(c, r->status, m);
 	MHD_destroy_response(m);
 	return done;
@@ -122,6 +169,7 @@ static enum MHD_Result send_reply(struct ctl *ctl, struct MHD_Connection *c, str
 static void answer(struct exchange *x, struct MHD_Connection *c, const char *method, const char *path,
 		   struct api_reply *r)
 {
+	const struct upgrade *u;
 	struct api_request q;
 
 	if (x->seen > API_BODY_MAX) {
@@ -130,8 +178,9 @@ static void answer(struct exchange *x, struct MHD_Connection *c, const char *met
 	}
 	if (!api_parse(method, path, x->body, x->len, &q, r))
 		return;
-	if (q.op == API_CONSOLE && x->ctl->api.console && !wants_upgrade(c)) {
-		api_error(r, 426, "vm.console wants the header Upgrade: ectype-console");
+	u = lacks_upgrade(x->ctl, c, q.op);
+	if (u) {
+		api_error(r, 426, "%s wants the header Upgrade: %s", u->path, u->protocol);
 		return;
 	}
 	if (q.op == API_CONSOLE && x->ctl->api.console && chr_mux_attached(x->ctl->console)) {
@@ -241,7 +290,18 @@ struct ctl *ctl_start(const struct ctl_config *cfg, struct error *e)
 				       .name = cfg->name,
 				       .console = cfg->console != NULL,
 				       .options = cfg->options,
-				       .options_len = cfg->options_len };
+				       .options_len = cfg->options_len,
+				       .migration = migration_create(cfg->machine, cfg->options, cfg->options_len),
+				       .arrival = cfg->arrival };
+	if (!c->api.migration) {
+		error_set(e, "not enough host memory");
+		goto fail;
+	}
+	c->api.protect = protect_create(cfg->machine, cfg->options, cfg->options_len);
+	if (!c->api.protect) {
+		error_set(e, "not enough host memory");
+		goto fail;
+	}
 	c->console = cfg->console;
 	c->fd = fd;
 	thread_masked(start_daemon, c);
@@ -251,6 +311,10 @@ struct ctl *ctl_start(const struct ctl_config *cfg, struct error *e)
 fail:
 	if (fd >= 0)
 		close(fd);
+	if (c) {
+		migration_destroy(c->api.migration);
+		protect_destroy(c->api.protect);
+	}
 	free(c);
 	return NULL;
 }
@@ -262,6 +326,9 @@ void ctl_stop(struct ctl *c)
 	/* upgraded connections must be closed before their daemon */
 	if (c->console)
 		chr_mux_detach(c->console);
+	migration_destroy(c->api.migration);
+	protect_end(c->api.protect);
 	MHD_stop_daemon(c->daemon);
+	protect_destroy(c->api.protect);
 	free(c);
 }

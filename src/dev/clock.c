@@ -45,7 +45,8 @@ struct clock {
 	 * alone is the time. */
 	u64 offset;
 	bool stopped;
-	u64 last; /* real clock: time never is below */
+	u64 last;		       /* real clock: time never is below */
+	u64 stopped_wall, loaded_wall; /* the host's wall clock at the stop; see clock_loaded_wall() */
 
 	struct timer **heap;
 	size_t count, cap;
@@ -148,6 +149,7 @@ void clock_stop(struct clock *c)
 		return;
 	c->last = c->offset = clock_now(c);
 	c->stopped = true;
+	c->stopped_wall = door_wall_ns(c->door);
 }
 
 void clock_start(struct clock *c)
@@ -156,6 +158,15 @@ void clock_start(struct clock *c)
 		return;
 	c->stopped = false;
 	c->offset -= source(c);
+}
+
+void clock_advance(struct clock *c, u64 ns)
+{
+	assert(c->kind == CLOCK_KIND_REAL);
+	c->last = clock_now(c) + ns;
+	c->offset += ns;
+	if (c->change)
+		c->change(c->change_opaque);
 }
 
 void clock_warp(struct clock *c, u64 ns)
@@ -305,13 +316,22 @@ void clock_run(struct clock *c)
 	c->running = false;
 }
 
-/* ---- state: section "clock", version 1: kind u8, now u64 ---- */
+/*
+ * ---- state: section "clock", version 2: kind u8, now u64, and the host's wall
+ * clock at that moment u64, ns since 1970, 0 with the virtual clock ----
+ *
+ * Version 1 had no wall clock.
+ */
 
 void clock_save(const struct clock *c, struct encoder *e)
 {
-	enc_begin(e, "clock", 1);
+	enc_begin(e, "clock", 2);
 	enc_u8(e, (u8)c->kind);
 	enc_u64(e, source(c) + c->offset);
+	if (c->kind == CLOCK_KIND_VIRTUAL)
+		enc_u64(e, 0);
+	else
+		enc_u64(e, c->stopped ? c->stopped_wall : door_wall_ns(c->door));
 	enc_end(e);
 }
 
@@ -319,9 +339,11 @@ int clock_check(struct decoder *d)
 {
 	struct decoder in;
 
-	if (!dec_begin(d, "clock", &in) || in.version != 1 || dec_u8(&in) > CLOCK_KIND_VIRTUAL)
+	if (!dec_begin(d, "clock", &in) || in.version < 1 || in.version > 2 || dec_u8(&in) > CLOCK_KIND_VIRTUAL)
 		return -1;
 	dec_u64(&in);
+	if (in.version > 1)
+		dec_u64(&in);
 	return dec_done(&in) ? 0 : -1;
 }
 
@@ -335,6 +357,12 @@ void clock_load(struct clock *c, struct decoder *d)
 	dec_u8(&in);
 	c->last = dec_u64(&in);
 	c->offset = c->last - source(c);
+	c->loaded_wall = in.version > 1 ? dec_u64(&in) : 0;
+}
+
+u64 clock_loaded_wall(const struct clock *c)
+{
+	return c->kind == CLOCK_KIND_REAL ? c->loaded_wall : 0;
 }
 
 /*

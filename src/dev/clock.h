@@ -43,6 +43,8 @@ u64 clock_ticks_to_ns(u64 ticks, u64 hz);
 /* Pause and resume of the whole machine: real time stops between. */
 void clock_stop(struct clock *c);
 void clock_start(struct clock *c);
+/* Real clock only: time goes on from `ns` later. Timers that are due by then fire at the next clock_run(). */
+void clock_advance(struct clock *c, u64 ns);
 
 /* Timers: one-shot, absolute guest ns; a deadline in the past fires at the
  * next clock_run(). Equal deadlines fire in order of arming. */
@@ -65,6 +67,9 @@ void clock_warp(struct clock *c, u64 ns);
 void clock_save(const struct clock *c, struct encoder *e);
 int clock_check(struct decoder *d);
 void clock_load(struct clock *c, struct decoder *d);
+/* The host's wall clock (ns since 1970) when the time that was loaded stopped, or was saved; 0: not known, or virtual.
+ */
+u64 clock_loaded_wall(const struct clock *c);
 /* Which of the armed timers were armed first: to be loaded when all devices are. */
 void clock_save_order(const struct clock *c, struct encoder *e);
 int clock_check_order(const struct clock *c, struct decoder *d);

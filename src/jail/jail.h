@@ -3,8 +3,8 @@
  *
  * jail_begin() comes first, before the first file is opened. jail_prepare()
  * follows while the process has one thread: namespaces that later files and
- * threads belong to; what needs the host's own (helper processes) is started
- * between the two. jail_lock() comes last, before the
+ * threads belong to; what needs the host's own (helper processes, the janitor)
+ * is started between the two. jail_lock() comes last, before the
  * first guest instruction: an empty root directory, no file descriptors but
  * those opened since, no capabilities, and a filter that allows only the
  * system calls a running machine makes. What the host refuses is left out and
@@ -47,8 +47,8 @@ int jail_lock(struct jail *j, unsigned needs, struct error *e);
 int jail_filter(unsigned needs, struct error *e);
 
 struct janitor;
-/* A process that unlinks files when this process ends, however it does. Before jail_lock(), while there is one
- * thread. NULL with *e. */
+/* A process that unlinks files when this process ends, however it does. Before jail_prepare(), while there is one
+ * thread: it keeps the host's mounts. NULL with *e. */
 struct janitor *janitor_start(struct error *e);
 /* The file at `path` (relative to the present directory or absolute) is to be removed; at most 64 of them. It is
  * removed only if it is still the same file. 0, or -1 with *e. */

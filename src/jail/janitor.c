@@ -66,7 +66,7 @@ struct janitor *janitor_start(struct error *e)
 
 	if (!j)
 		error_set(e, "not enough host memory");
-	else if (companion_start(&j->process, "ectype-janitor", wait_and_sweep, NULL, e)) {
+	else if (companion_start(&j->process, "ectype-janitor", false, wait_and_sweep, NULL, e)) {
 		free(j);
 		j = NULL;
 	}

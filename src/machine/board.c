@@ -33,6 +33,7 @@
 #include "dev/virtio/vsock.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
+#include "machine/state.h"
 #include "machine/pv.h"
 #include "cpu/linear.h"
 #include "replay/door.h"
@@ -499,7 +500,8 @@ static int create_vars(struct machine *m, struct error *e)
 		return error_set(e, "not enough host memory");
 	memcpy(content, initial, cfg.size);
 	if (m->cfg.firmware_vars) {
-		m->nvram = nvram_open(m->cfg.firmware_vars, content, cfg.size, true, e);
+		m->nvram = nvram_open(m->cfg.firmware_vars, content, cfg.size,
+				      NVRAM_CREATE | (m->cfg.saved && m->cfg.saved->unlocked ? NVRAM_UNLOCKED : 0), e);
 		ret = m->nvram ? 0 : -1;
 		cfg.store = store_vars;
 		cfg.opaque = m->nvram;
@@ -562,7 +564,7 @@ static bool create_legacy(struct machine *m)
 		.boot_order = { 2 },
 	};
 
-	if (!pit_create(b, &irq0) || !rtc_create(b, &rtc, &irq8) || !i8042_create(b, &irq1))
+	if (!pit_create(b, &irq0) || !(m->rtc = rtc_create(b, &rtc, &irq8)) || !i8042_create(b, &irq1))
 		return false;
 	if (!create_serial(m))
 		return false;
@@ -637,7 +639,7 @@ static int create_pci_devices(struct machine *m, struct error *e)
 	for (unsigned i = 0; i < m->cfg.net_count; i++) {
 		const struct machine_net *n = &m->cfg.nets[i];
 
-		if (virtio_net_create(&m->board, bus, 0, n->net, n->mac) < 0)
+		if (virtio_net_create(&m->board, bus, 0, n->net, n->mac, n->own_mac) < 0)
 			return error_set(e, "network %u: not enough host memory, or no PCI slot is free", i + 1);
 	}
 	if (m->cfg.vsock && virtio_vsock_create(&m->board, bus, 0, m->cfg.vsock, m->cfg.vsock_cid) < 0)

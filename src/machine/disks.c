@@ -13,6 +13,7 @@
 #include "dev/storage/ahci.h"
 #include "dev/virtio/blk.h"
 #include "machine/internal.h"
+#include "machine/state.h"
 
 /* Two disks on one file: its lock would say the same, but of "another process". */
 static bool same_file(const struct machine_disk *a, const struct machine_disk *b)
@@ -62,7 +63,10 @@ int machine_disks_check(const struct machine_config *cfg, struct error *e)
 		for (unsigned k = 0; k < i; k++)
 			if (check_pair(&cfg->disk[k], &cfg->disk[i], e))
 				return -1;
-		if (block_check_config(&cfg->disk[i].image, e))
+		struct block_config image = cfg->disk[i].image;
+
+		image.unlocked = cfg->saved && cfg->saved->unlocked && !cfg->saved->own_disks;
+		if (block_check_config(&image, e))
 			return -1;
 		if (cfg->disk[i].cdrom && check_cdrom(cfg->disk[i].image.path, e))
 			return -1;
@@ -76,7 +80,10 @@ int machine_disks_check(const struct machine_config *cfg, struct error *e)
 int machine_disks_open(struct machine *m, struct error *e)
 {
 	for (unsigned i = 0; i < m->cfg.disks; i++) {
-		m->disk[i].image = block_open(&m->cfg.disk[i].image, e);
+		struct block_config image = m->cfg.disk[i].image;
+
+		image.unlocked = m->cfg.saved && m->cfg.saved->unlocked && !m->cfg.saved->own_disks;
+		m->disk[i].image = block_open(&image, e);
 		if (!m->disk[i].image)
 			return -1;
 	}
@@ -169,4 +176,18 @@ void machine_disk_stats(const struct machine *m, unsigned n, struct machine_disk
 		.format = block_format_name(m->disk[n].image),
 		.count = m->cfg.disk[n].sata ? *ahci_stats(m->ahci, m->disk[n].port) : *blk_stats(m->disk[n].dev),
 	};
+}
+
+struct block *machine_disk_image(const struct machine *m, unsigned n)
+{
+	return m->disk[n].image;
+}
+
+bool machine_disks_busy(const struct machine *m)
+{
+	bool busy = false;
+
+	for (unsigned i = 0; i < m->cfg.disks && !busy; i++)
+		busy = block_drains_slowly(m->disk[i].image);
+	return busy;
 }

@@ -60,6 +60,18 @@ static int replace(struct machine *m, const struct engine_ops *to, struct error 
 	return -1;
 }
 
+int machine_replace_engine(struct machine *m, const struct engine_ops *to, struct error *e)
+{
+	int ret;
+
+	reclaim_wait(&m->reclaim); /* of the change before */
+	clock_stop(m->clock);
+	ret = replace(m, to, e);
+	machine_start_time(m);
+	reclaim_start(&m->reclaim);
+	return ret;
+}
+
 int machine_set_engine(struct machine *m, const char *name, struct error *e)
 {
 	struct engine_verdict verdict;
@@ -69,23 +81,23 @@ int machine_set_engine(struct machine *m, const char *name, struct error *e)
 
 	if (!to)
 		return -1;
-	if (to == m->engine)
+	if (to == m->engine) {
+		rest_forget(m);
 		return 0;
+	}
 	if (engine_options_translator(&m->cfg.engine_options) && !(to->caps & ENGINE_TRANSLATES))
 		return error_set(e,
 				 "engine '%s' does not translate, and the machine has --trace, --perf-map or "
 				 "--guest-symbols",
 				 to->name);
-	reclaim_wait(&m->reclaim); /* of the change before */
 	if (to == &engine_kvm && track_any(m->mem))
 		return error_set(e,
 				 "engine kvm cannot take over while the machine's memory is copied: try again later");
-	clock_stop(m->clock);
-	ret = replace(m, to, e);
-	if (!ret)
+	ret = machine_replace_engine(m, to, e);
+	if (!ret) {
 		m->verdict = verdict;
-	machine_start_time(m);
-	reclaim_start(&m->reclaim);
+		rest_forget(m);
+	}
 	return ret;
 }
 

@@ -81,7 +81,8 @@ struct machine {
 	bool apics_lent; /* to the engine (apics.c); written with every processor at a boundary */
 	struct pv *pv;	 /* pv.c; NULL: no paravirtual interface */
 	struct device *pic, *ioapic, *q35, *pm, *fw_cfg, *uart[MACHINE_SERIALS];
-	struct device *vmgenid;		  /* NULL: none */
+	struct device *vmgenid; /* NULL: none */
+	struct device *rtc;
 	struct virtio *console, *balloon; /* NULL: none */
 	struct {
 		struct block *image;
@@ -105,7 +106,8 @@ struct machine {
 	int debug_exit_value;
 	bool ended, stepping, attached;
 	bool quiesced; /* devices are; they resume before the first instruction */
-	u64 until;     /* end of the slice, CLOCK_NEVER outside machine_run_until() */
+	struct machine_guard guard;
+	u64 until; /* end of the slice, CLOCK_NEVER outside machine_run_until() */
 	struct machine_result result;
 	struct machine_debugger debugger;
 	bool has_debugger;
@@ -115,6 +117,7 @@ struct machine {
 	atomic_bool paused, debugged; /* written on the vCPU thread; `debugged`: a debugger holds it */
 	_Atomic u64 held;	      /* number of the hold, 0: none (pause.c) */
 	atomic_bool next_engine;      /* machine_next_engine() */
+	atomic_bool gate_full;	      /* guard.full is to be called */
 
 	/* machine_call(): queue of what other threads want done */
 	pthread_mutex_t call_lock;
@@ -130,6 +133,17 @@ struct machine {
 	pthread_t timer_thread;
 	atomic_bool timer_quit;
 	_Atomic u64 armed; /* guest time the host timer is set to, CLOCK_NEVER */
+
+	/* vCPU thread only: rest.c. Times are the host's, ns. */
+	struct rest {
+		const struct engine_ops *work; /* at rest: the engine to have when there is work, else NULL */
+		bool wanted;		       /* to rest, or to work */
+		u64 look_at;		       /* when the next window ends; CLOCK_NEVER: it does not rest */
+		u64 last, used;		       /* when it was looked last; the process's processor time then */
+		u64 began, credit;	       /* at rest: since when; for how long the processors may still run */
+		u64 renewed, renew;	/* at rest: when the engine began anew, and after how long it does again */
+		unsigned idle, windows; /* windows of idleness, and how many there must be */
+	} rest;
 
 	/* statistics */
 	u64 run_ns;	  /* host time */
@@ -244,6 +258,12 @@ void parallel_resume(struct machine *m);
 /* call.c */
 void machine_serve_calls(struct machine *m);
 
+/* guard.c: before there are devices; what waits may leave, as far as it may; the end of machine_run(). */
+void machine_gate_connect(struct machine *m);
+void machine_gate_serve(struct machine *m);
+void machine_gate_full(struct machine *m);
+void machine_guard_ended(struct machine *m);
+
 /* pause.c. machine_wait_resumed() returns when the machine is neither paused nor held, or told to end; calls are served
  * meanwhile. Guest time goes on, unless it is to stand still. */
 bool machine_stands(const struct machine *m);
@@ -262,6 +282,20 @@ int machine_load_ram(struct machine *m, struct error *e);
 
 /* engine_switch.c: does what machine_next_engine() asked for. */
 void machine_serve_next_engine(struct machine *m);
+/* All processors at a boundary. 0; or -1 with *e: the old engine goes on, or the machine has ended. */
+int machine_replace_engine(struct machine *m, const struct engine_ops *to, struct error *e);
+
+/* rest.c, all on the vCPU thread. Before the loop. */
+void rest_start(struct machine *m);
+bool rest_is(const struct machine *m);
+u64 rest_budget(const struct machine *m); /* instructions at a time, CLOCK_NEVER: no limit */
+/* A processor ran; processor 0 slept for `slept` ns until host time `now`. */
+void rest_ran(struct machine *m);
+void rest_slept(struct machine *m, u64 now, u64 slept);
+/* With every processor at a boundary: does what is wanted. */
+void machine_serve_rest(struct machine *m);
+/* Somebody chooses an engine. */
+void rest_forget(struct machine *m);
 
 /* wake.c */
 int wake_start(struct machine *m, struct error *e);

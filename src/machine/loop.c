@@ -194,13 +194,15 @@ static bool next_turn(struct machine *m)
 static bool pause_wanted(struct machine *m)
 {
 	return atomic_load(&m->have_calls) || atomic_load(&m->stop) || atomic_load(&m->debug_interrupt) ||
-	       atomic_load(&m->paused) || atomic_load(&m->next_engine) || m->requests;
+	       atomic_load(&m->paused) || atomic_load(&m->next_engine) || atomic_load(&m->gate_full) || m->requests ||
+	       m->rest.wanted;
 }
 
 /* What wants every processor at a boundary. */
 static void serve_paused(struct machine *m)
 {
 	machine_serve_calls(m);
+	machine_gate_full(m);
 	machine_wait_resumed(m); /* a hold may have come and gone in the calls: time stands still */
 	if (atomic_load(&m->stop)) {
 		end(m, MACHINE_END_STOPPED, 0, "stopped");
@@ -208,6 +210,8 @@ static void serve_paused(struct machine *m)
 	}
 	if (atomic_load(&m->next_engine))
 		machine_serve_next_engine(m);
+	if (m->rest.wanted && !m->ended)
+		machine_serve_rest(m);
 	if (m->requests)
 		serve_requests(m);
 	if (!m->ended && atomic_exchange(&m->debug_interrupt, false) && m->has_debugger)
@@ -231,6 +235,7 @@ void machine_serve(struct machine *m)
 	if (m->ended)
 		return;
 	machine_serve_cpu(machine_current(m));
+	machine_gate_serve(m);
 	if (door_pending(m->door))
 		door_deliver(m->door, machine_icount(m));
 	machine_serve_timers(m);
@@ -260,17 +265,20 @@ static void idle(struct machine *m)
 	u64 start = host_ns();
 
 	poll_sleep(c, next);
-	c->halted_ns += host_ns() - start;
+	u64 now = host_ns();
+
+	c->halted_ns += now - start;
+	rest_slept(m, now, now - start);
 }
 
 static u64 budget(struct machine *m)
 {
-	u64 insns = CLOCK_NEVER;
+	u64 insns = rest_budget(m);
 
 	if (m->stepping)
 		return 1;
 	if (limit(m) != CLOCK_NEVER)
-		insns = limit(m) - machine_icount(m);
+		insns = MIN(insns, limit(m) - machine_icount(m));
 	if (m->cfg.cpus > 1)
 		insns = MIN(insns, m->turn_left);
 	if (m->cfg.clock == MACHINE_CLOCK_VIRTUAL) {
@@ -297,6 +305,7 @@ static void run_engine(struct machine *m)
 
 	assert(why < VCPU_EXIT_COUNT);
 	c->exits[why]++;
+	rest_ran(m);
 	m->turn_left -= MIN(m->turn_left, c->v->icount - before);
 	if (why == VCPU_EXIT_DEBUG && m->has_debugger)
 		debug_stop(m, DEBUG_STOP_BREAKPOINT);

@@ -153,6 +153,7 @@ static int create_parts(struct machine *m, struct error *e)
 	if (!m->clock)
 		return error_set(e, "not enough host memory");
 	door_set_kick(m->door, on_input, m);
+	machine_gate_connect(m);
 	return machine_board_create(m, e);
 }
 
@@ -324,8 +325,10 @@ void machine_run(struct machine *m, struct machine_result *out)
 	set_running(m, true);
 	machine_streams_start(m);
 	machine_start_time(m);
+	rest_start(m);
 	machine_loop(m);
 	clock_stop(m->clock);
+	machine_guard_ended(m);
 	machine_streams_stop(m);
 	set_running(m, false);
 	machine_serve_calls(m); /* those that came too late for the loop */

@@ -25,6 +25,7 @@ struct vsock;
 struct virtio;
 struct virtio_console_port;
 struct vhost_user_config;
+struct gate;
 
 #define MACHINE_SERIALS 4
 #define MACHINE_CPUS_MAX 64u
@@ -45,6 +46,7 @@ struct machine_disk {
 struct machine_net {
 	struct net *net; /* owned by the caller; one machine's only */
 	u8 mac[6];
+	bool own_mac; /* not the one that was saved (`saved`): it is a copy */
 };
 
 struct machine_config {
@@ -90,7 +92,11 @@ struct machine_config {
 	bool vmgenid;
 	const u8 *generation;
 	struct chr *debugcon; /* what goes to the debug console port; NULL: no such port. Owned by the caller */
+	struct gate *gate; /* before all of the backends above (backend/gate/gate.h); NULL: none. Owned by the caller */
 	const struct machine_saved *saved; /* begin with this state (machine/state.h); NULL: at power-on */
+	/* With the real clock: while the guest idles, the reference engine takes the translator's place
+	 * (machine/rest.c). It must be possible to attach an engine while the machine runs (JAIL_EXEC_MAPS). */
+	bool may_rest;
 	struct engine_options engine_options;
 	u64 insn_limit; /* stop (as by the debugger) after so many; 0: none. For tests */
 };
@@ -165,6 +171,22 @@ u64 machine_hold(struct machine *m, u64 ms);
 /* From any thread: hold `id` lasts; ends it, if it does. */
 bool machine_held(const struct machine *m, u64 id);
 void machine_release(struct machine *m, u64 id);
+
+/*
+ * A guard: somebody who holds output back (machine_config.gate) while he keeps a copy of the machine up to date. Both
+ * functions are called on the vCPU thread. NULL: no guard. To be set on the vCPU thread.
+ */
+struct machine_guard {
+	/* Too much waits in the gate. At a boundary: it may hold the machine. */
+	void (*full)(void *opaque);
+	/* The machine ends as *r says, no instruction runs any more. Called again and again until it says true; what
+	 * the gate lets out until then still leaves. */
+	bool (*ended)(void *opaque, const struct machine_result *r);
+	void *opaque;
+};
+void machine_set_guard(struct machine *m, const struct machine_guard *guard);
+/* From any thread: by machine_pause(). */
+bool machine_paused_by_order(const struct machine *m);
 
 enum machine_state { MACHINE_RUNNING, MACHINE_PAUSED /* or held */, MACHINE_DEBUGGED /* a debugger holds it */ };
 /* From any thread. */
@@ -260,6 +282,13 @@ struct machine_disk_stats {
 };
 /* Of disk `n` of the configuration. On the vCPU thread. */
 void machine_disk_stats(const struct machine *m, unsigned n, struct machine_disk_stats *out);
+
+/* The image of disk `n` of the configuration: for tracks of what is written (backend/block/track.h), whose functions
+ * any thread may call; as long as the machine is there. */
+struct block *machine_disk_image(const struct machine *m, unsigned n);
+/* machine_quiesce() would have to wait for a disk's flush. Any thread; who is not in a hurry tries again a little
+ * later. */
+bool machine_disks_busy(const struct machine *m);
 
 /* Register dump, one line a call, as on a triple fault. */
 void machine_dump_registers(struct machine *m, unsigned cpu, void (*line)(void *, const char *), void *opaque);

@@ -64,6 +64,8 @@ static void sleep_unlocked(struct machine_cpu *c, u64 deadline)
 		door_deliver(m->door, machine_icount(m));
 	c->halts++;
 	c->halted_ns += slept;
+	if (c == &m->cpu[0])
+		rest_slept(m, start + slept, slept);
 }
 
 static void park(struct machine_cpu *c)

@@ -62,10 +62,18 @@ void machine_wait_resumed(struct machine *m)
 		/* before looking at what it announces */
 		vcpu_clear(m->cpu[0].v, EV_KICK);
 		machine_serve_calls(m);
+		machine_gate_serve(m);
 		end_late_hold(m);
 	}
 	atomic_store(&m->held, 0);
-	machine_start_time(m);
+	/* one that ends starts nothing: another machine may have its disks already */
+	if (!atomic_load(&m->stop))
+		machine_start_time(m);
+}
+
+bool machine_paused_by_order(const struct machine *m)
+{
+	return atomic_load(&m->paused);
 }
 
 enum machine_state machine_state(const struct machine *m)

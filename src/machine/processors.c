@@ -209,8 +209,10 @@ int machine_cpus_create(struct machine *m, struct error *e)
 
 void machine_cpus_destroy(struct machine *m)
 {
-	if (!m->cpu)
+	if (!m->cpu) {
+		free(m->group.vcpu);
 		return;
+	}
 	for (unsigned n = 0; n < m->cfg.cpus && m->cpu[n].v; n++) {
 		if (m->cpu[n].v->mmu)
 			mmu_destroy(m->cpu[n].v->mmu);

@@ -135,6 +135,14 @@ void pv_wall_moved(struct machine *m)
 		write_times(m->pv, PVCLOCK_GUEST_STOPPED);
 }
 
+bool pv_clock_used(const struct machine *m)
+{
+	for (unsigned n = 0; m->pv && n < m->pv->count; n++)
+		if (m->pv->cpu[n].system_time & KVM_MSR_ENABLED)
+			return true;
+	return false;
+}
+
 static void write_wall_clock(struct pv *p)
 {
 	struct door *door = p->m->door;

@@ -42,5 +42,7 @@ void pv_take_back(struct machine *m, unsigned n, const struct apic_state *s);
 /* Wall time moved against guest time, as after a restore: sets PVCLOCK_GUEST_STOPPED for every processor, so that no
  * watchdog of the guest bites. A guest that asks for the wall clock then gets the right one. At a boundary. */
 void pv_wall_moved(struct machine *m);
+/* Does the guest take its time from here? */
+bool pv_clock_used(const struct machine *m);
 
 #endif

@@ -4,9 +4,10 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "backend/nvram/nvram.h"
 #include "machine/state.h"
 
-int machine_quiesce(struct machine *m, struct error *e)
+int machine_can_be_saved(const struct machine *m, struct error *e)
 {
 	if (m->cfg.vhost_users)
 		return error_set(e, "a machine with --share or --vhost-user cannot be saved: what their processes know "
@@ -17,12 +18,24 @@ int machine_quiesce(struct machine *m, struct error *e)
 					 "disk '%s' has the option snapshot: what the guest wrote is in no file that "
 					 "could be kept",
 					 m->cfg.disk[i].id);
+	return 0;
+}
+
+int machine_quiesce_devices(struct machine *m, struct error *e)
+{
+	if (machine_can_be_saved(m, e))
+		return -1;
 	if (!m->quiesced)
 		for (struct device *d = m->board.first; d; d = d->next)
 			if (d->ops->quiesce)
 				d->ops->quiesce(d);
 	m->quiesced = true;
-	return machine_disks_flush(m, e);
+	return 0;
+}
+
+int machine_quiesce(struct machine *m, struct error *e)
+{
+	return machine_quiesce_devices(m, e) ? -1 : machine_disks_flush(m, e);
 }
 
 void machine_unquiesce(struct machine *m)
@@ -33,6 +46,26 @@ void machine_unquiesce(struct machine *m)
 	for (struct device *d = m->board.first; d; d = d->next)
 		if (d->ops->resume)
 			d->ops->resume(d);
+}
+
+int machine_files_release(struct machine *m, bool disks, struct error *e)
+{
+	/* once more: what the first one freed in an image is counted in the second */
+	if (disks && machine_disks_flush(m, e))
+		return -1;
+	if (m->nvram)
+		nvram_unlock(m->nvram);
+	for (unsigned i = 0; disks && i < m->cfg.disks; i++)
+		block_unlock(m->disk[i].image);
+	return 0;
+}
+
+int machine_files_take(struct machine *m, struct error *e)
+{
+	for (unsigned i = 0; i < m->cfg.disks; i++)
+		if (block_relock(m->disk[i].image, e))
+			return -1;
+	return m->nvram ? nvram_relock(m->nvram, e) : 0;
 }
 
 static int read_piece(int fd, u8 *to, u64 pos, u64 n, struct error *e)
@@ -78,6 +111,8 @@ int machine_load_ram(struct machine *m, struct error *e)
 	const struct machine_saved *s = m->cfg.saved;
 	u64 size = memory_ram_size(m->mem);
 
+	if (s->load_ram)
+		return s->load_ram(s->ram, m->mem, e);
 	if (lseek(s->ram_fd, 0, SEEK_END) != (off_t)size)
 		return error_set(e, "the RAM of the snapshot is not of the machine's size");
 	return s->eager ? read_ram(m, s->ram_fd, e) : memory_map_file(m->mem, 0, s->ram_fd, 0, size, e);

@@ -11,6 +11,8 @@
 
 #include "cpu/linear.h"
 #include "cpu/save.h"
+#include "dev/chipset/rtc.h"
+#include "machine/pv.h"
 #include "machine/state.h"
 #include "replay/door.h"
 
@@ -324,16 +326,21 @@ static void part_name(const struct walk *w, char out[STREAM_NAME_MAX + 1])
 	snprintf(out, STREAM_NAME_MAX + 1, several ? "%s%s.%u" : "%s%s", w->part.device ? "dev." : "", name, n);
 }
 
-void machine_save(struct machine *m, struct stream_writer *w)
+void machine_save_kind(struct machine *m, struct stream_writer *w)
 {
-	char name[STREAM_NAME_MAX + 1];
-
 	stream_section_begin(w, "cpu-model", STREAM_REQUIRED);
 	cpu_model_save(&m->model, w->to);
 	stream_section_end(w);
 	stream_section_begin(w, "boot", STREAM_REQUIRED);
 	boot_save(m->image, w->to);
 	stream_section_end(w);
+}
+
+void machine_save(struct machine *m, struct stream_writer *w)
+{
+	char name[STREAM_NAME_MAX + 1];
+
+	machine_save_kind(m, w);
 	for (struct walk at = walk_start(m); walk_more(&at); walk_next(&at)) {
 		part_name(&at, name);
 		stream_section_begin(w, name, STREAM_REQUIRED);
@@ -410,6 +417,26 @@ int machine_load_model(struct machine *m, const struct cpu_limits *limits, struc
 	return dec_done(&d) ? 0 : error_set(e, "the record of the CPU model is not sound: there is more behind it");
 }
 
+/* What has passed since the machine was saved goes by for the guest as well. */
+static void catch_up(struct machine *m)
+{
+	const u64 most = 20ull * 365 * 86400 * NSEC_PER_SEC; /* more is no time that passed, but a wrong clock */
+	u64 then = clock_loaded_wall(m->clock), now;
+
+	if (!then || m->cfg.saved->keep_time)
+		return;
+	now = door_wall_ns(m->door);
+	if (now <= then || now - then > most)
+		return;
+	if (!pv_clock_used(m)) {
+		rtc_advance(m->rtc, now - then);
+		return;
+	}
+	clock_advance(m->clock, now - then);
+	clock_start(m->clock); /* the rest of the way to the first instruction counts, too */
+	pv_wall_moved(m);
+}
+
 int machine_load(struct machine *m, struct error *e)
 {
 	const struct machine_saved *s = m->cfg.saved;
@@ -417,6 +444,7 @@ int machine_load(struct machine *m, struct error *e)
 	if (check_all(m, s->stream, e) || machine_load_ram(m, e))
 		return -1;
 	load_all(m, s->stream);
+	catch_up(m);
 	m->quiesced = true; /* what waits in rings is served when it begins to run */
 	return 0;
 }

@@ -79,15 +79,17 @@ static bool map_tables(struct flat *f)
 
 bool flat_possible(void)
 {
-	struct flat *f = reserve(sizeof(*f), PROT_READ | PROT_WRITE);
+	static _Atomic bool known;
+	struct flat *f = known ? NULL : reserve(sizeof(*f), PROT_READ | PROT_WRITE);
 	bool found;
 
 	if (!f)
-		return false;
+		return known;
 	f->ram_size = PAGE_SIZE;
 	set_sizes(f, 1);
 	found = memory_place_possible() && map_tables(f);
 	release(f, NULL);
+	known = found;
 	return found;
 }
 

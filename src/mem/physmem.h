@@ -93,6 +93,13 @@ u64 memory_next_data(const struct memory *m, u64 from, u64 *end);
  * it was, or zeros if it was the host that refused.
  */
 int memory_map_file(struct memory *m, u64 ram_off, int fd, u64 off, u64 len, struct error *e);
+/*
+ * All of RAM becomes what is at `area`: as many bytes of private anonymous memory, one mapping of the caller's, moved
+ * and not copied. The same conditions. memory_area() makes such a mapping, of zeros and in huge pages if the host has
+ * them; NULL with *e. 0; or -1 with *e, and nothing was changed.
+ */
+int memory_adopt(struct memory *m, void *area, struct error *e);
+void *memory_area(u64 size, struct error *e);
 /* Async-signal-safe, for who handles SIGBUS: is `addr` in RAM of a machine of this process that has pages of a file? */
 bool memory_file_lost(const void *addr);
 

@@ -196,11 +196,15 @@ static bool filed(const struct memory *m, u64 frame)
 
 static void set_filed(struct memory *m, u64 frame, u64 n, bool yes)
 {
-	for (; n; n--, frame++) {
+	for (u64 run; n; n -= run, frame += run) {
+		u64 bits;
+
+		run = MIN(n, 64 - frame % 64);
+		bits = (run == 64 ? ~0ull : BIT(run) - 1) << frame % 64;
 		if (yes)
-			m->filed[frame / 64] |= BIT(frame % 64);
+			m->filed[frame / 64] |= bits;
 		else
-			m->filed[frame / 64] &= ~BIT(frame % 64);
+			m->filed[frame / 64] &= ~bits;
 	}
 }
 
@@ -341,7 +345,9 @@ int memory_map_file(struct memory *m, u64 ram_off, int fd, u64 off, u64 len, str
 		return -1;
 	if (!len)
 		return 0;
-	if (!m->filed)
+	if (m->filed)
+		set_filed(m, ram_off >> PAGE_SHIFT, len >> PAGE_SHIFT, false);
+	else
 		m->filed = calloc((m->ram_size >> PAGE_SHIFT) / 64 + 1, sizeof(*m->filed));
 	if (!m->filed)
 		return error_set(e, "not enough host memory");
@@ -349,12 +355,44 @@ int memory_map_file(struct memory *m, u64 ram_off, int fd, u64 off, u64 len, str
 		return error_set(e, "too many machines of one process have RAM from files");
 	if (map_private(m, m->ram + ram_off, len) == MAP_FAILED)
 		return error_errno(e, errno, "cannot map the file with RAM");
-	set_filed(m, ram_off >> PAGE_SHIFT, len >> PAGE_SHIFT, false);
 	if (!map_extents(m, ram_off, fd, off, len, e))
 		return 0;
 	map_private(m, m->ram + ram_off, len);
 	set_filed(m, ram_off >> PAGE_SHIFT, len >> PAGE_SHIFT, false);
 	return -1;
+}
+
+/* ---- made by somebody else ---- */
+
+void *memory_area(u64 size, struct error *e)
+{
+	/* an address that tables of pages can be moved from as a whole: as RAM's, at the start of a huge page */
+	u8 *p =
+	    mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	u64 before;
+
+	if (p == MAP_FAILED) {
+		error_errno(e, errno, "cannot allocate guest RAM of %llu MiB", (unsigned long long)(size / MiB));
+		return NULL;
+	}
+	before = -(uintptr_t)p & (HUGE_PAGE - 1);
+	if (before)
+		munmap(p, before);
+	if (before < HUGE_PAGE)
+		munmap(p + before + size, HUGE_PAGE - before);
+	madvise(p + before, size, MADV_DONTFORK);
+	madvise(p + before, size, MADV_HUGEPAGE);
+	return p + before;
+}
+
+int memory_adopt(struct memory *m, void *area, struct error *e)
+{
+	if (m->flags & MEMORY_SHARED)
+		return error_set(e, "RAM that is shared with other processes cannot be replaced");
+	if (mremap(area, m->ram_size, m->ram_size, MREMAP_MAYMOVE | MREMAP_FIXED, m->ram) != m->ram)
+		return error_errno(e, errno, "cannot move guest RAM to its place");
+	advise(m, m->ram, m->ram_size);
+	return 0;
 }
 
 /* ---- giving back ---- */

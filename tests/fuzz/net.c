@@ -9,6 +9,7 @@
 
 #include "backend/net/packet.h"
 #include "dev/virtio/net.h"
+#include "dev/virtio/net_alias.h"
 #include "../unit/net_fake.h"
 
 #define STEPS 300
@@ -31,6 +32,20 @@ static void piece(void *opaque, const u8 *head, size_t head_len, const u8 *body,
 	memcpy(copy, head, head_len);
 	memcpy(copy + head_len, body, body_len);
 	((struct cut *)opaque)->body += body_len;
+	free(copy);
+}
+
+/* The beginning of a frame, in memory of its length: through translation of an address that is in it somewhere. */
+static void translate(const u8 *f, size_t len, const u8 *choice)
+{
+	size_t n = MIN(len, NET_ALIAS_HEAD);
+	struct net_alias a = { { 2, 0, 0, 0, 0, 1 }, { 2, 0, 0, 0, 0, 2 } };
+	u8 *copy = malloc(n);
+
+	memcpy(a.inside, f + choice[0] % (n - 6), 6);
+	memcpy(copy, f, n);
+	net_alias_out(&a, copy, n, choice[1] & 1);
+	net_alias_in(&a, copy, n, choice[1] & 1);
 	free(copy);
 }
 
@@ -58,6 +73,7 @@ static void frames(struct input *in)
 			f[23] = start[1] & 2 ? 6 : 17;
 		}
 	}
+	translate(f, len, start + 5);
 	if (net_header_ok(&h, len, &all))
 		net_finish(f, len, &h);
 	net_raise_mss(f, len, 32768);
@@ -83,7 +99,7 @@ static void frames(struct input *in)
 static int create(struct rig *r, struct pci_bus *bus)
 {
 	fake_init(&fake, pairs);
-	return virtio_net_create(&r->board, bus, VRIG_SLOT, &fake.net, (const u8 *)"\x52\x54\0\1\2\3");
+	return virtio_net_create(&r->board, bus, VRIG_SLOT, &fake.net, (const u8 *)"\x52\x54\0\1\2\3", false);
 }
 
 static void start(struct rig *r, struct input *in)

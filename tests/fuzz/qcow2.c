@@ -15,6 +15,7 @@
 
 #include "backend/block/block.h"
 #include "backend/block/image.h"
+#include "backend/block/track.h"
 #include "base/log.h"
 
 #define IMAGE_MAX (256 * KiB)
@@ -112,6 +113,20 @@ static void write_image(int fd, bool whole, unsigned which, const u8 *in, size_t
 	assert(pwrite(fd, file, n, 0) == (ssize_t)n);
 }
 
+/* What is said to be zeros reads as zeros. */
+static void walk(struct block *b)
+{
+	u64 size = block_size(b), at = 0, end, next;
+
+	for (unsigned i = 0; i < 200 && at < size; i++, at = end) {
+		next = block_next_data(b, at, &end);
+		assert(next >= at && next <= size && end <= size && end > at);
+		if (next > at && !block_read_now(b, at, data, MIN(next - at, sizeof(data)) / 512 * 512))
+			for (u64 k = 0; k < MIN(next - at, sizeof(data)) / 512 * 512; k++)
+				assert(!data[k]);
+	}
+}
+
 static void use(struct block *b, const u8 *seed, size_t n)
 {
 	u64 sectors = block_size(b) / BLOCK_SECTOR;
@@ -152,7 +167,9 @@ int LLVMFuzzerTestOneInput(const u8 *in, size_t size)
 	block_check_config(&c, &e);
 	b = block_open(&c, &e);
 	if (b) {
+		walk(b);
 		use(b, in + 1, 7);
+		walk(b);
 		block_close(b);
 	}
 	block_check(path, BLOCK_FORMAT_QCOW2, &r, &e);

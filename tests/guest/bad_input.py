@@ -162,7 +162,7 @@ def networks(folder):
         net(f"user,hostfwd=tcp::{tcp}-:22", f"tcp 127.0.0.1:{tcp} is in use")
         net(f"user,hostfwd=tcp:0.0.0.0:{tcp}-:22", f"tcp 0.0.0.0:{tcp} is in use")
         net(f"user,hostfwd=udp::{udp}-:22", f"udp 127.0.0.1:{udp} is in use")
-    for value in ("tcp::22", "tcp:1.2.3:80-:80", "tcp::0-:80", "tcp::80-:0", "tcp::70000-:80", "tcp::-1-:80", "tcp::x-:80",
+    for value in ("tcp::22", "tcp:1.2.3:80-:80", "tcp::80-:0", "tcp::70000-:80", "tcp::-1-:80", "tcp::x-:80",
                   "sctp::8000-:80", "tcp::8000-80", "tcp:8000-:80", "tcp::8000-10.0.2:80", "tcp::8000-:80:", "tcp", ""):
         net("user,hostfwd=" + value, f"hostfwd='{value}'")
     for value, word in (

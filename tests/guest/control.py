@@ -14,7 +14,7 @@ import threading
 import time
 
 import guest
-from guest import ECTYPE, ENGINE, PROMPT, ROOT, Guest, Timeout, cache, finish, linux, make_initramfs, ok, run_to_end, skip
+from guest import ECTYPE, ENGINE, PROMPT, ROOT, Guest, Timeout, cache, finish, linux, make_initramfs, ok, run_to_end, skip, wait_for
 
 SWITCHES = 20
 STEP_US = 10000
@@ -53,15 +53,6 @@ def ask(name, method, path, body=None):
         return r.status, r.getheader("Content-Type"), r.read()
     finally:
         c.close()
-
-
-def wait_for(what, limit=20):
-    end = time.monotonic() + limit * guest.SLOW
-    while not what():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 # ---- the OpenAPI file ----
@@ -115,9 +106,10 @@ def conforms(doc, name, method, path, body=None):
 def api(name):
     doc = json.loads(ask(name, "GET", V1 + "openapi.json")[2])
     for path, methods in doc["paths"].items():
-        if "get" in methods and not path.endswith("vm.console"):
+        if "get" in methods and not path.endswith(("vm.console", "vm.migrate")):
             conforms(doc, name, "GET", path)
     conforms(doc, name, "GET", V1 + "vm.console")  # without an upgrade
+    conforms(doc, name, "GET", V1 + "vm.migrate")
     conforms(doc, name, "PUT", V1 + "vm.pause", "{}")
     conforms(doc, name, "PUT", V1 + "vm.resume")
     conforms(doc, name, "PUT", V1 + "vm.engine", '{"engine": "nonesuch"}')

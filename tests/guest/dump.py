@@ -14,7 +14,7 @@ import tempfile
 import time
 
 import guest
-from guest import ECTYPE, PROMPT, ROOT, Guest, cache, finish, linux, ok, run_to_end, skip
+from guest import ECTYPE, PROMPT, ROOT, Guest, cache, finish, linux, ok, run_to_end, skip, wait_for
 
 tmp = tempfile.mkdtemp(prefix="ectype-dump-")
 os.environ["XDG_RUNTIME_DIR"] = tmp
@@ -30,15 +30,6 @@ def command(*args, limit=60):
 
 def state():
     return json.loads(command("ctl", NAME, "info")[1])["state"]
-
-
-def wait_for(what, limit=20):
-    end = time.monotonic() + limit * guest.SLOW
-    while not what():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 class Core:

@@ -147,6 +147,10 @@ class Guest:
         lines = out.replace("\r", "").split("\n")
         return "\n".join(lines[1:-2]) if len(lines) > 2 else ""
 
+    def number(self, path):
+        """What is in a file of the guest that is written over and over, and empty for a moment each time."""
+        return int(self.shell(f"until n=$(cat {path} 2>/dev/null) && [ -n \"$n\" ]; do :; done; echo $n"))
+
     def wait(self, limit):
         """Exit status; None if it is still running after `limit` seconds."""
         deadline = time.monotonic() + limit * SLOW
@@ -222,6 +226,15 @@ def multiboot(path, code):
     with open(path, "wb") as f:
         f.write(head + code + bytes(4096))
     return path
+
+
+def wait_for(what, limit=20):
+    end = time.monotonic() + limit * SLOW
+    while not what():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def run_to_end(args, limit=30, prefix=()):

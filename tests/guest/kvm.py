@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from guest import BUILD, ECTYPE, IS_QEMU, ROOT, SLOW, finish, multiboot, ok, skip
+from guest import BUILD, ECTYPE, IS_QEMU, ROOT, SLOW, finish, multiboot, ok, skip, wait_for
 
 FOLDER = os.path.join(BUILD, "tests/payload")
 LEAVE = bytes.fromhex("b02a" "e6f4" "f4")  # mov al, 2ah; out 0f4h, al; hlt
@@ -83,6 +83,11 @@ def test_payloads(in_software):
     for name, *options in [[n] for n in payloads()] + [[n, "--own-apics"] for n in SEVERAL + ("flags64", "smc64")]:
         seen = run_payload(name, *options)
         bad = [c for c, passed in seen if not passed and c not in wrong]
+        if bad and in_software:
+            # an emulation's failure that does not come again: smc64's single steps, once in a hundred runs
+            print(f"# {name}: once more, for {', '.join(bad)}", flush=True)
+            seen = run_payload(name, *options)
+            bad = [c for c, passed in seen if not passed and c not in wrong]
         excused = sum(not passed and c in wrong for c, passed in seen)
         ok(f"{' '.join([name, *options])}: {sum(p for _, p in seen)} checks as under the other engines, {excused} that this host's KVM gets wrong",
            seen and not bad, "\n".join(bad))
@@ -200,6 +205,48 @@ def test_switch(folder):
             outcome.append((p.returncode, hashlib.sha256(f.read()).hexdigest(), err))
     ok(f"dbt, kvm and interp in turns: nothing changes ({switches} changes)", switches >= 10 and outcome[0] == outcome[1],
        f"{switches} {outcome}")
+
+
+def leg(verb, what, folder, number, engine, name, *options):
+    """Runs the guest until it ends, or is saved after a moment: exit status, what it said, the snapshot or None."""
+    log, snap = os.path.join(folder, f"leg{number}"), os.path.join(folder, f"snap{number}")
+    p = subprocess.Popen([ECTYPE, verb, *what, "--name", name, "--engine", engine, "--debugcon", "file:" + log, *options],
+                         stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    err, saved = "", None
+    if wait_for(lambda: p.poll() is not None or os.path.exists(log)) and p.poll() is None:
+        time.sleep(0.2)
+        q = subprocess.run([ECTYPE, "snapshot", name, snap, "--stop"], capture_output=True, text=True)
+        saved, err = None if q.returncode else snap, q.stderr
+    try:
+        err += p.communicate(timeout=60 * SLOW)[1]
+    except subprocess.TimeoutExpired:
+        p.kill()
+    with open(log, "rb") as f:
+        return p.returncode, f.read(), saved, err
+
+
+def test_snapshot(folder):
+    """From kvm to dbt to kvm to interp, by snapshots; what the guest computes does not change."""
+    image = multiboot(os.path.join(folder, "sums"), sums(60000000))
+    common = ["--cpu-model", "kvm", "--memory", "64M", "--serial", "none", "--debug-exit", "--kernel", image]
+    want = os.path.join(folder, "want")
+    status = subprocess.run([ECTYPE, "run", "--engine", "dbt", "--debugcon", "file:" + want, *common],
+                            timeout=60 * SLOW).returncode
+    with open(want, "rb") as f:
+        want = f.read()
+    said, trips, snap, name = b"", 0, None, f"kvm-snap-{os.getpid()}"
+    for engine in ("kvm", "dbt", "kvm", "interp", "kvm"):
+        got, text, after, err = leg("restore" if snap else "run", [snap] if snap else [], folder, trips, engine, name,
+                                    *([] if snap else common))
+        said += text
+        if not after:
+            break
+        trips, snap = trips + 1, after
+    if after:
+        got, text, _, err = leg("restore", [snap], folder, trips, "dbt", name)
+        said += text
+    ok(f"from kvm to dbt and interp and back by snapshots: nothing changes ({trips} snapshots)",
+       trips >= 2 and got == status and said == want, f"{trips} snapshots, {got} {status}, {len(said)} {len(want)}, {err}")
 
 
 def test_switch_interrupts():
@@ -330,6 +377,7 @@ def main():
         test_ends(image)
         test_switch_refused(tmp)
         test_switch(tmp)
+        test_snapshot(tmp)
         test_switch_interrupts()
         test_gdb(tmp)
         test_stats()

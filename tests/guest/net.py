@@ -98,20 +98,20 @@ def host_resolves():
 
 
 @contextlib.contextmanager
-def tap():
-    """The name of a tap interface with several queues, None if the host allows none."""
+def tap_interface(name, address, *more):
+    """Makes a tap interface: its name, None if the host allows none."""
     try:
-        for c in (["ip", "tuntap", "add", "dev", TAP, "mode", "tap", "multi_queue"],
-                  ["ip", "addr", "add", TAP_HOST + "/24", "dev", TAP], ["ip", "link", "set", TAP, "up"]):
+        for c in (["ip", "tuntap", "add", "dev", name, "mode", "tap", *more],
+                  ["ip", "addr", "add", address + "/24", "dev", name], ["ip", "link", "set", name, "up"]):
             subprocess.run(c, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as e:
         skip("tap", e.stderr.decode().strip() if isinstance(e, subprocess.CalledProcessError) else e)
         yield None
         return
     try:
-        yield TAP
+        yield name
     finally:
-        subprocess.run(["ip", "link", "del", TAP], check=False)
+        subprocess.run(["ip", "link", "del", name], check=False)
 
 
 # ---- the guest ----
@@ -231,7 +231,7 @@ def main():
              "restricted": free_port(socket.SOCK_STREAM)}
     nets = [f"user,hostname=somebody,mac={MAC},hostfwd=tcp::{ports['tcp']}-:9,"
             f"hostfwd=udp:127.0.0.1:{ports['udp']}-10.0.2.15:7", f"user,restrict,hostfwd=tcp::{ports['restricted']}-:9"]
-    with tempfile.TemporaryDirectory() as folder, tap() as name, \
+    with tempfile.TemporaryDirectory() as folder, tap_interface(TAP, TAP_HOST, "multi_queue") as name, \
             servers(["127.0.0.1"] + [TAP_HOST] * bool(name)) as (tcp_port, udp_port, seen):
         nets += [f"tap={name},queues=2"] * bool(name)
         resolved = host_resolves()

@@ -339,6 +339,8 @@ def main():
     script = HEAD % (LONG if a.minutes else 1, STRESSOR_LIMIT, STRESSOR_LIMIT, a.minutes * 60)
     script += "\n".join("\tstress " + " ".join([name, label, ops, *more]) for name, label, ops, more in table) + TAIL
     with tempfile.TemporaryDirectory() as tmp:
+        # nobody else's `ectype ps` asks this machine while its files are counted
+        os.environ["XDG_RUNTIME_DIR"] = tmp
         files, want = checks(tmp)
         # so many of each stressor want so much memory; without it there are OOM killer's traces
         with toolbox(tmp, {"run.sh": script, **files}, "--cpus", a.cpus, memory=f"{min(a.cpus, 6)}G") as g:

@@ -158,10 +158,12 @@ static bool holds(const struct acpi_blobs *b, const void *bytes, size_t n)
 	return false;
 }
 
-/* Scope (\_GPE), Method (_E05, 0), Notify (\_SB.VGEN, 0x80); Name (ADDR, Package (2) { 0xFEF00000, Zero }). */
+/* Scope (\_GPE), Method (_E05, 0), Notify (\_SB.VGEN, 0x80), Notify (\_SB.C000, 0x82); Name (ADDR, Package (2) {
+ * 0xFEF00000, Zero }). */
 static void vmgenid(void **state)
 {
-	static const u8 event[] = "\x10\x1a\\_GPE\x14\x13_E05\x00\x86\\\x2e_SB_VGEN\x0a\x80";
+	static const u8 event[] = "\x10\x27\\_GPE\x14\x20_E05\x00\x86\\\x2e_SB_VGEN\x0a\x80"
+				  "\x86\\\x2e_SB_C000\x0a\x82";
 	static const u8 addr[] = "\x08"
 				 "ADDR\x12\x08\x02\x0c\x00\x00\xf0\xfe\x00";
 	struct acpi_config c = { .cpus = 1, .ram = GiB, .vmgenid = true };

@@ -118,6 +118,10 @@ bool block_poll(struct block *b)
 }
 void block_poll_ends(struct block *b) {}
 void block_kick(struct block *b) {}
+bool block_drains_slowly(const struct block *b)
+{
+	return false;
+}
 u64 block_size(const struct block *b)
 {
 	return b->size;

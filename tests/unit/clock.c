@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include "dev/clock.h"
+#include "replay/door.h"
 
 static u64 icount;
 static char fired[64];
@@ -171,6 +172,13 @@ static void test_change(void **state)
 	timer_free(b);
 }
 
+static unsigned rung;
+
+static void count_fire(void *opaque)
+{
+	rung++;
+}
+
 static void test_save(void **state)
 {
 	struct clock *c = *state;
@@ -198,6 +206,74 @@ static void test_save(void **state)
 	enc_free(&e);
 }
 
+/* A real clock: it stopped, and goes on in another one, which then leaps. */
+static void test_save_real(void **state)
+{
+	struct door *door = door_create(DOOR_REAL, 0);
+	struct clock *c = clock_create(CLOCK_KIND_REAL, door, NULL, 1000000000), *o;
+	u64 before = door_wall_ns(door), stopped, now;
+	struct decoder d;
+	struct encoder e;
+
+	clock_stop(c);
+	stopped = clock_now(c);
+	now = door_wall_ns(door);
+	enc_init(&e);
+	clock_save(c, &e);
+	d = (struct decoder){ .data = e.data, .len = e.len };
+	o = clock_create(CLOCK_KIND_REAL, door, NULL, 1000000000);
+	clock_stop(o);
+	assert_int_equal(clock_check(&d), 0);
+	d.pos = 0;
+	clock_load(o, &d);
+	assert_int_equal(clock_now(o), stopped);
+	/* of the stop, not of the saving */
+	assert_in_range(clock_loaded_wall(o), before, now);
+
+	struct timer *t = timer_create_on(o, "t", count_fire, NULL);
+
+	rung = 0;
+	timer_arm(t, stopped + 3600 * NSEC_PER_SEC);
+	clock_run(o);
+	assert_int_equal(rung, 0);
+	clock_advance(o, 3600 * NSEC_PER_SEC);
+	assert_int_equal(clock_now(o), stopped + 3600 * NSEC_PER_SEC);
+	clock_start(o);
+	assert_true(clock_now(o) >= stopped + 3600 * NSEC_PER_SEC);
+	clock_run(o);
+	assert_int_equal(rung, 1);
+	timer_free(t);
+	clock_destroy(o);
+	clock_destroy(c);
+	door_destroy(door);
+	enc_free(&e);
+}
+
+/* What version 1 wrote has no wall clock. */
+static void test_version_1(void **state)
+{
+	struct door *door = door_create(DOOR_REAL, 0);
+	struct clock *c = clock_create(CLOCK_KIND_REAL, door, NULL, 1000000000);
+	struct encoder e;
+	struct decoder d;
+
+	enc_init(&e);
+	enc_begin(&e, "clock", 1);
+	enc_u8(&e, CLOCK_KIND_REAL);
+	enc_u64(&e, 12345);
+	enc_end(&e);
+	d = (struct decoder){ .data = e.data, .len = e.len };
+	clock_stop(c);
+	assert_int_equal(clock_check(&d), 0);
+	d.pos = 0;
+	clock_load(c, &d);
+	assert_int_equal(clock_now(c), 12345);
+	assert_int_equal(clock_loaded_wall(c), 0);
+	clock_destroy(c);
+	door_destroy(door);
+	enc_free(&e);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -207,6 +283,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_conversion, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_change, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_save, setup, teardown),
+		cmocka_unit_test(test_save_real),
+		cmocka_unit_test(test_version_1),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

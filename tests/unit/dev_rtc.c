@@ -172,11 +172,43 @@ static void roundtrip(void **state)
 	rig_roundtrip(make, poke);
 }
 
+/* The battery's time alone moves on, also over the ends of seconds, and an alarm on the way is seen. */
+static void advance(void **state)
+{
+	struct rig *r = rig_create();
+	struct device *d = make(r);
+
+	rig_to(r, 700 * 1000000);
+	rtc_advance(d, 500 * 1000000);
+	assert_int_equal(get(r, 0), 0x01);
+	rig_pass(r, 799 * 1000000);
+	assert_int_equal(get(r, 0), 0x01);
+	rig_pass(r, 2 * 1000000);
+	assert_int_equal(get(r, 0), 0x02);
+	get(r, 0x0c);
+	set(r, 5, 0x06); /* 06:00:00 */
+	set(r, 3, 0);
+	set(r, 1, 0);
+	set(r, 0x0b, 0x22);
+	assert_int_equal(r->level[8], 0);
+	rtc_advance(d, 36 * 3600 * NSEC_PER_SEC);
+	assert_int_equal(get(r, 4), 0x12);
+	assert_int_equal(get(r, 7), 0x02);
+	assert_int_equal(r->level[8], 1);
+	assert_int_equal(get(r, 0x0c) & 0x20, 0x20);
+	assert_int_equal(r->level[8], 0);
+	set(r, 0x0b, 0x82); /* stands still */
+	rtc_advance(d, 3600 * NSEC_PER_SEC);
+	assert_int_equal(get(r, 4), 0x12);
+	rig_destroy(r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(date),		cmocka_unit_test(uip),	    cmocka_unit_test(interrupts),
 		cmocka_unit_test(memory_sizes), cmocka_unit_test(nonsense), cmocka_unit_test(roundtrip),
+		cmocka_unit_test(advance),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -535,7 +535,7 @@ static void memory_of_one_moment(void **state)
 		assert_non_null(m);
 		pthread_create(&thread, NULL, run_thread, m);
 		usleep(20000);
-		api_snapshot(&api, &r);
+		api_snapshot(&api, &(struct api_request){ .op = API_SNAPSHOT }, &r);
 		assert_int_equal(r.status, 200);
 		assert_int_equal(machine_state(m), MACHINE_RUNNING);
 		memset(ram, 0, RAM);

@@ -24,10 +24,14 @@ static const u8 broadcast[6] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff };
 static struct fake_net fake;
 static unsigned fake_pairs;
 
+static bool own_mac;
+static const u8 *card_mac = mac;
+
 static int create(struct rig *r, struct pci_bus *bus)
 {
 	fake_init(&fake, fake_pairs);
-	return virtio_net_create(&r->board, bus, VRIG_SLOT, &fake.net, mac);
+	fake.net.shared = true;
+	return virtio_net_create(&r->board, bus, VRIG_SLOT, &fake.net, card_mac, own_mac);
 }
 
 static struct rig *open_card(unsigned pairs)
@@ -396,7 +400,7 @@ static struct device *make(struct rig *r)
 	fake_init(f, 2);
 	d = q35_create(&r->board, &cfg);
 	vrig(r)->bus = q35_bus(d);
-	assert_int_equal(virtio_net_create(&r->board, q35_bus(d), VRIG_SLOT, &f->net, mac), 0);
+	assert_int_equal(virtio_net_create(&r->board, q35_bus(d), VRIG_SLOT, &f->net, mac, false), 0);
 	return d->next;
 }
 
@@ -442,13 +446,96 @@ static void test_restore(void **state)
 	close_card(r);
 }
 
+static void expect_mac(struct rig *r, const u8 *want)
+{
+	for (unsigned i = 0; i < 6; i++)
+		assert_int_equal(vrig_read(r, VRIG_CONFIG + i, 1), want[i]);
+}
+
+/* What the guest sends with its old address goes out with the card's own; and back. */
+static void expect_translated(struct rig *r, const u8 *own)
+{
+	u8 p[12 + 100] = { 0 };
+	gpa_t at;
+	u32 len;
+
+	memcpy(p + 12, broadcast, 6);
+	memcpy(p + 18, mac, 6);
+	memset(p + 24, 0x5a, 88);
+	assert_int_equal(vrig_request(r, 1, p, sizeof(p), NULL, 0), 0);
+	assert_int_equal(fake.last.len, sizeof(p));
+	assert_memory_equal(fake.last.data + 12, broadcast, 6);
+	assert_memory_equal(fake.last.data + 18, own, 6);
+	assert_memory_equal(fake.last.data + 24, p + 24, 88);
+	at = add_rx(r, 0, 1536);
+	vrig_kick(r, 0);
+	assert_true(fake_put(&fake, 0, own, 500, 0x11));
+	run_door(r);
+	assert_true(vrig_used(r, 0, NULL, &len));
+	assert_int_equal(len, 500);
+	assert_memory_equal(vrig_ptr(r, at + 12), mac, 6);
+	assert_int_equal(*vrig_ptr(r, at + 499), 0x11);
+}
+
+/* The state of another card: the same with its address. */
+static void replace_mac(struct encoder *e, const u8 *from, const u8 *to)
+{
+	for (size_t i = 0; i + 6 <= e->len; i++)
+		if (!memcmp(e->data + i, from, 6))
+			memcpy(e->data + i, to, 6);
+}
+
+static void test_own_mac(void **state)
+{
+	static const u8 own[6] = { 2, 0xfe, 0xed, 1, 2, 3 };
+	struct encoder e;
+	struct rig *r;
+	u8 p[12 + 100] = { 0 };
+
+	own_mac = true;
+	card_mac = own;
+	r = open_card(1);
+	vrig_start(r, USUAL, 3, 16);
+	control(r, 2, 0, 0, "\0", 1); /* not promiscuous */
+	e = rig_save(vrig(r)->dev);
+	replace_mac(&e, own, mac);
+	assert_int_equal(rig_check(vrig(r)->dev, e.data, e.len), 0);
+	rig_load(vrig(r)->dev, e.data, e.len);
+	enc_free(&e);
+	u32 before = r->msi_of[0];
+	run_door(r);
+	assert_int_equal(r->msi_of[0], before + 1);
+	expect_mac(r, own);
+	expect_translated(r, own);
+	/* a copy of the copy, and the copy itself again: the driver has heard of no other address */
+	e = rig_save(vrig(r)->dev);
+	rig_load(vrig(r)->dev, e.data, e.len);
+	run_door(r);
+	expect_translated(r, own);
+	/* a group's address is none of a card */
+	replace_mac(&e, own, (const u8 *)"\1\2\3\4\5\6");
+	assert_int_equal(rig_check(vrig(r)->dev, e.data, e.len), -1);
+	enc_free(&e);
+	/* a driver that looks anew is told, and what it sends is its own affair */
+	vrig(r)->dev->ops->reset(vrig(r)->dev);
+	vrig_pci_setup(r);
+	vrig_start(r, USUAL, 3, 16);
+	expect_mac(r, own);
+	memcpy(p + 18, mac, 6);
+	assert_int_equal(vrig_request(r, 1, p, sizeof(p), NULL, 0), 0);
+	assert_memory_equal(fake.last.data + 18, mac, 6);
+	close_card(r);
+	own_mac = false;
+	card_mac = mac;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_config),	  cmocka_unit_test(test_send),	  cmocka_unit_test(test_bad_headers),
 		cmocka_unit_test(test_full),	  cmocka_unit_test(test_receive), cmocka_unit_test(test_receive_plain),
 		cmocka_unit_test(test_filter),	  cmocka_unit_test(test_pairs),	  cmocka_unit_test(test_offloads),
-		cmocka_unit_test(test_roundtrip), cmocka_unit_test(test_restore),
+		cmocka_unit_test(test_roundtrip), cmocka_unit_test(test_restore), cmocka_unit_test(test_own_mac),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,14 +10,17 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "backend/block/format.h"
 #include "backend/block/now.h"
 #include "backend/block/pool.h"
+#include "backend/block/track_priv.h"
 #include "backend/block/uring.h"
 #include "base/log.h"
 
 #define POOL_THREADS 8
+#define DRAIN_S 1 /* until who makes requests wait must let them go */
 #define PROBE_MAGIC "QFI\xfb"
 
 struct transfer { /* a request that is one: done at once, or in the ring */
@@ -34,6 +37,7 @@ struct block {
 	struct uring *uring;	    /* or NULL */
 	struct transfer *transfers; /* URING_ENTRIES of them, or NULL */
 	struct now now;
+	struct block_tracks tracks;
 	pthread_mutex_t lock; /* of what follows */
 	pthread_cond_t idle;
 	unsigned inflight;
@@ -42,6 +46,8 @@ struct block {
 
 static void finish(struct block *b, struct block_request *r, int error)
 {
+	if (block_tracks_any(&b->tracks) && block_changes(r))
+		block_tracks_done(&b->tracks, r);
 	r->done(r, error);
 	pthread_mutex_lock(&b->lock);
 	if (!--b->inflight)
@@ -100,6 +106,8 @@ static void run_item(void *opaque, void *item)
 	bool maintenance = r->op != BLOCK_READ && r->op != BLOCK_WRITE;
 	int error;
 
+	if (r->held && !block_tracks_pass(&b->tracks, r))
+		return;
 	if (maintenance)
 		atomic_fetch_add(&b->now.maintenance, 1);
 	error = run_request(b, r);
@@ -208,10 +216,22 @@ void block_submit(struct block *b, struct block_request *r)
 	pthread_mutex_lock(&b->lock);
 	b->inflight++;
 	pthread_mutex_unlock(&b->lock);
+	r->held = false;
 	if (rc || (r->op != BLOCK_FLUSH && !r->length))
 		finish(b, r, rc);
-	else if (!try_transfer(b, r))
+	else if ((block_tracks_any(&b->tracks) && block_changes(r) && block_tracks_submit(&b->tracks, r)) ||
+		 !try_transfer(b, r))
 		pool_put(b->pool, r);
+}
+
+void block_again(struct block *b, struct block_request *r)
+{
+	pool_put(b->pool, r);
+}
+
+struct block_tracks *block_tracks_of(struct block *b)
+{
+	return &b->tracks;
 }
 
 bool block_pollable(const struct block *b)
@@ -236,21 +256,50 @@ void block_poll_ends(struct block *b)
 		uring_unpark(b->uring);
 }
 
+/* Tracks may make requests wait for somebody else: not for long, then. */
+static void drain_tracked(struct block *b)
+{
+	struct timespec until;
+
+	block_tracks_drain(&b->tracks, true);
+	pthread_mutex_lock(&b->lock);
+	while (b->inflight) {
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_sec += DRAIN_S;
+		if (pthread_cond_timedwait(&b->idle, &b->lock, &until) != ETIMEDOUT)
+			continue;
+		pthread_mutex_unlock(&b->lock);
+		block_tracks_overdue(&b->tracks);
+		pthread_mutex_lock(&b->lock);
+	}
+	pthread_mutex_unlock(&b->lock);
+	block_tracks_drain(&b->tracks, false);
+}
+
 void block_drain(struct block *b)
 {
 	block_kick(b);
 	block_poll_ends(b);
+	if (block_tracks_any(&b->tracks)) {
+		drain_tracked(b);
+		return;
+	}
 	pthread_mutex_lock(&b->lock);
 	while (b->inflight)
 		pthread_cond_wait(&b->idle, &b->lock);
 	pthread_mutex_unlock(&b->lock);
 }
 
+bool block_drains_slowly(const struct block *b)
+{
+	return atomic_load(&b->now.maintenance);
+}
+
 static unsigned file_flags(const struct block_config *cfg)
 {
 	return (cfg->readonly || cfg->snapshot ? 0 : FILE_WRITE) |
 	       (cfg->cache == BLOCK_CACHE_UNSAFE ? FILE_NOSYNC : 0) |
-	       (cfg->cache == BLOCK_CACHE_NONE ? FILE_DIRECT : 0);
+	       (cfg->cache == BLOCK_CACHE_NONE ? FILE_DIRECT : 0) | (cfg->unlocked ? FILE_NOLOCK : 0);
 }
 
 static struct image *open_image(const struct block_config *cfg, bool look, bool *probed_raw, struct error *e)
@@ -280,6 +329,7 @@ static void start_transfers(struct block *b)
 
 struct block *block_open(const struct block_config *cfg, struct error *e)
 {
+	pthread_condattr_t monotonic;
 	struct block *b = calloc(1, sizeof(*b));
 
 	if (!b || !(b->pool = pool_create(POOL_THREADS, run_item, b))) {
@@ -288,13 +338,17 @@ struct block *block_open(const struct block_config *cfg, struct error *e)
 		return NULL;
 	}
 	pthread_mutex_init(&b->lock, NULL);
-	pthread_cond_init(&b->idle, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&b->idle, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	b->im = open_image(cfg, false, &b->guard_probe, e);
 	if (!b->im) {
 		block_close(b);
 		return NULL;
 	}
 	b->size = b->im->size & ~(u64)(BLOCK_SECTOR - 1);
+	block_tracks_init(&b->tracks, b);
 	if (!cfg->threads)
 		start_transfers(b);
 	return b;
@@ -321,8 +375,10 @@ int block_close(struct block *b)
 	uring_destroy(b->uring);
 	pool_destroy(b->pool);
 	free(b->transfers);
-	if (b->im)
+	if (b->im) {
+		block_tracks_destroy(&b->tracks);
 		rc = b->im->ops->close(b->im);
+	}
 	pthread_cond_destroy(&b->idle);
 	pthread_mutex_destroy(&b->lock);
 	free(b);
@@ -347,4 +403,42 @@ const char *block_format_name(const struct block *b)
 unsigned block_granularity(const struct block *b)
 {
 	return b->im->granularity;
+}
+
+void block_unlock(struct block *b)
+{
+	file_unlock(b->im->file->fd);
+}
+
+int block_relock(struct block *b, struct error *e)
+{
+	return file_lock(b->im->file->fd, b->im->file->path, b->im->file->writable, e);
+}
+
+static int content(struct block *b, enum block_op op, u64 offset, void *buf, u64 n)
+{
+	const struct iovec iov = { buf, n };
+	struct block_request r = { .op = op, .unmap = true, .offset = offset, .length = n, .iov = &iov, .iov_n = 1 };
+	int rc = check_request(b, &r);
+
+	return rc || !n ? rc : run_request(b, &r);
+}
+
+int block_read_now(struct block *b, u64 offset, void *buf, u64 n)
+{
+	return content(b, BLOCK_READ, offset, buf, n);
+}
+
+int block_write_now(struct block *b, u64 offset, const void *buf, u64 n)
+{
+	const u8 *p = buf;
+	bool zeros = n && !p[0] && !memcmp(p, p + 1, n - 1);
+
+	return content(b, zeros ? BLOCK_WRITE_ZEROES : BLOCK_WRITE, offset, (void *)(uintptr_t)buf, n);
+}
+
+u64 block_next_data(struct block *b, u64 offset, u64 *end)
+{
+	*end = b->size;
+	return offset < b->size ? b->im->ops->next_data(b->im, offset, b->size, end) : b->size;
 }

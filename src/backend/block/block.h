@@ -33,6 +33,7 @@ struct block_config {
 	bool readonly;
 	bool snapshot; /* writes go to an overlay that is gone with the process; the file is only read */
 	bool threads;  /* do not try io_uring */
+	bool unlocked; /* another process has it still: block_relock() comes before the first request */
 };
 
 enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE_ZEROES };
@@ -46,6 +47,9 @@ struct block_request {
 	/* `error`: 0 or an errno value (EIO, ENOSPC, ...). Part of a failed write may be in the image. */
 	void (*done)(struct block_request *r, int error);
 	void *opaque;
+	/* block.c's, while it is submitted */
+	bool held; /* by a track (track.h) */
+	struct block_request *next;
 };
 
 /*
@@ -86,5 +90,12 @@ void block_poll_ends(struct block *b);
 void block_kick(struct block *b);
 /* Returns when all requests submitted before are done. */
 void block_drain(struct block *b);
+/* That would take a while: a flush, discard or write-zeroes is under way. Any thread. */
+bool block_drains_slowly(const struct block *b);
+
+/* Another process may open the image, until it is locked again. Nothing is in flight, and a flush has left nothing to
+ * be written. block_relock(): 0; or -1 with *e: somebody has it. */
+void block_unlock(struct block *b);
+int block_relock(struct block *b, struct error *e);
 
 #endif

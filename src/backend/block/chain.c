@@ -47,30 +47,74 @@ static int resolve(const char *image, const char *name, char *out, size_t n, str
 	return 0;
 }
 
+/* The path and format of the file that an image is backed by. */
+static int backing_of(const struct file *f, const struct qcow2_header *h, char path[PATH_MAX],
+		      enum block_format *format, struct error *e)
+{
+	*format = BLOCK_FORMAT_AUTO;
+	if (!strcmp(h->backing_format, "raw"))
+		*format = BLOCK_FORMAT_RAW;
+	else if (!strcmp(h->backing_format, "qcow2"))
+		*format = BLOCK_FORMAT_QCOW2;
+	else if (h->backing_format[0])
+		return error_set(e, "%s: its backing file has the format '%s', which is not supported", f->path,
+				 h->backing_format);
+	return resolve(f->path, h->backing_file, path, PATH_MAX, e);
+}
+
 static struct image *open_backing(struct file *f, const struct qcow2_header *h, unsigned flags,
 				  const struct link *above, bool look, struct error *e)
 {
 	struct link here = { f, above };
-	enum block_format format = BLOCK_FORMAT_AUTO;
+	enum block_format format;
 	char path[PATH_MAX];
 	struct error inner;
 	struct image *im;
 
-	if (!strcmp(h->backing_format, "raw"))
-		format = BLOCK_FORMAT_RAW;
-	else if (!strcmp(h->backing_format, "qcow2"))
-		format = BLOCK_FORMAT_QCOW2;
-	else if (h->backing_format[0]) {
-		error_set(e, "%s: its backing file has the format '%s', which is not supported", f->path,
-			  h->backing_format);
+	if (backing_of(f, h, path, &format, e))
 		return NULL;
-	}
-	if (resolve(f->path, h->backing_file, path, sizeof(path), e) < 0)
-		return NULL;
-	im = chain_open(path, format, flags & ~(unsigned)FILE_WRITE, &here, look, NULL, &inner);
+	im = chain_open(path, format, flags & ~(unsigned)(FILE_WRITE | FILE_NOLOCK), &here, look, NULL, &inner);
 	if (!im)
 		error_set(e, "%s (backs %s)", inner.text, f->path);
 	return im;
+}
+
+/* What the image at `path` is backed by, in `path` and *format: 1; 0: nothing. -1 with *e. */
+static int next_backing(char path[PATH_MAX], enum block_format *format, struct qcow2_header *h, struct error *e)
+{
+	struct file *f = file_open(path, FILE_NOLOCK, e);
+	int rc = -1;
+
+	if (!f)
+		return -1;
+	if (*format == BLOCK_FORMAT_RAW || (*format == BLOCK_FORMAT_AUTO && !is_qcow2(f)))
+		rc = 0;
+	else if (qcow2_header_read(f, h, e) == 0)
+		rc = !h->backing_file[0] ? 0 : backing_of(f, h, path, format, e) ? -1 : 1;
+	file_close(f);
+	return rc;
+}
+
+int block_backing_files(const char *path, enum block_format format,
+			int (*visit)(void *opaque, const char *path, struct error *e), void *opaque, struct error *e)
+{
+	struct qcow2_header *h = malloc(sizeof(*h));
+	char at[PATH_MAX];
+	int rc = 1;
+
+	if (!h || snprintf(at, sizeof(at), "%s", path) >= (int)sizeof(at)) {
+		free(h);
+		return error_set(e, "%s: %s", path, h ? "the path is too long" : "out of memory");
+	}
+	for (unsigned depth = 0; rc > 0; depth++) {
+		rc = next_backing(at, &format, h, e);
+		if (rc > 0 && depth == CHAIN_MAX)
+			rc = error_set(e, "%s: more than %u images back each other", path, CHAIN_MAX);
+		if (rc > 0 && visit(opaque, at, e))
+			rc = -1;
+	}
+	free(h);
+	return rc;
 }
 
 static struct image *open_qcow2(struct file *f, unsigned flags, const struct link *above, bool look, struct error *e)
@@ -98,7 +142,7 @@ struct image *chain_open(const char *path, enum block_format format, unsigned fl
 
 	if (!f)
 		return NULL;
-	if (check_chain(f, above, e) < 0 || file_lock(f->fd, path, f->writable, e) < 0 ||
+	if (check_chain(f, above, e) < 0 || (!(flags & FILE_NOLOCK) && file_lock(f->fd, path, f->writable, e) < 0) ||
 	    (format != BLOCK_FORMAT_RAW && foreign_refuse(f, format == BLOCK_FORMAT_AUTO && !above, e) < 0)) {
 		file_close(f);
 		return NULL;

@@ -384,3 +384,20 @@ int file_discard(struct file *f, u64 offset, u64 length)
 
 	return rc == EOPNOTSUPP ? 0 : rc;
 }
+
+u64 file_next_data(const struct file *f, u64 offset, u64 limit, u64 *end)
+{
+	off_t data = lseek(f->fd, (off_t)offset, SEEK_DATA), hole;
+
+	*end = limit;
+	if (data < 0 && errno == ENXIO)
+		return limit;
+	if (data < (off_t)offset) /* a file system that knows no holes */
+		return offset;
+	if ((u64)data >= limit)
+		return limit;
+	hole = lseek(f->fd, data, SEEK_HOLE);
+	if (hole > data)
+		*end = MIN((u64)hole, limit);
+	return (u64)data;
+}

@@ -64,6 +64,8 @@ void file_no_direct(struct file *f);
 int file_flush(struct file *f);
 /* Makes the bytes read zero; `unmap`: may deallocate them. */
 int file_zero(struct file *f, u64 offset, u64 length, bool unmap);
+/* The first byte in [offset, limit) that is not in a hole, `limit` if there is none; *end: up to where. */
+u64 file_next_data(const struct file *f, u64 offset, u64 limit, u64 *end);
 /* Deallocates where the host can; done without effect where it cannot. */
 int file_discard(struct file *f, u64 offset, u64 length);
 
@@ -84,5 +86,6 @@ static inline struct view view_at(struct view v, u64 skip)
  * use, on byte 200 + permission. 0, or -1 with *e: another process is in the way.
  */
 int file_lock(int fd, const char *path, bool writable, struct error *e);
+void file_unlock(int fd);
 
 #endif

@@ -31,6 +31,9 @@ struct format_ops {
 	/* Whether the request is such a transfer, found without waiting; unpin() when it is done. */
 	bool (*pin)(struct image *im, struct pin *p, bool write, u64 offset, u64 length, struct view v);
 	void (*unpin)(struct image *im, struct pin *p);
+	/* The first byte in [offset, limit) that may be other than zero, `limit` if there is none; *end: up to where.
+	 */
+	u64 (*next_data)(struct image *im, u64 offset, u64 limit, u64 *end);
 	int (*close)(struct image *im); /* frees it; the error of the last flush */
 };
 

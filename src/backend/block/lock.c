@@ -52,7 +52,7 @@ static int try_lock(int fd, unsigned used, unsigned unshared)
 	return 0;
 }
 
-static void unlock(int fd)
+void file_unlock(int fd)
 {
 	struct flock l = { .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = USED_BASE, .l_len = 2 * USED_BASE };
 
@@ -68,7 +68,7 @@ int file_lock(int fd, const char *path, bool writable, struct error *e)
 	int rc = try_lock(fd, used, unshared);
 
 	for (unsigned i = 0; rc == EBUSY && i < TRIES; i++) {
-		unlock(fd);
+		file_unlock(fd);
 		nanosleep(&pause, NULL);
 		rc = try_lock(fd, used, unshared);
 	}

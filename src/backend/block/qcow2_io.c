@@ -467,6 +467,31 @@ static bool qcow2_pin(struct image *im, struct pin *p, bool write, u64 offset, u
 	return false;
 }
 
+static u64 qcow2_next_data(struct image *im, u64 offset, u64 limit, u64 *end)
+{
+	struct qcow2 *q = qcow2_of(im);
+	struct qcow2_extent x;
+
+	for (; offset < limit; offset += x.length) {
+		u64 backed = q->backing ? q->backing->size : 0, stop, found;
+
+		/* what cannot be read is for who reads it */
+		if (map_locked(q, offset, limit - offset, &x))
+			x = (struct qcow2_extent){ .kind = QCOW2_DATA, .length = MIN(q->cluster, limit - offset) };
+		*end = offset + x.length;
+		if (x.kind == QCOW2_DATA || x.kind == QCOW2_PACKED)
+			return offset;
+		if (x.kind == QCOW2_ZEROES || offset >= backed)
+			continue;
+		stop = MIN(*end, backed);
+		found = q->backing->ops->next_data(q->backing, offset, stop, end);
+		if (found < stop)
+			return found;
+	}
+	*end = limit;
+	return limit;
+}
+
 static void cache_destroy(struct qcow2 *q)
 {
 	qcow2_cache_free(&q->l2);
@@ -508,5 +533,6 @@ const struct format_ops qcow2_ops = {
 	.zero = qcow2_zero,
 	.pin = qcow2_pin,
 	.unpin = qcow2_unpin,
+	.next_data = qcow2_next_data,
 	.close = qcow2_close,
 };

@@ -40,6 +40,11 @@ static bool raw_pin(struct image *im, struct pin *p, bool write, u64 offset, u64
 
 static void raw_unpin(struct image *im, struct pin *p) {}
 
+static u64 raw_next_data(struct image *im, u64 offset, u64 limit, u64 *end)
+{
+	return file_next_data(im->file, offset, limit, end);
+}
+
 static int raw_close(struct image *im)
 {
 	int rc = file_flush(im->file);
@@ -58,6 +63,7 @@ static const struct format_ops ops = {
 	.zero = raw_zero,
 	.pin = raw_pin,
 	.unpin = raw_unpin,
+	.next_data = raw_next_data,
 	.close = raw_close,
 };
 

@@ -20,6 +20,7 @@
 #define NET_QUEUES_MAX 8u
 
 struct net;
+struct net_forward;
 
 /* Work left to the other side: TCP and UDP checksums, TCP over IPv4 and IPv6 in large segments, with ECN. */
 struct net_offload {
@@ -43,7 +44,8 @@ struct net_ops {
 	 * False: no room now, nothing was taken. A packet that makes no sense is dropped.
 	 */
 	bool (*send)(struct net *n, unsigned queue, const struct iovec *iov, unsigned iov_n);
-	/* The next packet: its length, and in *packet its bytes, which stay until next(); 0: none. */
+	/* The next packet: its length, and in *packet its bytes, which stay until next(), and which the card may change
+	 * in place; 0: none. */
 	size_t (*peek)(struct net *n, unsigned queue, const u8 **packet);
 	/* Done with what peek() gave. */
 	void (*next)(struct net *n, unsigned queue);
@@ -66,6 +68,9 @@ struct net {
 	struct net_offload gives; /* what peek() may give unfinished if the guest agrees */
 	unsigned mtu;		  /* 0: not known */
 	struct net_count count;
+	bool shared;			   /* others are on the same network: an address must be unique there */
+	const struct net_forward *forward; /* what leads into it from host ports, as it is: for reports */
+	unsigned forwards;
 };
 
 struct virtio_net_hdr_v1;
@@ -76,7 +81,7 @@ bool net_header_ok(const struct virtio_net_hdr_v1 *h, size_t len, const struct n
 struct net_forward {
 	bool udp;
 	char host_addr[64], guest_addr[16]; /* "": 127.0.0.1; the guest's DHCP address */
-	u16 host_port, guest_port;
+	u16 host_port, guest_port;	    /* host_port 0: one that is free */
 };
 #define NET_FORWARDS_MAX 64
 #define NET_HOSTNAME_MAX 63
@@ -87,7 +92,8 @@ struct net_user_config {
 	const char *hostname; /* DHCP gives the guest this name; NULL: none */
 };
 /* User-mode networking by libslirp, IPv4 only: 10.0.2.0/24, gateway 10.0.2.2, DNS 10.0.2.3, first guest 10.0.2.15;
- * DHCP. Host ports are bound here, so that one in use is an error with its number. NULL with *e. */
+ * DHCP. Host ports are bound here, so that one in use is an error with its number, and what was chosen for 0 is in
+ * net->forward. NULL with *e. */
 struct net *net_user_create(const struct net_user_config *cfg, struct error *e);
 
 struct net_tap_config {

@@ -327,6 +327,7 @@ struct net *net_tap_create(const struct net_tap_config *cfg, struct error *e)
 	}
 	memset(t, 0, sizeof(*t));
 	t->net.ops = &ops;
+	t->net.shared = true;
 	t->net.queues = cfg->queues;
 	strcpy(t->name, cfg->name);
 	for (unsigned i = 0; i < cfg->queues; i++)

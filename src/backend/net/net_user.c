@@ -86,7 +86,8 @@ struct net_user {
 	unsigned fds_n, fds_max;
 	struct dns dns;
 	struct net_reassembly *fragments;
-	u16 mss[65536]; /* of TCP ports, 0: NET_MSS */
+	struct net_forward *forward; /* net.forward */
+	u16 mss[65536];		     /* of TCP ports, 0: NET_MSS */
 	u8 scratch[NET_PACKET_MAX];
 };
 
@@ -457,6 +458,7 @@ static void user_destroy(struct net *n)
 		slirp_cleanup(u->slirp);
 	net_port_free(&u->port);
 	net_reassembly_free(u->fragments);
+	free(u->forward);
 	free(u->fds);
 	free(u);
 }
@@ -519,18 +521,52 @@ static int forward_addresses(const struct net_forward *f, struct in_addr *host, 
 	return 0;
 }
 
-static int add_forwards(struct net_user *u, const struct net_user_config *cfg, struct error *e)
+/* Chooses a free port for one that is to be any: the socket that holds it until libslirp, which binds with SO_REUSEADDR
+ * as well, has it. -1 with *e. */
+static int choose_port(struct net_forward *f, struct in_addr host, struct error *e)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr = host };
+	int fd = socket(AF_INET, (f->udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0), one = 1;
+	socklen_t len = sizeof(a);
+
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) ||
+	    bind(fd, (const struct sockaddr *)&a, sizeof(a)) || getsockname(fd, (struct sockaddr *)&a, &len)) {
+		error_errno(e, errno, "hostfwd: no free %s port of %s", f->udp ? "udp" : "tcp",
+			    *f->host_addr ? f->host_addr : "127.0.0.1");
+		if (fd >= 0)
+			close(fd);
+		return -1;
+	}
+	f->host_port = ntohs(a.sin_port);
+	return fd;
+}
+
+static int add_forward(struct net_user *u, struct net_forward *f, struct error *e)
 {
 	struct in_addr host, guest;
+	int held = -1, ret = 0;
 
-	for (unsigned i = 0; i < cfg->forwards; i++) {
-		const struct net_forward *f = &cfg->forward[i];
+	if (forward_addresses(f, &host, &guest, e))
+		return -1;
+	if (f->host_port ? check_port(f, host, e) : (held = choose_port(f, host, e)) < 0)
+		return -1;
+	if (slirp_add_hostfwd(u->slirp, f->udp, host, f->host_port, guest, f->guest_port) < 0)
+		ret = error_errno(e, errno, "hostfwd: host port %s %u", f->udp ? "udp" : "tcp", f->host_port);
+	if (held >= 0)
+		close(held);
+	return ret;
+}
 
-		if (forward_addresses(f, &host, &guest, e) || check_port(f, host, e))
+static int add_forwards(struct net_user *u, const struct net_user_config *cfg, struct error *e)
+{
+	u->forward = calloc(cfg->forwards + 1, sizeof(*u->forward));
+	if (!u->forward)
+		return error_set(e, "user network: out of memory");
+	memcpy(u->forward, cfg->forward, cfg->forwards * sizeof(*u->forward));
+	u->net.forward = u->forward;
+	for (; u->net.forwards < cfg->forwards; u->net.forwards++)
+		if (add_forward(u, &u->forward[u->net.forwards], e))
 			return -1;
-		if (slirp_add_hostfwd(u->slirp, f->udp, host, f->host_port, guest, f->guest_port) < 0)
-			return error_errno(e, errno, "hostfwd: host port %s %u", f->udp ? "udp" : "tcp", f->host_port);
-	}
 	return 0;
 }
 

@@ -72,7 +72,7 @@ static void serve(int fd, const void *path)
 
 int dialler_start(struct dialler *d, const char *path, struct error *e)
 {
-	return companion_start(&d->process, "ectype-vsock", serve, path, e);
+	return companion_start(&d->process, "ectype-vsock", true, serve, path, e);
 }
 
 bool dialler_ask(struct dialler *d, u32 port, u32 id)

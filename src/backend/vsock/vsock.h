@@ -19,9 +19,9 @@
 
 struct vsock;
 
-/* A stream of the host. `opaque` is the device's. */
+/* A stream of the host. `opaque` is the device's, `gate` the output gate's (backend/gate/gate.h). */
 struct vsock_stream {
-	void *opaque;
+	void *opaque, *gate;
 };
 
 enum vsock_event_kind {

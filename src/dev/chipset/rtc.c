@@ -381,6 +381,21 @@ bool rtc_nmi_masked(const struct device *d)
 	return ((const struct rtc *)d)->s.index & 0x80;
 }
 
+void rtc_advance(struct device *d, u64 ns)
+{
+	struct rtc *r = (struct rtc *)d;
+	struct state *s = &r->s;
+	u64 now = clock_now(r->clock), phase;
+
+	if (frozen(s))
+		return;
+	phase = (now - s->base_ns) % NSEC_PER_SEC + ns % NSEC_PER_SEC;
+	s->base_sec = seconds_at(s, now) + (s64)(ns / NSEC_PER_SEC + phase / NSEC_PER_SEC);
+	s->base_ns = now - MIN(phase % NSEC_PER_SEC, now);
+	/* events of the time between are looked for from where they were last */
+	rtc_event(r);
+}
+
 static const struct io_ops rtc_io = { rtc_read, rtc_write, 1, 1 };
 
 /* The RESET pin: interrupts off; date and RAM are kept by the battery. */

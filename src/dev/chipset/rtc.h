@@ -14,6 +14,9 @@ struct rtc_config {
  * machine start plus guest time. NULL on lack of memory. */
 struct device *rtc_create(struct board *b, const struct rtc_config *cfg, const struct irq *irq8);
 
+/* The date moves `ns` on, guest time does not: as if the battery's time had passed. */
+void rtc_advance(struct device *d, u64 ns);
+
 /* Bit 7 of port 70h: NMIs are masked. */
 bool rtc_nmi_masked(const struct device *d);
 

@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "dev/virtio/net_alias.h"
 #include "replay/door.h"
 
 #define QUEUE_SIZE 256
@@ -62,6 +63,8 @@
 #define CONFIG_LEN 12
 #define STATUS_LINK_UP 1
 
+#define EVENT_CONFIG BIT(31) /* the driver is to be told of another configuration */
+
 struct filter {
 	u8 mode; /* a bit for each command of class RX: VIRTIO_NET_CTRL_RX_* */
 	bool uni_overflow, multi_overflow;
@@ -72,9 +75,13 @@ struct filter {
 struct vnet {
 	struct virtio v;
 	struct net *net;
-	u8 mac[ETH_ADDR]; /* of the command line; the driver's is in the configuration */
+	u8 mac[ETH_ADDR]; /* of the command line, or saved; the driver's is in the configuration */
+	bool own_mac;	  /* does not take the saved one over */
+	/* The driver was told `alias.inside`; what others see, if there are any, is `mac`, and `alias.outside`. */
+	bool aliased;
+	struct net_alias alias;
 	int source;
-	atomic_uint events; /* bit q: pair q is readable, bit 16 + q: writable */
+	atomic_uint events; /* bit q: pair q is readable, bit 16 + q: writable; EVENT_CONFIG */
 	bool started;
 	/* set through the control queue */
 	unsigned pairs; /* in use */
@@ -85,7 +92,8 @@ struct vnet {
 	/* for the call that runs */
 	struct virtq_buf tx;
 	struct virtq_buf *rx; /* MERGE_MAX */
-	struct iovec iov[VIRTQ_IOV_MAX + 1];
+	struct iovec iov[VIRTQ_IOV_MAX + 2];
+	u8 head[NET_ALIAS_HEAD]; /* of a frame that is translated */
 };
 
 static struct vnet *of(struct virtio *v)
@@ -110,11 +118,9 @@ static unsigned max_pairs(const struct vnet *n)
 
 /* ---- from the guest ---- */
 
-/* The readable part of n->tx without its first NET_HEADER bytes, from n->iov[1] on; the number of pieces. */
-static unsigned frame_pieces(struct vnet *n)
+/* The readable part of n->tx without its first `skip` bytes, from n->iov[count] on; the number of pieces. */
+static unsigned frame_pieces(struct vnet *n, size_t skip, unsigned count)
 {
-	size_t skip = NET_HEADER;
-	unsigned count = 1;
 
 	for (unsigned i = 0; i < n->tx.out_n; i++) {
 		struct iovec v = n->tx.iov[i];
@@ -129,11 +135,23 @@ static unsigned frame_pieces(struct vnet *n)
 	return count;
 }
 
+/* The beginning of the frame comes from a copy, with the address that others see. */
+static unsigned translated_pieces(struct vnet *n, size_t len, bool partial)
+{
+	size_t head = MIN(len, sizeof(n->head));
+
+	virtq_copy_out(&n->tx, NET_HEADER, n->head, head);
+	net_alias_out(&n->alias, n->head, head, partial);
+	n->iov[1] = (struct iovec){ n->head, head };
+	return frame_pieces(n, NET_HEADER + head, 2);
+}
+
 /* False: the backend has no room. A packet that breaks the rules is lost. */
 static bool transmit(struct vnet *n, unsigned pair)
 {
 	struct virtio_net_hdr_v1 h;
 	size_t len = n->tx.out_len - (size_t)NET_HEADER;
+	unsigned pieces;
 
 	if (n->tx.out_len < NET_HEADER + ETH_MIN || n->tx.out_len > NET_PACKET_MAX)
 		return true;
@@ -144,7 +162,9 @@ static bool transmit(struct vnet *n, unsigned pair)
 	if (!net_header_ok(&h, len, &n->host))
 		return true;
 	n->iov[0] = (struct iovec){ &h, sizeof(h) };
-	if (!n->net->ops->send(n->net, pair, n->iov, frame_pieces(n)))
+	pieces = n->aliased && n->net->shared ? translated_pieces(n, len, h.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)
+					      : frame_pieces(n, NET_HEADER, 1);
+	if (!n->net->ops->send(n->net, pair, n->iov, pieces))
 		return false;
 	n->net->count.tx_packets++;
 	n->net->count.tx_bytes += len;
@@ -197,7 +217,8 @@ static bool wanted(const struct vnet *n, const u8 *mac)
 			listed(f, mac, f->uni_n, f->multi_n));
 	return !(f->mode & BIT(VIRTIO_NET_CTRL_RX_NOUNI)) &&
 	       (f->uni_overflow || (f->mode & BIT(VIRTIO_NET_CTRL_RX_ALLUNI)) ||
-		!memcmp(mac, n->v.config + CONFIG_MAC, ETH_ADDR) || listed(f, mac, 0, f->uni_n));
+		!memcmp(mac, n->v.config + CONFIG_MAC, ETH_ADDR) ||
+		(n->aliased && !memcmp(mac, n->alias.inside, ETH_ADDR)) || listed(f, mac, 0, f->uni_n));
 }
 
 enum delivery { DELIVERED, NO_BUFFERS, TOO_LARGE };
@@ -251,6 +272,15 @@ static enum delivery deliver(struct vnet *n, struct virtq *q, const u8 *packet, 
 	return r;
 }
 
+static void translate_in(struct vnet *n, u8 *packet, size_t len)
+{
+	struct virtio_net_hdr_v1 h;
+
+	memcpy(&h, packet, sizeof(h));
+	net_alias_in(&n->alias, packet + NET_HEADER, MIN(len - NET_HEADER, NET_ALIAS_HEAD),
+		     h.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM);
+}
+
 static void receive_waiting(struct vnet *n, unsigned pair)
 {
 	struct virtq *q = rx_queue(n, pair);
@@ -259,6 +289,8 @@ static void receive_waiting(struct vnet *n, unsigned pair)
 	size_t len;
 
 	while (n->started && q->enabled && virtio_running(&n->v) && (len = ops->peek(n->net, pair, &packet))) {
+		if (n->aliased && n->net->shared)
+			translate_in(n, (u8 *)(uintptr_t)packet, len);
 		if (wanted(n, packet + NET_HEADER) && deliver(n, q, packet, len) == NO_BUFFERS) {
 			if (!q->no_notify)
 				break;
@@ -296,6 +328,8 @@ static void on_events(void *opaque)
 	struct vnet *n = opaque;
 	unsigned events = atomic_exchange(&n->events, 0);
 
+	if (events & EVENT_CONFIG)
+		virtio_config_changed(&n->v);
 	for (unsigned i = 0; i < n->pairs; i++) {
 		if (events & BIT(16 + i))
 			send_waiting(n, i);
@@ -503,6 +537,7 @@ static void net_reset(struct virtio *v)
 	n->pairs = 1;
 	n->guest_offloads = 0;
 	n->filter = (struct filter){ .mode = BIT(VIRTIO_NET_CTRL_RX_PROMISC) };
+	n->aliased = false; /* a driver that looks now is told what others see */
 	memcpy(v->config + CONFIG_MAC, n->mac, ETH_ADDR);
 }
 
@@ -515,14 +550,14 @@ static void net_destroy(struct virtio *v)
 	free(n);
 }
 
-/* ---- state: section "virtio-net", version 1 ---- */
+/* ---- state: section "virtio-net", version 2; version 1 had neither `mac` nor what follows it ---- */
 
 static void net_save(const struct virtio *v, struct encoder *e)
 {
 	const struct vnet *n = of((struct virtio *)(uintptr_t)v);
 	const struct filter *f = &n->filter;
 
-	enc_begin(e, v->ops->name, 1);
+	enc_begin(e, v->ops->name, 2);
 	enc_u8(e, (u8)n->pairs);
 	enc_u64(e, n->guest_offloads);
 	enc_u8(e, f->mode);
@@ -531,15 +566,26 @@ static void net_save(const struct virtio *v, struct encoder *e)
 	enc_u8(e, f->uni_n);
 	enc_u8(e, f->multi_n);
 	enc_bytes(e, f->mac, sizeof(f->mac));
+	enc_bytes(e, n->mac, ETH_ADDR);
+	enc_bool(e, n->aliased);
+	enc_bytes(e, n->alias.inside, ETH_ADDR);
 	enc_end(e);
 }
 
-static bool decode(const struct virtio *v, struct decoder *in, unsigned *pairs, u64 *offloads, struct filter *f)
+/* The address that others see, and the one that the driver was told if that is another one. */
+struct saved_mac {
+	bool known, aliased;
+	u8 mac[ETH_ADDR], inside[ETH_ADDR];
+};
+
+static bool decode(const struct virtio *v, struct decoder *in, unsigned *pairs, u64 *offloads, struct filter *f,
+		   struct saved_mac *m)
 {
 	struct decoder s;
 
-	if (!dec_begin(in, v->ops->name, &s) || s.version != 1)
+	if (!dec_begin(in, v->ops->name, &s) || s.version < 1 || s.version > 2)
 		return false;
+	*m = (struct saved_mac){ .known = s.version > 1 };
 	*pairs = dec_u8(&s);
 	*offloads = dec_u64(&s);
 	f->mode = dec_u8(&s);
@@ -548,7 +594,12 @@ static bool decode(const struct virtio *v, struct decoder *in, unsigned *pairs, 
 	f->uni_n = dec_u8(&s);
 	f->multi_n = dec_u8(&s);
 	dec_bytes(&s, f->mac, sizeof(f->mac));
-	return dec_done(&s);
+	if (m->known) {
+		dec_bytes(&s, m->mac, ETH_ADDR);
+		m->aliased = dec_bool(&s);
+		dec_bytes(&s, m->inside, ETH_ADDR);
+	}
+	return dec_done(&s) && !(m->mac[0] & 1) && !(m->inside[0] & 1);
 }
 
 static int net_check(const struct virtio *v, struct decoder *in)
@@ -556,26 +607,50 @@ static int net_check(const struct virtio *v, struct decoder *in)
 	const struct vnet *n = of((struct virtio *)(uintptr_t)v);
 	unsigned pairs;
 	struct filter f;
+	struct saved_mac m;
 	u64 offloads;
 
-	if (!decode(v, in, &pairs, &offloads, &f) || pairs < 1 || pairs > n->net->queues ||
+	if (!decode(v, in, &pairs, &offloads, &f, &m) || pairs < 1 || pairs > n->net->queues ||
 	    (offloads & ~(v->offered & GUEST_OFFLOADS)) || f.uni_n + f.multi_n > MACS_MAX)
 		return -1;
 	return 0;
 }
 
+/* The common state, with the configuration, is loaded before. */
+static void load_mac(struct vnet *n, const struct saved_mac *m)
+{
+	if (!n->own_mac) {
+		if (m->known)
+			memcpy(n->mac, m->mac, ETH_ADDR);
+		n->aliased = m->aliased;
+		memcpy(n->alias.inside, m->inside, ETH_ADDR);
+	} else {
+		const u8 *told = m->aliased ? m->inside : m->known ? m->mac : n->v.config + CONFIG_MAC;
+
+		memcpy(n->alias.inside, told, ETH_ADDR);
+		n->aliased = virtio_running(&n->v);
+		memcpy(n->v.config + CONFIG_MAC, n->mac, ETH_ADDR);
+	}
+	memcpy(n->alias.outside, n->mac, ETH_ADDR);
+}
+
 static void net_load(struct virtio *v, struct decoder *in)
 {
 	struct vnet *n = of(v);
+	struct saved_mac mac;
 
 	stop_backend(n);
-	if (!decode(v, in, &n->pairs, &n->guest_offloads, &n->filter))
+	if (!decode(v, in, &n->pairs, &n->guest_offloads, &n->filter, &mac))
 		assert(!"checked before");
+	load_mac(n, &mac);
 	n->pairs = MIN(n->pairs, max_pairs(n));
 	n->guest_offloads &= v->features;
 	if (!virtio_running(v))
 		return;
 	start_backend(n);
+	/* its interrupt can come when all devices are loaded */
+	if (n->own_mac)
+		atomic_fetch_or(&n->events, EVENT_CONFIG);
 	/* where the saved machine's backend was full */
 	for (unsigned i = 0; i < n->pairs; i++)
 		writable(n, i);
@@ -635,17 +710,19 @@ static void configure(struct vnet *n)
 		v->queue[i].size_max = i + 1 < v->queues ? QUEUE_SIZE : CTRL_QUEUE_SIZE;
 }
 
-int virtio_net_create(struct board *b, struct pci_bus *bus, unsigned slot, struct net *net, const u8 mac[6])
+int virtio_net_create(struct board *b, struct pci_bus *bus, unsigned slot, struct net *net, const u8 mac[6],
+		      bool own_mac)
 {
 	struct vnet *n = calloc(1, sizeof(*n));
 
-	_Static_assert(NET_QUEUES_MAX <= 16 && 2 * NET_QUEUES_MAX + 1 <= VIRTIO_QUEUES_MAX,
+	_Static_assert(NET_QUEUES_MAX <= 15 && 2 * NET_QUEUES_MAX + 1 <= VIRTIO_QUEUES_MAX,
 		       "`events` has a bit for each");
 	_Static_assert(sizeof(struct virtio_net_hdr_v1) == NET_HEADER, "");
 	if (!n)
 		return -1;
 	n->net = net;
 	n->pairs = 1;
+	n->own_mac = own_mac;
 	memcpy(n->mac, mac, ETH_ADDR);
 	configure(n);
 	n->rx = calloc(MERGE_MAX, sizeof(*n->rx));

@@ -33,12 +33,7 @@ enum manner {
 	DRAFT = 1 << 2,
 };
 
-static struct tr *scratch(void)
-{
-	static __thread struct tr tr; /* large; used up within a translation */
-
-	return &tr;
-}
+const size_t dbt_tr_size = sizeof(struct tr);
 
 static struct placement place_in_cache(struct dbt_shared *sh, const struct tblock *b)
 {
@@ -153,7 +148,7 @@ static bool translate_again(struct vcpu *v, struct tblock *b)
 	struct placement at = place_in_cache(sh, b);
 
 	b->fixes = sh->fixes_n;
-	if (translate(scratch(), v, b, &at, (u32)(b - sh->blocks), 0))
+	if (translate(dbt_of(v)->tr, v, b, &at, (u32)(b - sh->blocks), 0))
 		return true;
 	dbt_forget_exits(sh, b);
 	return false;
@@ -201,7 +196,7 @@ static struct tblock *translate_new(struct vcpu *v, struct tpage *p, gva_t lin, 
 {
 	struct dbt_shared *sh = dbt_of(v)->sh;
 	struct tblock *b = &sh->blocks[sh->blocks_n];
-	struct tr *t = scratch();
+	struct tr *t = dbt_of(v)->tr;
 	struct placement at;
 
 	*b = (struct tblock){ .lin = lin,
@@ -249,7 +244,7 @@ struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin, struct 
 static bool draft(struct vcpu *v, struct dbt_draft *d)
 {
 	struct placement at = place_of_draft(d);
-	struct tr *t = scratch();
+	struct tr *t = dbt_of(v)->tr;
 
 	if (!translate_whole(t, v, &d->b, &at, 0, WITH_ENTRIES | DRAFT) || t->fixes.full)
 		return false;

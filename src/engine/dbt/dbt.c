@@ -9,7 +9,6 @@
 #include "engine/interp/thunk.h"
 
 #include <asm/prctl.h>
-#include <cpuid.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -280,6 +279,8 @@ static void free_engine(struct dbt_host *h, struct reclaim *later)
 		reclaim_later(later, h->ret_map, 2 * RET_SPAN);
 	if (h->dbt.draft)
 		reclaim_later(later, h->dbt.draft, dbt_draft_size);
+	if (h->dbt.tr)
+		reclaim_later(later, h->dbt.tr, dbt_tr_size);
 	dbt_observe_fini(&h->dbt);
 	reclaim_later(later, h, sizeof(*h));
 }
@@ -289,7 +290,8 @@ static int set_up(struct vcpu *v, struct dbt_host *h, struct error *e)
 	struct dbt *x = &h->dbt;
 
 	x->draft = x->world ? pool(dbt_draft_size) : NULL;
-	if (x->world && !x->draft)
+	x->tr = pool(dbt_tr_size);
+	if (!x->tr || (x->world && !x->draft))
 		return error_set(e, "engine dbt: out of memory");
 	if (map_returns(h, e) || dbt_observe_init(x, v->engine_options, e) ||
 	    flat_create(v, &(struct flat_listener){ dbt_exec_changed, v }, e))
@@ -362,10 +364,7 @@ static void dbt_debug_changed(struct vcpu *v)
 
 static void dbt_probe(struct engine_verdict *out)
 {
-	u32 a, b = 0, c, d;
-
-	__get_cpuid_count(7, 0, &a, &b, &c, &d);
-	if (!(b & (1u << 8))) {
+	if (!cpu_host_has_bmi2()) {
 		snprintf(out->reason, sizeof(out->reason), "this processor has no BMI2");
 		return;
 	}

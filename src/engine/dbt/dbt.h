@@ -342,6 +342,7 @@ struct dbt {
 	struct dbt_control control;    /* what the key and the hot data were made for */
 	const u8 *translating;	       /* the frame of which code is being translated while others run */
 	struct dbt_draft *draft;       /* block.c; NULL: not parallel */
+	struct tr *tr;		       /* translate.h: used up within a translation */
 	bool user;		       /* CPL 3: translated code runs at CPL 0 and 3 only */
 	u8 *user_base;		       /* set in which user code ran last */
 	u64 user_sp;		       /* its return stack, while the kernel runs */
@@ -494,7 +495,7 @@ struct tblock *dbt_translate(struct vcpu *v, struct tpage *p, gva_t lin, struct 
  * False: it cannot be done so. */
 bool dbt_draft(struct vcpu *v, struct tpage *p, gva_t lin);
 struct tblock *dbt_publish(struct dbt *x, struct tpage *p); /* NULL: the page holds something else */
-extern const size_t dbt_draft_size;
+extern const size_t dbt_draft_size, dbt_tr_size;
 /* clone.c */
 /* `from`, whose code, records and `fixes` are at `at`, as the latest block. */
 struct tblock *dbt_copy_block(struct dbt *x, const struct tblock *from, const struct placement *at, u32 fixes,

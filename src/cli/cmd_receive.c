@@ -1,0 +1,384 @@
+/*
+ * `ectype receive`: waits for one machine from another monitor, and becomes it.
+ * What is offered is checked before any of its memory comes; the machine is
+ * built when all is here, checked and loaded as by `ectype restore`, and stands
+ * still until the source says that it runs there no more (ctl/arrival.h).
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "backend/listen.h"
+#include "base/host_time.h"
+#include "cli/cli.h"
+#include "cli/doorkeeper.h"
+#include "cli/migrate_target.h"
+#include "cli/receive.h"
+#include "cli/run.h"
+#include "ctl/arrival.h"
+#include "machine/state.h"
+#include "mem/physmem.h"
+
+struct receive {
+	struct migrate_target at;
+	bool verbose;
+	struct given_options own;
+	char **disk; /* ID=PATH */
+	unsigned disks;
+	int listen_fd; /* the arrival's, when there is one */
+	struct companion door;
+	struct companion keeper; /* of copies of disks; pid 0: none */
+	const char *made[MACHINE_DISKS_MAX];
+	unsigned mades;
+	struct receiver r;
+	struct machine_saved saved;
+	struct arrival *arrival;
+	bool arrived; /* `arrival` has the channel */
+};
+
+/* ---- the plan ---- */
+
+static int meet(struct receive *x)
+{
+	struct error e;
+
+	for (;;) {
+		int fd = listen_next(x->listen_fd, 1000);
+
+		if (fd < 0)
+			continue;
+		if (!receiver_meet(&x->r, fd, &e))
+			return 0;
+		fprintf(stderr, "ectype: receive: %s; waiting for another\n", e.text);
+	}
+}
+
+static int rename_disks(struct receive *x, struct run_options *o)
+{
+	for (unsigned i = 0; i < x->disks; i++) {
+		size_t n = strcspn(x->disk[i], "=");
+		bool found = false;
+
+		for (unsigned k = 0; k < o->machine.disks; k++) {
+			struct machine_disk *d = &o->machine.disk[k];
+
+			if (strlen(d->id) != n || strncmp(d->id, x->disk[i], n))
+				continue;
+			d->image.path = x->disk[i] + n + 1;
+			found = true;
+		}
+		if (!found)
+			return usage_error("receive: --disk %s: the machine has no such disk", x->disk[i]);
+	}
+	return 0;
+}
+
+static int parse(struct receive *x, struct run_options *o)
+{
+	int status = given_options_replace(&x->own, &x->r.options, "receive");
+
+	if (!status)
+		status = given_options_parse(&x->own, &x->r.options, "receive", o);
+	return status ? status : rename_disks(x, o);
+}
+
+/* ---- copies of disks ---- */
+
+static const char *given_path(const struct receive *x, const char *id)
+{
+	const char *path = NULL;
+
+	for (unsigned i = 0; i < x->disks; i++)
+		if (!strncmp(x->disk[i], id, strlen(id)) && x->disk[i][strlen(id)] == '=')
+			path = x->disk[i] + strlen(id) + 1;
+	return path;
+}
+
+static int place_copy(struct receive *x, unsigned n, struct machine_disk *disk, struct error *e)
+{
+	struct received_disks *d = &x->r.disks;
+	const char *path = given_path(x, disk->id);
+	bool made;
+	int ret;
+
+	if (n >= d->count || strcmp(d->id[n], disk->id))
+		return error_set(e, "the offer of the source is not sound: its disks are not the machine's");
+	if (!path)
+		return error_set(e, "disk '%s' is copied: --disk %s=PATH of ectype receive says where to", disk->id,
+				 disk->id);
+	disk->image.format = BLOCK_FORMAT_RAW;
+	ret = received_disks_make(d, n, path, &made, e);
+	if (made)
+		x->made[x->mades++] = path;
+	return ret;
+}
+
+/* Without files there are none. The caller drops them. */
+static int place_copies(struct receive *x, struct run_options *o, struct error *e)
+{
+	struct received_disks *d = &x->r.disks;
+	unsigned n = 0;
+
+	for (unsigned i = 0; d->count && i < o->machine.disks; i++)
+		if (!o->machine.disk[i].image.readonly && place_copy(x, n++, &o->machine.disk[i], e))
+			return -1;
+	if (n != d->count)
+		return error_set(e, "the offer of the source is not sound: its disks are not the machine's");
+	return n ? file_keeper_start(&x->keeper, x->made, x->mades, e) : 0;
+}
+
+static int open_copies(struct receive *x, struct error *e)
+{
+	for (unsigned i = 0; i < x->r.disks.count; i++)
+		if (received_disks_open(&x->r.disks, i, x->made[i], e))
+			return -1;
+	return 0;
+}
+
+/* They are gone, unless the machine was told to run. */
+static void end_copies(struct receive *x)
+{
+	if (x->keeper.pid)
+		companion_finish(&x->keeper);
+	else
+		while (x->mades)
+			unlink(x->made[--x->mades]);
+}
+
+/* Everything that can be wrong and is known before RAM has come. */
+static int check(struct receive *x, struct run_options *o, struct error *e)
+{
+	struct machine_config probe;
+	int ret;
+
+	if (x->r.ram_size != o->machine.memory)
+		return error_set(e, "the memory that is offered is not of the size that the machine's options say");
+	x->saved = (struct machine_saved){ .stream = &x->r.offer, .ram_fd = -1, .unlocked = true, .same = true };
+	x->saved.own_disks = x->r.disks.count;
+	o->machine.saved = &x->saved;
+	if (machine_check(&o->machine, e))
+		return -1;
+	/* forwards of host ports, above all */
+	probe = o->machine;
+	ret = net_options_create(&o->nets, &probe, e);
+	net_options_destroy(&probe);
+	return ret;
+}
+
+/* The memory it came to becomes the machine's. */
+static int adopt(const void *ram, struct memory *m, struct error *e)
+{
+	return memory_adopt(m, (void *)(uintptr_t)ram, e);
+}
+
+static int take(struct receive *x, struct run_options *o)
+{
+	struct error e;
+	int status = parse(x, o);
+
+	if (status) {
+		receiver_refuse(&x->r, usage_error_last());
+		return status;
+	}
+	if (place_copies(x, o, &e) || check(x, o, &e) || open_copies(x, &e)) {
+		receiver_refuse(&x->r, e.text);
+		return usage_error("receive: %s", e.text);
+	}
+	if (receiver_accept(&x->r, &e) || receiver_take_all(&x->r, &e)) {
+		usage_error("receive: %s: the machine did not arrive", e.text);
+		return EXIT_FAILED;
+	}
+	x->saved.stream = &x->r.state;
+	x->saved.load_ram = adopt;
+	x->saved.ram = x->r.ram;
+	x->arrival = arrival_create(&x->r.c, x->listen_fd, x->r.id);
+	if (!x->arrival)
+		return EXIT_FAILED;
+	if (x->keeper.pid)
+		arrival_keeper(x->arrival, x->keeper.fd);
+	x->listen_fd = -1;
+	x->r.fd = -1;
+	return EXIT_OK;
+}
+
+static int listen_at(struct receive *x, struct error *e)
+{
+	u16 port = 0;
+
+	if (!tls_wanted(&x->at.tls))
+		x->listen_fd = migrate_listen(&x->at, &port, e);
+	else if (!doorkeeper_start(&x->door, &x->at, &port, e))
+		x->listen_fd = x->door.fd; /* it ends with the last descriptor */
+	if (x->listen_fd >= 0 && !strcmp(x->at.port, "0"))
+		fprintf(stderr, "ectype: receive: at port %u\n", port);
+	return x->listen_fd < 0 ? -1 : 0;
+}
+
+static int options(void *opaque, struct run_options *o)
+{
+	struct receive *x = opaque;
+	struct error e;
+	int status;
+
+	if (listen_at(x, &e))
+		return usage_error("receive: %s", e.text);
+	meet(x);
+	status = take(x, o);
+	if (status)
+		migrate_unlink(&x->at);
+	return status;
+}
+
+static struct arrival *arrival(void *opaque)
+{
+	return ((struct receive *)opaque)->arrival;
+}
+
+static void failed(void *opaque)
+{
+	struct receive *x = opaque;
+
+	arrival_refuse(x->arrival, usage_error_last());
+	migrate_unlink(&x->at);
+}
+
+static int ready(void *opaque, struct machine *m)
+{
+	struct receive *x = opaque;
+	struct error e;
+
+	x->r.ram = NULL; /* the machine's */
+	if (x->verbose)
+		fprintf(stderr, "ectype: received %.1f MiB in %.2f s\n", (double)x->r.received / (double)MiB,
+			(double)(host_ns() - x->r.start) / 1e9);
+	receiver_free(&x->r);
+	if (!arrival_begin(x->arrival, m, &e))
+		return EXIT_OK;
+	usage_error("receive: %s", e.text);
+	return EXIT_FAILED;
+}
+
+static int ended(void *opaque, int status)
+{
+	struct receive *x = opaque;
+	enum arrival_phase phase = arrival_phase(x->arrival);
+
+	if (phase == ARRIVAL_STARTED)
+		return status;
+	usage_error("receive: %s", phase == ARRIVAL_DISCARDED ? "the source goes on with the machine"
+							      : "ended before the machine had arrived");
+	return EXIT_FAILED;
+}
+
+/* ---- the command ---- */
+
+static int help(void)
+{
+	printf(
+	    "usage: ectype receive tcp:HOST:PORT|unix:PATH [OPTIONS]\n"
+	    "Waits for one machine that `ectype migrate` sends, and becomes it.\n\n"
+	    "  --disk ID=PATH       disk ID (ectype ctl NAME info names them) is PATH here; default: the same path.\n"
+	    "                       One that the source copies is made there, a raw image\n"
+	    "  --tls-cert F, --tls-key F, --tls-ca F\n"
+	    "                       TLS: our certificate and its key, and who has signed the source's\n"
+	    "  --insecure           listen to other hosts without TLS: anybody who can connect may have files of\n"
+	    "                       yours opened\n"
+	    "  --verbose            say how long it took\n\n"
+	    "Of ectype run: --name, --engine, --serial, --console, --debugcon, --net,\n"
+	    "--vsock, --no-reboot in place of what the machine had; --stats, --gdb, --insn-limit, --jail,\n"
+	    "--no-control, --code-cache, --trace, --trace-file, --perf-map, --guest-symbols,\n"
+	    "--count-instructions. All else is what it was.\n\n"
+	    "Exit status: as of ectype run; 1 also: the machine did not arrive, the source goes on; 2 also: it\n"
+	    "cannot be built here: a file, a port, a feature of the processor is missing.\n");
+	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
+}
+
+static int take_disk(struct receive *x, char *value)
+{
+	char *is = strchr(value, '=');
+
+	if (!is || is == value || !is[1])
+		return usage_error("receive: --disk '%s' is not ID=PATH", value);
+	x->disk[x->disks++] = value;
+	return 0;
+}
+
+/* Takes argv[*i]; 0, or an exit status after a message. */
+static int take_argument(struct receive *x, int argc, char **argv, int *i)
+{
+	char *arg = argv[*i];
+	int status = migrate_target_option(&x->at, "receive", argc, argv, i);
+
+	if (status)
+		return status < 0 ? 0 : status;
+	if (!strcmp(arg, "--verbose"))
+		x->verbose = true;
+	else if (!strncmp(arg, "--disk=", 7))
+		return take_disk(x, arg + 7);
+	else if (!strcmp(arg, "--disk") && *i + 1 < argc)
+		return take_disk(x, argv[++*i]);
+	else if (!strncmp(arg, "--", 2))
+		return given_options_take(&x->own, "receive", argc, argv, i);
+	else if (x->at.text)
+		return usage_error("receive: no argument '%s' (see ectype receive --help)", arg);
+	else
+		return migrate_target_parse(&x->at, "receive", arg);
+	return 0;
+}
+
+static int run(struct receive *x)
+{
+	const struct run_plan plan = {
+		.options = options,
+		.arrival = arrival,
+		.socket = tls_wanted(&x->at.tls) ? NULL : x->at.path,
+		.failed = failed,
+		.ready = ready,
+		.ended = ended,
+		.opaque = x,
+	};
+	struct error e;
+	int status;
+
+	if (!x->at.text)
+		return usage_error("receive: where? tcp:HOST:PORT or unix:PATH (see ectype receive --help)");
+	if (migrate_target_check(&x->at, true, &e))
+		return usage_error("receive: %s", e.text);
+	status = run_machine(&plan);
+	arrival_destroy(x->arrival);
+	if (x->listen_fd >= 0)
+		close(x->listen_fd);
+	receiver_free(&x->r);
+	end_copies(x);
+	return status;
+}
+
+int cmd_receive(int argc, char **argv)
+{
+	struct receive *x = calloc(1, sizeof(*x));
+	int status = EXIT_OK;
+
+	if (!x || !(x->own.option = calloc((size_t)argc + 1, 2 * sizeof(*x->own.option)))) {
+		free(x);
+		return EXIT_FAILED;
+	}
+	x->disk = x->own.option + argc + 1;
+	x->listen_fd = -1;
+	receiver_init(&x->r);
+	for (int i = 1; i < argc && !status; i++) {
+		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+			status = help();
+			goto out;
+		}
+		status = take_argument(x, argc, argv, &i);
+	}
+	if (!status)
+		status = run(x);
+out:
+	free(x->own.argv);
+	free(x->own.option);
+	free(x);
+	return status;
+}

@@ -1,0 +1,386 @@
+/*
+ * `ectype standby`: waits for one machine that `ectype protect` sends, keeps it
+ * (standby.h), and becomes it when the primary is gone: built, checked and
+ * loaded as by `ectype restore`.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "backend/listen.h"
+#include "base/host_time.h"
+#include "cli/cli.h"
+#include "cli/migrate_target.h"
+#include "cli/run.h"
+#include "cli/saved_options.h"
+#include "cli/standby.h"
+#include "ctl/witness.h"
+#include "machine/state.h"
+
+#define PORT_TRIES 200 /* of 10 ms: for the kernel to take away what was the primary's */
+
+struct command {
+	struct migrate_target at;
+	const char *witness;
+	struct given_options own;
+	char **disk; /* ID=PATH */
+	unsigned disks;
+	struct saved_options options;
+	struct run_options *o;
+	struct standby *standby;
+	int fd, witness_fd;
+	struct stream stream;
+	struct machine_saved saved;
+	const char *made[MACHINE_DISKS_MAX]; /* files of copies */
+	unsigned mades, images;
+	struct block *image[MACHINE_DISKS_MAX];
+	int staged;
+	bool taken_over;
+	u64 start;
+};
+
+/* ---- what is offered ---- */
+
+static int parse(struct command *c, struct error *e)
+{
+	int status = given_options_replace(&c->own, &c->options, "standby");
+
+	if (!status)
+		status = given_options_parse(&c->own, &c->options, "standby", c->o);
+	return status ? error_set(e, "%s", usage_error_last()) : 0;
+}
+
+static struct machine_disk *find_disk(struct command *c, const char *given)
+{
+	size_t n = strcspn(given, "=");
+
+	for (unsigned i = 0; i < c->o->machine.disks; i++) {
+		struct machine_disk *d = &c->o->machine.disk[i];
+
+		if (strlen(d->id) == n && !strncmp(d->id, given, n))
+			return d;
+	}
+	return NULL;
+}
+
+static const char *given_path(struct command *c, const struct machine_disk *d)
+{
+	const char *path = NULL;
+
+	for (unsigned i = 0; i < c->disks; i++)
+		if (find_disk(c, c->disk[i]) == d)
+			path = strchr(c->disk[i], '=') + 1;
+	return path;
+}
+
+/* A new raw image of zeros. */
+static int create_copy(struct command *c, const char *path, u64 size, struct error *e)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), r = 0;
+
+	if (fd < 0)
+		return error_errno(e, errno, "cannot make %s for the copy of a disk", path);
+	c->made[c->mades++] = path;
+	if (ftruncate(fd, (off_t)size))
+		r = error_errno(e, errno, "%s", path);
+	close(fd);
+	return r;
+}
+
+/* Disks that the guest can write to get copies here, the others are the same files, or what --disk says. */
+static int place_disks(struct command *c, struct standby_offer *of, struct error *e)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < c->o->machine.disks; i++) {
+		struct machine_disk *d = &c->o->machine.disk[i];
+		const char *path = given_path(c, d);
+
+		if (path)
+			d->image.path = path;
+		if (d->image.readonly)
+			continue;
+		if (!path)
+			return error_set(e, "disk '%s' can be written to: --disk %s=PATH says where its copy goes",
+					 d->id, d->id);
+		if (n == of->disks)
+			return error_set(e, "the primary does not say how large disk '%s' is", d->id);
+		d->image.format = BLOCK_FORMAT_RAW;
+		if (create_copy(c, path, of->size[n++], e))
+			return -1;
+	}
+	return n == of->disks ? 0 : error_set(e, "the primary has more disks than its options say");
+}
+
+static int open_copies(struct command *c, struct standby_offer *of, struct error *e)
+{
+	char dir[PATH_MAX];
+
+	for (unsigned i = 0; i < c->o->machine.disks; i++) {
+		const struct machine_disk *d = &c->o->machine.disk[i];
+		const struct block_config image = { .path = d->image.path,
+						    .format = BLOCK_FORMAT_RAW,
+						    .threads = true };
+
+		if (d->image.readonly)
+			continue;
+		c->image[c->images] = block_open(&image, e);
+		if (!c->image[c->images])
+			return -1;
+		of->image[c->images] = c->image[c->images];
+		c->images++;
+	}
+	if (!c->images)
+		return 0;
+	/* beside the first copy, where there must be room */
+	snprintf(dir, sizeof(dir), "%s", c->made[0]);
+	of->staged = c->staged = open(dirname(dir), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	return c->staged < 0 ? error_errno(e, errno, "cannot make a file beside %s", c->made[0]) : 0;
+}
+
+static void close_copies(struct command *c, bool keep)
+{
+	while (c->images)
+		block_close(c->image[--c->images]);
+	if (c->staged >= 0)
+		close(c->staged);
+	c->staged = -1;
+	while (!keep && c->mades)
+		unlink(c->made[--c->mades]);
+}
+
+static int offer(void *opaque, const struct stream *s, struct standby_offer *of, struct error *e)
+{
+	struct command *c = opaque;
+	const struct stream_section *options = stream_find(s, SAVED_OPTIONS_SECTION);
+
+	if (!options || saved_options_read(&c->options, stream_decoder(options)))
+		return error_set(e, "the primary does not say what its machine is");
+	if (parse(c, e))
+		return -1;
+	if (of->ram != c->o->machine.memory)
+		return error_set(e, "the memory that is offered is not of the size that the machine's options say");
+	for (unsigned i = 0; i < c->disks; i++)
+		if (!find_disk(c, c->disk[i]))
+			return error_set(e, "--disk %s: the machine has no such disk", c->disk[i]);
+	if (place_disks(c, of, e))
+		return -1;
+	c->saved = (struct machine_saved){ .stream = s, .ram_fd = -1, .unlocked = true, .same = true };
+	c->o->machine.saved = &c->saved;
+	return machine_check(&c->o->machine, e) || open_copies(c, of, e) ? -1 : 0;
+}
+
+static void ready(void *opaque)
+{
+	struct command *c = opaque;
+
+	fprintf(stderr, "ectype: standby: has a first copy after %.2f s\n", (double)(host_ns() - c->start) / 1e9);
+}
+
+/* ---- the plan ---- */
+
+static int meet(struct command *c, struct error *e)
+{
+	u16 port = 0;
+	int listener = migrate_listen(&c->at, &port, e);
+
+	if (listener < 0)
+		return -1;
+	if (!c->at.path && !strcmp(c->at.port, "0"))
+		fprintf(stderr, "ectype: standby: at port %u\n", port);
+	while (c->fd < 0)
+		c->fd = listen_next(listener, 1000);
+	close(listener);
+	migrate_unlink(&c->at);
+	c->start = host_ns();
+	return 0;
+}
+
+/* Host ports, above all, may be the primary's for a moment still. */
+static int await_ports(struct command *c, struct error *e)
+{
+	const struct timespec pause = { .tv_nsec = 10000000 };
+
+	for (unsigned i = 0;; i++) {
+		struct machine_config probe = c->o->machine;
+		int r = net_options_create(&c->o->nets, &probe, e);
+
+		net_options_destroy(&probe);
+		if (!r || i == PORT_TRIES)
+			return r;
+		nanosleep(&pause, NULL);
+	}
+}
+
+static int adopt(const void *ram, struct memory *m, struct error *e)
+{
+	return memory_adopt(m, (void *)(uintptr_t)ram, e);
+}
+
+static int take_over(struct command *c, struct error *e)
+{
+	struct standby_kept k;
+
+	close_copies(c, true);
+	standby_take(c->standby, &k);
+	c->taken_over = true;
+	fprintf(stderr, "ectype: standby: takes over at checkpoint %lu: %s\n", k.number, k.why);
+	if (stream_read(&c->stream, k.state, k.state_len, "the state of the machine", e))
+		return -1;
+	c->saved =
+	    (struct machine_saved){ .stream = &c->stream, .ram_fd = -1, .load_ram = adopt, .ram = k.ram, .same = true };
+	return await_ports(c, e);
+}
+
+static int serve(struct command *c)
+{
+	const struct standby_config cfg = {
+		.fd = c->fd, .witness = c->witness_fd, .offer = offer, .ready = ready, .opaque = c
+	};
+	struct error e;
+
+	c->standby = standby_create(&cfg, &e);
+	if (!c->standby)
+		return usage_error("standby: %s", e.text);
+	switch (standby_serve(c->standby, &e)) {
+	case STANDBY_TAKES_OVER:
+		return take_over(c, &e) ? usage_error("standby: %s", e.text) : EXIT_OK;
+	case STANDBY_STOPPED:
+		fprintf(stderr, "ectype: standby: not needed any more: the machine goes on unprotected\n");
+		break;
+	case STANDBY_ENDED:
+		fprintf(stderr, "ectype: standby: not needed any more: the machine has ended\n");
+		break;
+	case STANDBY_LOST:
+		fprintf(stderr, "ectype: standby: %s: does not take over\n", e.text);
+		return EXIT_FAILED;
+	}
+	c->o->help = true; /* nothing is to be run */
+	return EXIT_OK;
+}
+
+static int options(void *opaque, struct run_options *o)
+{
+	struct command *c = opaque;
+	struct error e;
+
+	c->o = o;
+	return meet(c, &e) ? usage_error("standby: %s", e.text) : serve(c);
+}
+
+/* ---- the command ---- */
+
+static int help(void)
+{
+	printf(
+	    "usage: ectype standby tcp:HOST:PORT|unix:PATH [OPTIONS]\n"
+	    "Waits for one machine that `ectype protect` sends, keeps its state up to date, and goes on in its place\n"
+	    "when it is lost.\n\n"
+	    "  --witness FILE       the file that ectype protect was given: it decides who goes on\n"
+	    "  --disk ID=PATH       of a disk that can be written to (ectype ctl NAME info names them): its copy,\n"
+	    "                       a raw image, is made there; of another: it is PATH here, default the same path\n"
+	    "  --insecure           listen to other hosts; nothing is encrypted, and anybody who can connect may\n"
+	    "                       have files of yours opened\n\n"
+	    "Of ectype run: --name, --engine, --serial, --console, --debugcon, --net,\n"
+	    "--vsock, --no-reboot in place of what the machine had; --stats, --gdb, --insn-limit, --jail,\n"
+	    "--no-control, --code-cache, --trace, --trace-file, --perf-map, --guest-symbols,\n"
+	    "--count-instructions. All else is what it was.\n\n"
+	    "Exit status: 0 it was not needed; as of ectype run, if it took over; 1 also: the primary is lost, and\n"
+	    "it does not take over; 2 also: the machine cannot be built here.\n");
+	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
+}
+
+static int take_disk(struct command *c, char *value)
+{
+	char *is = strchr(value, '=');
+
+	if (!is || is == value || !is[1])
+		return usage_error("standby: --disk '%s' is not ID=PATH", value);
+	c->disk[c->disks++] = value;
+	return 0;
+}
+
+/* Takes argv[*i]; 0, or an exit status after a message. */
+static int take_argument(struct command *c, int argc, char **argv, int *i)
+{
+	char *arg = argv[*i];
+	int status = migrate_target_option(&c->at, "standby", argc, argv, i);
+
+	if (status)
+		return status < 0 ? 0 : status;
+	if (!strncmp(arg, "--disk=", 7))
+		return take_disk(c, arg + 7);
+	if (!strcmp(arg, "--disk") && *i + 1 < argc)
+		return take_disk(c, argv[++*i]);
+	if (!strncmp(arg, "--witness=", 10))
+		c->witness = arg + 10;
+	else if (!strcmp(arg, "--witness") && *i + 1 < argc)
+		c->witness = argv[++*i];
+	else if (!strncmp(arg, "--", 2))
+		return given_options_take(&c->own, "standby", argc, argv, i);
+	else if (c->at.text)
+		return usage_error("standby: no argument '%s' (see ectype standby --help)", arg);
+	else
+		return migrate_target_parse(&c->at, "standby", arg);
+	return 0;
+}
+
+static int run(struct command *c)
+{
+	const struct run_plan plan = { .options = options, .opaque = c };
+	struct error e;
+	int status;
+
+	if (!c->at.text)
+		return usage_error("standby: where? tcp:HOST:PORT or unix:PATH (see ectype standby --help)");
+	if (c->at.tls.cert || c->at.tls.key || c->at.tls.ca)
+		return usage_error("standby: the connection cannot be encrypted: --insecure, on a network that is "
+				   "trusted");
+	if (migrate_target_check(&c->at, true, &e))
+		return usage_error("standby: %s", e.text);
+	if (c->witness && (c->witness_fd = witness_open(c->witness, true, &e)) < 0)
+		return usage_error("standby: %s", e.text);
+	status = run_machine(&plan);
+	close_copies(c, c->taken_over);
+	stream_free(&c->stream);
+	standby_destroy(c->standby);
+	if (c->fd >= 0)
+		close(c->fd);
+	if (c->witness_fd >= 0)
+		close(c->witness_fd);
+	return status;
+}
+
+int cmd_standby(int argc, char **argv)
+{
+	struct command *c = calloc(1, sizeof(*c));
+	int status = EXIT_OK;
+
+	if (!c || !(c->own.option = calloc((size_t)argc + 1, 2 * sizeof(*c->own.option)))) {
+		free(c);
+		return EXIT_FAILED;
+	}
+	c->disk = c->own.option + argc + 1;
+	c->fd = c->witness_fd = c->staged = -1;
+	for (int i = 1; i < argc && !status; i++) {
+		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+			status = help();
+			goto out;
+		}
+		status = take_argument(c, argc, argv, &i);
+	}
+	if (!status)
+		status = run(c);
+out:
+	saved_options_free(&c->options);
+	free(c->own.argv);
+	free(c->own.option);
+	free(c);
+	return status;
+}

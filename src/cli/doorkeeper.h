@@ -1,0 +1,13 @@
+/* TLS in front of a receiver: a process that listens, greets, and passes each connection on as a plain socket; the
+ * jailed monitor sees no keys. */
+#ifndef ECTYPE_CLI_DOORKEEPER_H
+#define ECTYPE_CLI_DOORKEEPER_H
+
+#include "base/companion.h"
+#include "cli/migrate_target.h"
+
+/* Listens at `t`. c->fd is for listen_next(); *port as migrate_listen(). While there is one thread. 0, or -1 with *e.
+ */
+int doorkeeper_start(struct companion *c, const struct migrate_target *t, u16 *port, struct error *e);
+
+#endif

@@ -1,0 +1,88 @@
+/* What lies under the disks of a snapshot that are not copied into it: the files of their backing chains. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/block/image.h"
+#include "cli/snapshot.h"
+
+struct visit {
+	struct snapshot_disks *disks;
+	const char *id;
+};
+
+static int note_file(void *opaque, const char *path, struct error *e)
+{
+	const struct visit *v = opaque;
+	struct snapshot_disks *s = v->disks;
+	struct snapshot_file *more = realloc(s->file, (s->files + 1) * sizeof(*more)), *f;
+
+	if (!more)
+		return error_set(e, "not enough memory");
+	s->file = more;
+	f = &more[s->files];
+	if (!realpath(path, f->path) || snapshot_file_identity(path, &f->size, &f->written))
+		return error_errno(e, errno, "disk '%s', its backing file %s", v->id, path);
+	s->files++;
+	return 0;
+}
+
+int snapshot_files_note(struct snapshot_disks *s, const char *id, const struct block_config *image, struct error *e)
+{
+	struct visit v = { s, id };
+
+	return block_backing_files(image->path, image->format, note_file, &v, e);
+}
+
+void snapshot_files_write(const struct snapshot_disks *s, struct encoder *e)
+{
+	enc_u32(e, s->files);
+	for (unsigned i = 0; i < s->files; i++) {
+		const struct snapshot_file *f = &s->file[i];
+
+		enc_u16(e, (u16)strlen(f->path));
+		enc_bytes(e, f->path, strlen(f->path));
+		enc_u64(e, f->size);
+		enc_u64(e, f->written);
+	}
+}
+
+static int check_file(struct decoder *d, struct error *e)
+{
+	u64 size, written, was_size, was_written;
+	char path[PATH_MAX];
+	u16 len = dec_u16(d);
+
+	if (!len || len >= sizeof(path))
+		return error_set(e, "the section " SNAPSHOT_FILES_SECTION " of the snapshot is not sound");
+	dec_bytes(d, path, len);
+	path[len] = 0;
+	was_size = dec_u64(d);
+	was_written = dec_u64(d);
+	if (d->failed || strlen(path) != len || path[0] != '/')
+		return error_set(e, "the section " SNAPSHOT_FILES_SECTION " of the snapshot is not sound");
+	if (snapshot_file_identity(path, &size, &written))
+		return error_errno(e, errno, "%s, which a disk of the snapshot builds on", path);
+	if (size != was_size || written != was_written)
+		return error_set(e,
+				 "%s, which a disk of the snapshot builds on, was changed since: the two do not go "
+				 "together any more",
+				 path);
+	return 0;
+}
+
+int snapshot_files_check(const struct stream *s, struct error *e)
+{
+	const struct stream_section *section = stream_find(s, SNAPSHOT_FILES_SECTION);
+	struct decoder d;
+	u32 count;
+
+	if (!section)
+		return 0;
+	d = stream_decoder(section);
+	count = dec_u32(&d);
+	for (u32 i = 0; i < count && !d.failed; i++)
+		if (check_file(&d, e))
+			return -1;
+	return dec_done(&d) ? 0 : error_set(e, "the section " SNAPSHOT_FILES_SECTION " of the snapshot is not sound");
+}

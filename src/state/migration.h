@@ -1,0 +1,61 @@
+/*
+ * What the two monitors of a migration say to each other over a channel
+ * (channel.h), docs/migrate.md. A leaf header any layer may use.
+ *
+ *   source                                 receiver
+ *   hello  version(u32) id(16) kind(u8)
+ *   offer  a stream: options, cpu-model,
+ *          boot, ram.size, disks
+ *                                          accept  0(u32)  | refuse  text
+ *   ( ram.data | ram.zero | disk.data | disk.zero )*
+ *   round  number(u32)                     round   number(u32)
+ *   ... as often as wanted; then the source is held
+ *   ( ram.data | ram.zero | disk.data | disk.zero )*
+ *   state  a stream: machine_save()
+ *                                          ready           | refuse  text
+ *   go     paused(bool)
+ *                                          started
+ *   bye
+ *
+ * The source may say "cancel" in place of anything before "go". With kind
+ * MIGRATION_ASK the source asks, over another connection, what has become of
+ * the migration `id`: the answer is ready, started, or refuse, and what follows
+ * is as above. A receiver does not run before it has "go", and a source that has
+ * said it does not go on before it knows that the receiver never will.
+ */
+#ifndef ECTYPE_STATE_MIGRATION_H
+#define ECTYPE_STATE_MIGRATION_H
+
+#include "base/types.h"
+
+#define MIGRATION_VERSION 1u
+#define MIGRATION_ID_LEN 16u
+enum migration_kind { MIGRATION_MOVE = 0, MIGRATION_ASK = 1 };
+
+#define MIGRATION_HELLO "hello"
+#define MIGRATION_OFFER "offer"
+#define MIGRATION_ACCEPT "accept"
+#define MIGRATION_REFUSE "refuse" /* one line of text, at most MIGRATION_TEXT_MAX bytes */
+#define MIGRATION_ROUND "round"
+#define MIGRATION_STATE "state"
+#define MIGRATION_READY "ready"
+#define MIGRATION_GO "go"
+#define MIGRATION_STARTED "started"
+#define MIGRATION_BYE "bye"
+#define MIGRATION_CANCEL "cancel"
+/* RAM_DATA of ram.h: offset(u64) and whole frames */
+#define MIGRATION_ZERO "ram.zero" /* offset(u64) and bytes(u64): zeros, whole frames */
+/* Of an offer: the disks that are copied. count(u32) { length(u8) id size(u64) }* */
+#define MIGRATION_DISKS "disks"
+/* Granules of them; disk(u32) counts from 0. */
+#define MIGRATION_DISK "disk.data"	/* disk(u32) offset(u64) and a granule */
+#define MIGRATION_DISK_ZERO "disk.zero" /* disk(u32) offset(u64) bytes(u64): the same of zeros */
+
+#define MIGRATION_TEXT_MAX 500u
+#define MIGRATION_PIECE (256 * KiB) /* of RAM, at most, in a section */
+
+/* How long a peer may be silent: while the guest runs, and while it stands still. */
+#define MIGRATION_PATIENCE_MS 30000u
+#define MIGRATION_STILL_MS 10000u
+
+#endif

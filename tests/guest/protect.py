@@ -1,0 +1,337 @@
+#!/usr/bin/env python3
+"""Protected machines: the standby goes on where the world saw the primary last; never two, never none.
+
+protect.py [--engine NAME] [--kills N]
+protect.py --figures [--engine NAME]
+
+A guest counts, and tells the numbers to a listener outside (protect_count.c).
+A standby that went on from a state before a number that was seen would send it
+again.
+"""
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+
+from guest import ECTYPE, ENGINE, SLOW, Guest, Timeout, finish, linux, ok, run_to_end
+
+MIB = 1 << 20
+HERE = os.path.dirname(os.path.abspath(__file__))
+TIMEOUT = int(1500 * SLOW)  # ms; this host may be busy
+
+COUNT = "(count 10.0.2.2 {port} 500 </dev/null >/dev/null 2>&1 &) ; true"
+WRITE = ("(n=0; while :; do n=$((n+1)); dd if=/dev/urandom of=/mnt/f$((n%40)) bs=16k count=$((n%20+1)) 2>/dev/null; "
+         "md5sum /mnt/f$((n%40)) >/mnt/s$((n%40)); test $((n%5)) = 0 && sync; done) & echo $! >/tmp/writer")
+
+
+def control(*args, limit=60):
+    p = subprocess.run([ECTYPE, *args], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit * SLOW)
+    return p.returncode, p.stdout, p.stderr
+
+
+def protection(name):
+    return json.loads(control("ctl", name, "protection")[1] or "{}")
+
+
+def refused(name, args, words, status=2):
+    got, out, err, _ = run_to_end(args, 30)
+    return ok(name, got == status and err.count("\n") == 1 and re.search(words, err) and not out,
+              f"{args}\nstatus {got}, stdout {out[-300:]!r}, stderr {err[-600:]!r}")
+
+
+def wait_until(what, limit=20):
+    deadline = time.monotonic() + limit * SLOW
+    while time.monotonic() < deadline:
+        if what():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+class Observer:
+    """What the world sees: numbers, each larger than the one before."""
+
+    def __init__(self):
+        self.last, self.seen, self.wrong = 0, 0, []
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self):
+        while True:
+            n = int(self.socket.recv(100))
+            if n <= self.last:
+                self.wrong.append((n, self.last))
+            self.last = max(self.last, n)
+            self.seen += 1
+
+    def goes_on(self, limit=20):
+        """It hears more than it has heard."""
+        start = self.seen
+        return wait_until(lambda: self.seen > start + 20, limit)
+
+
+def initramfs(folder):
+    """The usual one, with `count` in its /bin."""
+    path, program = os.path.join(folder, "initramfs"), os.path.join(folder, "count")
+    if not os.path.exists(path):
+        subprocess.run([os.environ.get("CC", "cc"), "-O2", "-static", "-o", program, os.path.join(HERE, "protect_count.c")], check=True)
+        subprocess.run([os.path.join(HERE, "../../scripts/initramfs.py"), "--output", path, "--add", "bin/count=" + program], check=True)
+    return path
+
+
+class Chain:
+    """A machine and its standbys, one after the other."""
+
+    def __init__(self, folder, observer, disk=True):
+        self.folder, self.observer, self.count, self.guests = folder, observer, 0, []
+        self.disk = os.path.join(folder, "disk-0.raw") if disk else None
+        more = []
+        if disk:
+            with open(self.disk, "wb") as f:
+                f.truncate(64 * MIB)
+            subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", self.disk], check=True)
+            more = ["--disk", self.disk]
+        self.name = "protect-0"
+        self.g = linux("--name", self.name, "--net", "user", *more, memory="256M", initrd=initramfs(folder))
+        self.guests.append(self.g)
+        self.g.expect(r"# ", 120)
+        self.g.shell("ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0")
+        self.g.shell(COUNT.format(port=observer.port))
+        if disk:
+            self.g.shell("mount -t ext4 /dev/vda /mnt || { mkdir /mnt; mount -t ext4 /dev/vda /mnt; }")
+            self.g.shell(WRITE)
+        ok("the counter is heard", observer.goes_on(), observer.seen)
+
+    def standby(self, *options, primary=()):
+        """Protects the machine by a new standby: the Guest, and its name."""
+        self.count += 1
+        name = f"protect-{self.count}"
+        where = "unix:" + os.path.join(self.folder, f"socket-{self.count}")
+        copy = os.path.join(self.folder, f"disk-{self.count}.raw")
+        disk = ["--disk", "disk0=" + copy] if self.disk else []
+        s = Guest(where, "--name", name, *disk, *options, verb="standby")
+        self.guests.append(s)
+        wait_until(lambda: os.path.exists(where[5:]))
+        status, out, err = control("protect", self.name, where, "--timeout", str(TIMEOUT), *primary)
+        ok(f"{name}: the machine is protected", status == 0 and "protected" in out, f"{status} {out} {err} {s.errors()}")
+        return s, name, copy
+
+    def taken_over(self, s, name, copy):
+        """The standby is the machine from now on."""
+        s.send("\n")
+        s.expect(r"# ", 30)
+        s.shell("echo")
+        ok(f"{name}: nothing that was seen is lost, the world hears more", self.observer.goes_on() and
+           not self.observer.wrong, (self.observer.wrong[:5], self.observer.seen, s.errors()))
+        self.g, self.name, self.disk = s, name, copy if self.disk else None
+
+    def check_disk(self):
+        """What is on the file system is what was written, and the file system is clean."""
+        self.g.shell("kill $(cat /tmp/writer); sleep 0.5; sync; echo 3 >/proc/sys/vm/drop_caches")
+        bad = self.g.shell("dmesg | grep -cE 'EXT4-fs error|BUG|Oops|I/O error'")
+        ok("the kernel has no complaint", bad.strip() == "0", self.g.shell("dmesg | tail -20"))
+        sums = self.g.shell("cd /mnt; for i in $(seq 0 39); do md5sum -c s$i 2>/dev/null; done | grep -c OK")
+        ok("files are what was written", int(sums or 0) >= 38, sums)  # the last one may be cut
+        self.g.shell("cd /; umount /mnt")
+        control("stop", self.name, "--force")
+        self.g.wait(20)
+        e2fsck = subprocess.run(["e2fsck", "-fn", self.disk], capture_output=True, text=True)
+        ok("the file system is clean", e2fsck.returncode == 0, e2fsck.stdout + e2fsck.stderr)
+
+    def close(self):
+        for g in self.guests:
+            g.close()
+
+
+def killed(folder, kills):
+    """The primary is killed under load, its standby takes over and is protected in turn, and so on."""
+    o = Observer()
+    c = Chain(folder, o)
+    try:
+        for i in range(kills):
+            s, name, copy = c.standby(primary=("--rate", random.choice(["10", "20", "50"])))
+            time.sleep(random.uniform(0.1, 1.5))
+            if i == 0:
+                p = protection(c.name)
+                ok("checkpoints come as often as asked for", p.get("state") == "protects" and p["checkpoints"] >= 1, p)
+                print(f"#   {p}", flush=True)
+            c.g.process.kill()
+            start = time.monotonic()
+            c.taken_over(s, name, copy)
+            print(f"#   {name}: {time.monotonic() - start:.2f} s, {o.seen} numbers seen", flush=True)
+        c.check_disk()
+    except Timeout as e:
+        ok("killed", False, e)
+    finally:
+        c.close()
+
+
+def standby_lost(folder):
+    """The standby is killed: the primary goes on, or stands still, as it was told."""
+    o = Observer()
+    c = Chain(folder, o, disk=False)
+    try:
+        s, _, _ = c.standby(primary=("--on-loss", "continue"))
+        s.process.kill()
+        ok("continue: the primary goes on", o.goes_on() and protection(c.name)["state"] == "none", protection(c.name))
+        s, name, _ = c.standby()
+        status, out, err = control("protect", "--stop", c.name)
+        ok("--stop: the primary goes on", status == 0 and o.goes_on() and protection(c.name)["state"] == "none", err)
+        ok("--stop: the standby ends", s.wait(20) == 0 and "goes on unprotected" in s.errors(), s.errors())
+        s, name, _ = c.standby()
+        s.process.kill()
+        ok("hold: the primary stands still", wait_until(lambda: protection(c.name)["state"] == "held"), protection(c.name))
+        time.sleep(0.3)
+        last = o.seen
+        time.sleep(1)
+        ok("hold: nothing is heard of it", o.seen == last, (last, o.seen))
+        refused("hold: it cannot be resumed by mistake", ["resume", c.name], "may go on in this machine's place", 1)
+        status, _, err = control("protect", "--stop", c.name)
+        ok("hold: somebody decides, and it goes on", status == 0 and o.goes_on(), err)
+        witness = os.path.join(folder, "witness")
+        s, name, _ = c.standby("--witness", witness, primary=("--witness", witness))
+        s.process.kill()
+        ok("witness: the primary claims it and goes on", o.goes_on() and protection(c.name)["state"] == "none", protection(c.name))
+        refused("a witness that was used is refused", ["protect", c.name, "unix:/nowhere", "--witness", witness], "not empty")
+        os.unlink(witness)
+        # the other way round: the primary is silent, and comes back
+        s, name, copy = c.standby("--witness", witness, primary=("--witness", witness))
+        silent = c.g
+        silent.process.send_signal(signal.SIGSTOP)
+        c.taken_over(s, name, copy)
+        silent.process.send_signal(signal.SIGCONT)
+        ok("witness: a primary that comes back ends", silent.wait(20) is not None and
+           "has taken over" in silent.errors(), silent.errors())
+        s, name, copy = c.standby()
+        silent = c.g
+        silent.process.send_signal(signal.SIGSTOP)
+        c.taken_over(s, name, copy)
+        silent.process.send_signal(signal.SIGCONT)
+        ok("no witness: a primary that comes back ends", silent.wait(20) is not None and
+           "has taken over" in silent.errors(), silent.errors())
+        ok("nothing was heard twice", not o.wrong and o.goes_on(), o.wrong[:5])
+        s, name, _ = c.standby()
+        c.g.send("poweroff -f\n")
+        ok("a machine that ends does", c.g.wait(30) == 0, c.g.errors())
+        ok("its standby knows", s.wait(20) == 0 and "the machine has ended" in s.errors(), s.errors())
+    except Timeout as e:
+        ok("standby_lost", False, e)
+    finally:
+        c.close()
+
+
+def refusals(folder):
+    """What cannot be is one line."""
+    nobody = "unix:" + os.path.join(folder, "nobody")
+    refused("a machine that is not there", ["protect", "no-such-machine", nobody], "cannot connect", 1)
+    refused("no rate", ["protect", "x", nobody, "--rate", "0"], "from 1 to")
+    refused("no target", ["protect", "x", "elsewhere"], "tcp:HOST:PORT")
+    refused("a network without consent", ["protect", "x", "tcp:192.0.2.1:1"], "insecure")
+    refused("a standby without an address", ["standby"], "where")
+    disk = os.path.join(folder, "refused.raw")
+    with open(disk, "wb") as f:
+        f.truncate(4 * MIB)
+    where = os.path.join(folder, "refusing")
+    with linux("--name", "protect-r", "--disk", disk, memory="128M") as g:
+        g.expect(r"# ", 120)
+        for what, options, words in (("a disk that has no place", [], "can be written to"),
+                                     ("a disk that is not there", ["--disk", "disk7=/tmp/x"], "no such disk"),
+                                     ("a copy over a file", ["--disk", "disk0=" + disk], "cannot make"),
+                                     ("a witness of one side", ["--witness", where + ".w"], "the primary has none")):
+            with Guest("unix:" + where, "--name", "protect-s", *options, verb="standby") as s:
+                wait_until(lambda: os.path.exists(where))
+                status, _, err = control("protect", "protect-r", "unix:" + where)
+                ok(what, status == 1 and err.count("\n") == 1 and re.search(words, err) and s.wait(10) in (1, 2),
+                   f"{status} {err} {s.errors()}")
+        ok("the machine goes on", "here" in g.shell("echo he''re"))
+        refused("nothing is to be stopped", ["protect", "--stop", "protect-r"], "not protected", 1)
+
+
+# ---- figures ----
+
+WORK = ("t() { s=$(cut -d' ' -f1 /proc/uptime); \"$@\"; e=$(cut -d' ' -f1 /proc/uptime); echo took $s $e; }; "
+        "compute() { i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; }; "
+        "writes() { for k in $(seq 1 12); do dd if=/dev/urandom of=/tmp/w bs=1M count=16 2>/dev/null; done; }")
+
+
+def seconds(g, what):
+    """By the guest's clock, and processor time of the monitor."""
+    before = g.cpu_seconds()
+    s, e = re.search(r"took (\S+) (\S+)", g.shell("t " + what, 300)).groups()
+    return float(e) - float(s), g.cpu_seconds() - before
+
+
+def round_trip(g, n=40):
+    """Of a line at the serial port: until the prompt is back."""
+    times = []
+    for _ in range(n):
+        start = time.monotonic()
+        g.send("\n")
+        g.expect(r"# ", 20)
+        times.append(time.monotonic() - start)
+    return sorted(times)[n // 2] * 1000
+
+
+def figures(folder):
+    print("| checkpoints a second | compute, s (processor) | writes to memory, s (processor) | serial round trip, ms | "
+          "standstill, mean ms | max ms | MB/s |")
+    print("| --- | --: | --: | --: | --: | --: | --: |")
+    where = os.path.join(folder, "figures")
+    with linux("--name", "protect-f", memory="256M") as g:
+        g.expect(r"# ", 120)
+        g.shell(WORK)
+        for rate in (0, 10, 25, 50):
+            s = Guest("unix:" + where, "--name", "protect-g", verb="standby") if rate else None
+            if rate:
+                wait_until(lambda: os.path.exists(where))
+                control("protect", "protect-f", "unix:" + where, "--rate", str(rate), "--timeout", "10000")
+            compute, start = seconds(g, "compute"), time.monotonic()
+            before = protection("protect-f")
+            writes = seconds(g, "writes")
+            p, took = protection("protect-f"), time.monotonic() - start
+            trip = round_trip(g)
+            both = " | ".join(f"{wall:.2f} ({cpu:.2f})" for wall, cpu in (compute, writes))
+            if not rate:
+                print(f"| none | {both} | {trip:.1f} | | | |", flush=True)
+                continue
+            n = max(p["checkpoints"] - before["checkpoints"], 1)
+            print(f"| {rate} ({n / took:.0f} reached) | {both} | {trip:.1f} | "
+                  f"{(p['standstill_ns'] - before['standstill_ns']) / n / 1e6:.2f} | {p['standstill_max_ns'] / 1e6:.1f} | "
+                  f"{(p['sent_bytes'] - before['sent_bytes']) / took / 1e6:.0f} |", flush=True)
+            control("protect", "--stop", "protect-f")
+            s.wait(20)
+            s.close()
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--engine")
+    p.add_argument("--kills", type=int, default=3)
+    p.add_argument("--figures", action="store_true")
+    args = p.parse_args()
+    folder = tempfile.mkdtemp(prefix="ectype-protect-")
+    try:
+        if args.figures:
+            figures(folder)
+            return
+        killed(folder, args.kills)
+        if args.kills <= 3:
+            standby_lost(folder)
+            refusals(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+/* Disks of a snapshot, as they come from the machine: what is right, and what is not. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "cli/snapshot_images.h"
+
+#define SIZE (5 * DISK_BLOCK + 1536) /* the last block is a short one */
+
+static char folder[] = "/tmp/ectype-images-XXXXXX";
+static int dir;
+
+static int make(void **state)
+{
+	dir = mkdtemp(folder) ? open(folder, O_RDONLY | O_DIRECTORY) : -1;
+	return dir < 0;
+}
+
+static int clean(void **state)
+{
+	close(dir);
+	return rmdir(folder);
+}
+
+static unsigned files(void)
+{
+	DIR *d = opendir(folder);
+	unsigned n = 0;
+
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n - 2;
+}
+
+static int send(struct snapshot_images *m, const char *name, struct encoder *e)
+{
+	struct stream_section s = { .len = (u32)e->len, .payload = e->data };
+	struct error err = { "" };
+	int ret;
+
+	snprintf(s.name, sizeof(s.name), "%s", name);
+	assert_true(snapshot_images_section(&s));
+	ret = snapshot_images_take(m, dir, folder, &s, &err);
+	assert_true(!ret == !err.text[0]);
+	enc_free(e);
+	return ret;
+}
+
+static int send_size(struct snapshot_images *m, u8 number, const char *id, u8 len, u64 size)
+{
+	struct encoder e;
+
+	enc_init(&e);
+	enc_u8(&e, number);
+	enc_u8(&e, len);
+	enc_bytes(&e, id, strlen(id));
+	enc_u64(&e, size);
+	return send(m, DISK_SIZE, &e);
+}
+
+static int send_data(struct snapshot_images *m, u8 number, u64 at, const u8 *data, size_t n)
+{
+	struct encoder e;
+
+	enc_init(&e);
+	enc_u8(&e, number);
+	enc_u64(&e, at);
+	enc_bytes(&e, data, n);
+	return send(m, DISK_DATA, &e);
+}
+
+static int send_sum(struct snapshot_images *m, u8 number, struct ram_sum sum, size_t cut)
+{
+	struct encoder e;
+
+	enc_init(&e);
+	enc_u8(&e, number);
+	enc_u64(&e, sum.pages);
+	enc_u64(&e, sum.sum);
+	e.len -= cut;
+	return send(m, DISK_SUM, &e);
+}
+
+static struct ram_sum sum_of(const u8 *data)
+{
+	struct ram_sum sum = { 0 };
+
+	for (u64 at = 0; at < SIZE; at += DISK_BLOCK) {
+		u64 n = MIN(DISK_BLOCK, SIZE - at);
+
+		if (!disk_block_zero(data + at, n))
+			disk_sum_add(&sum, at, data + at, n);
+	}
+	return sum;
+}
+
+static void whole(void **state)
+{
+	struct snapshot_images m = { .count = 0 };
+	static u8 data[SIZE], back[SIZE];
+	struct ram_sum none = { 0 };
+	struct error e;
+	char name[40];
+	int fd;
+
+	for (u64 i = 0; i < SIZE; i++)
+		data[i] = i / DISK_BLOCK == 2 ? 0 : (u8)(i * 7 + i / 256 + 1);
+	assert_true(snapshot_images_whole(&m));
+	assert_int_equal(send_size(&m, 0, "one", 3, SIZE), 0);
+	assert_int_equal(send_size(&m, 1, "two", 3, 0), 0);
+	assert_int_equal(send_data(&m, 0, 3 * DISK_BLOCK, data + 3 * DISK_BLOCK, SIZE - 3 * DISK_BLOCK), 0);
+	assert_int_equal(send_data(&m, 0, 0, data, 2 * DISK_BLOCK), 0);
+	assert_int_equal(send_data(&m, 1, 0, data, 0), 0);
+	assert_false(snapshot_images_whole(&m));
+	assert_int_equal(send_sum(&m, 0, sum_of(data), 0), 0);
+	assert_int_equal(send_data(&m, 0, 0, data, DISK_BLOCK), -1);
+	assert_false(snapshot_images_whole(&m));
+	assert_int_equal(send_sum(&m, 1, none, 0), 0);
+	assert_true(snapshot_images_whole(&m));
+	assert_int_equal(snapshot_images_find(&m, "one")->size, SIZE);
+	assert_null(snapshot_images_find(&m, "three"));
+	assert_int_equal(snapshot_images_bytes(&m), 5 * DISK_BLOCK);
+	assert_int_equal(snapshot_images_flush(&m, folder, &e), 0);
+	snapshot_image_name("one", name);
+	fd = openat(dir, name, O_RDONLY);
+	assert_int_equal(lseek(fd, 0, SEEK_END), SIZE);
+	assert_int_equal(pread(fd, back, SIZE, 0), SIZE);
+	assert_memory_equal(back, data, SIZE);
+	assert_int_equal(lseek(fd, 0, SEEK_HOLE), 2 * DISK_BLOCK);
+	close(fd);
+	assert_int_equal(files(), 2);
+	snapshot_images_close(&m, dir, true);
+	assert_int_equal(files(), 0);
+}
+
+static void wrong_sizes(void **state)
+{
+	struct snapshot_images m = { .count = 0 };
+
+	assert_int_equal(send_size(&m, 1, "one", 3, SIZE), -1);
+	assert_int_equal(send_size(&m, 0, "", 0, SIZE), -1);
+	assert_int_equal(send_size(&m, 0, "one", 4, SIZE), -1);
+	assert_int_equal(send_size(&m, 0, "one", 2, SIZE), -1);
+	assert_int_equal(send_size(&m, 0, "a/b", 3, SIZE), -1);
+	assert_int_equal(send_size(&m, 0, "../one", 6, SIZE), -1);
+	assert_int_equal(send_size(&m, 0, ".one", 4, SIZE), -1);
+	assert_int_equal(send_size(&m, 0, "one", 3, SIZE + 1), -1);
+	assert_int_equal(send_size(&m, 0, "one", 3, 0xfffffffffffffe00u), -1);
+	assert_int_equal(send_size(&m, 0, "12345678901234567890123456789012", 32, SIZE), -1);
+	assert_int_equal(files(), 0);
+	for (u8 i = 0; i < MACHINE_DISKS_MAX; i++) {
+		char id[] = { (char)('a' + i), 0 };
+
+		assert_int_equal(send_size(&m, i, id, 1, SIZE), 0);
+		assert_int_equal(send_size(&m, i + 1, id, 1, SIZE), -1);
+	}
+	assert_int_equal(send_size(&m, MACHINE_DISKS_MAX, "z", 1, SIZE), -1);
+	assert_int_equal(files(), MACHINE_DISKS_MAX);
+	snapshot_images_close(&m, dir, true);
+}
+
+static void wrong_data(void **state)
+{
+	struct snapshot_images m = { .count = 0 };
+	static u8 data[SIZE + DISK_BLOCK];
+	struct ram_sum sum;
+
+	data[0] = data[SIZE - 1] = 1;
+	assert_int_equal(send_data(&m, 0, 0, data, DISK_BLOCK), -1);
+	assert_int_equal(send_size(&m, 0, "one", 3, SIZE), 0);
+	assert_int_equal(send_data(&m, 1, 0, data, DISK_BLOCK), -1);
+	assert_int_equal(send_data(&m, 0, 512, data, DISK_BLOCK), -1);
+	assert_int_equal(send_data(&m, 0, 0, data, 512), -1);
+	assert_int_equal(send_data(&m, 0, 0, data, SIZE + 512), -1);
+	assert_int_equal(send_data(&m, 0, 6 * DISK_BLOCK, data, DISK_BLOCK), -1);
+	assert_int_equal(send_data(&m, 0, 0xfffffffffffff000u, data, 2 * DISK_BLOCK), -1);
+	/* none of these has changed the sum */
+	assert_int_equal(send_data(&m, 0, 0, data, DISK_BLOCK), 0);
+	assert_int_equal(send_data(&m, 0, 5 * DISK_BLOCK, data + 5 * DISK_BLOCK, SIZE - 5 * DISK_BLOCK), 0);
+	sum = sum_of(data);
+	assert_int_equal(send_sum(&m, 0, sum, 1), -1);
+	sum.sum ^= 1;
+	assert_int_equal(send_sum(&m, 0, sum, 0), -1);
+	sum.sum ^= 1;
+	sum.pages++;
+	assert_int_equal(send_sum(&m, 0, sum, 0), -1);
+	sum.pages--;
+	assert_int_equal(send_sum(&m, 1, sum, 0), -1);
+	assert_int_equal(send_sum(&m, 0, sum, 0), 0);
+	assert_int_equal(send_sum(&m, 0, sum, 0), -1);
+	snapshot_images_close(&m, dir, true);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(whole),
+		cmocka_unit_test(wrong_sizes),
+		cmocka_unit_test(wrong_data),
+	};
+
+	return cmocka_run_group_tests(tests, make, clean);
+}
