@@ -1,5 +1,6 @@
 /* What lies under the disks of a snapshot that are not copied into it: the files of their backing chains. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,27 +10,49 @@
 struct visit {
 	struct snapshot_disks *disks;
 	const char *id;
+	const struct ram_chain *skip;
 };
 
-static int note_file(void *opaque, const char *path, struct error *e)
+/* Is it in the directory of one of these? */
+static bool in_chain(const char *path, const struct ram_chain *c)
+{
+	char dir[PATH_MAX], whole[PATH_MAX];
+
+	for (unsigned i = 0; c && i < c->levels; i++) {
+		const char *slash;
+
+		if (realpath(c->level[i].path, dir) && realpath(path, whole) && (slash = strrchr(whole, '/')) &&
+		    strlen(dir) == (size_t)(slash - whole) && !strncmp(dir, whole, strlen(dir)))
+			return true;
+	}
+	return false;
+}
+
+static int note_file(void *opaque, const char *path, enum block_format format, struct error *e)
 {
 	const struct visit *v = opaque;
 	struct snapshot_disks *s = v->disks;
-	struct snapshot_file *more = realloc(s->file, (s->files + 1) * sizeof(*more)), *f;
+	struct snapshot_file *more, *f;
 
+	if (in_chain(path, v->skip))
+		return 0;
+	more = realloc(s->file, (s->files + 1) * sizeof(*more));
 	if (!more)
 		return error_set(e, "not enough memory");
 	s->file = more;
 	f = &more[s->files];
-	if (!realpath(path, f->path) || snapshot_file_identity(path, &f->size, &f->written))
+	/* a name from the root on is the one that an image has, links in it included */
+	snprintf(f->path, sizeof(f->path), "%s", path);
+	if ((path[0] != '/' && !realpath(path, f->path)) || snapshot_file_identity(path, &f->size, &f->written))
 		return error_errno(e, errno, "disk '%s', its backing file %s", v->id, path);
 	s->files++;
 	return 0;
 }
 
-int snapshot_files_note(struct snapshot_disks *s, const char *id, const struct block_config *image, struct error *e)
+int snapshot_files_note(struct snapshot_disks *s, const char *id, const struct block_config *image,
+			const struct ram_chain *skip, struct error *e)
 {
-	struct visit v = { s, id };
+	struct visit v = { s, id, skip };
 
 	return block_backing_files(image->path, image->format, note_file, &v, e);
 }
