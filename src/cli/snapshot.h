@@ -56,7 +56,10 @@ int snapshot_disks_read(struct snapshot_disks *s, struct decoder d); /* -1: not 
 int snapshot_files_note(struct snapshot_disks *s, const char *id, const struct block_config *image,
 			const struct ram_chain *skip, struct error *e);
 void snapshot_files_write(const struct snapshot_disks *s, struct encoder *e);
-/* Are those of a snapshot with these sections what they were? 0, or -1 with *e. */
+/* Calls `visit` for each of those of a snapshot with these sections, until -1 with *e from it. 0, or -1 with *e. */
+int snapshot_files_each(const struct stream *s, int (*visit)(const struct snapshot_file *f, struct error *e),
+			struct error *e);
+/* Are they what they were? 0, or -1 with *e. */
 int snapshot_files_check(const struct stream *s, struct error *e);
 /* Size and time of a file as above. */
 static inline void snapshot_stat_identity(const struct stat *st, u64 *size, u64 *written)
@@ -102,9 +105,9 @@ struct snapshot_writer;
 struct snapshot_backings;
 
 struct snapshot_form {
-	int level;	  /* of zstd, 1 to RAM_LEVEL_MAX; 0: not compressed */
+	int level;				  /* of zstd, 1 to RAM_LEVEL_MAX; 0: not compressed */
 	const struct snapshot_backings *backings; /* of the machine's disks, which are not copied; or NULL */
-	const char *base; /* a snapshot: only what differs from it is written; or NULL */
+	const char *base;			  /* a snapshot: only what differs from it is written; or NULL */
 };
 /* Makes a directory under a temporary name beside `path`, which must not be there. NULL with *e. */
 struct snapshot_writer *snapshot_create_as(const char *path, const struct snapshot_form *f, struct error *e);
