@@ -68,7 +68,9 @@ static int take_size(struct snapshot_images *m, int dir, const char *path, struc
 	*im = (struct snapshot_image){ .fd = -1 };
 	dec_bytes(d, im->id, len);
 	im->size = dec_u64(d);
-	im->above = !d->failed && d->pos < d->len && dec_u8(d) == 1;
+	im->above = !d->failed && d->pos < d->len;
+	if (im->above && dec_u8(d) != 1)
+		return not_sound(e);
 	/* the name is one in the directory, and restore takes no hidden ones */
 	if (!dec_done(d) || strlen(im->id) != len || strchr(im->id, '/') || im->size % BLOCK_SECTOR ||
 	    im->size > INT64_MAX)
