@@ -55,7 +55,7 @@ static int make_image(struct snapshot_images *m, struct snapshot_image *im, int 
 		return -1;
 	}
 	m->count++;
-	return raw && ftruncate(im->fd, (off_t)im->size) ? failed(path, im->id, e) : 0;
+	return (raw && ftruncate(im->fd, (off_t)im->size)) || fchmod(im->fd, 0600) ? failed(path, im->id, e) : 0;
 }
 
 static int take_size(struct snapshot_images *m, int dir, const char *path, struct decoder *d, struct error *e)
