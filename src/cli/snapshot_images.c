@@ -71,6 +71,8 @@ static int take_size(struct snapshot_images *m, int dir, const char *path, struc
 	im->above = !d->failed && d->pos < d->len;
 	if (im->above && dec_u8(d) != 1)
 		return not_sound(e);
+	if (!im->size)
+		im->above = false; /* an image of no bytes would get as many as what it is backed by */
 	/* the name is one in the directory, and restore takes no hidden ones */
 	if (!dec_done(d) || strlen(im->id) != len || strchr(im->id, '/') || im->size % BLOCK_SECTOR ||
 	    im->size > INT64_MAX)

@@ -42,6 +42,25 @@ static void clean(void)
 	rmdir(folder);
 }
 
+/* A sound beginning: disk "a", of which what lies above its backing file is to come; at most 8 MiB. */
+static void begin(struct snapshot_images *m, int dir, u64 sectors)
+{
+	struct stream_section s = { .name = DISK_SIZE };
+	struct encoder e;
+	struct error err;
+
+	enc_init(&e);
+	enc_u8(&e, 0);
+	enc_u8(&e, 1);
+	enc_u8(&e, 'a');
+	enc_u64(&e, sectors % 16384 * BLOCK_SECTOR);
+	enc_u8(&e, 1);
+	s.payload = e.data;
+	s.len = (u32)e.len;
+	assert(!snapshot_images_take(m, dir, folder, &s, &err));
+	enc_free(&e);
+}
+
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 {
 	static const char *const names[] = { DISK_SIZE, DISK_DATA, DISK_SUM, DISK_ZERO };
@@ -57,6 +76,8 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 		make_backing(dir);
 		atexit(clean);
 	}
+	if (take(&in, 1) % 4 == 0)
+		begin(&m, dir, take(&in, 2));
 	for (unsigned i = 0; in.p < in.end && i < 64; i++) {
 		struct stream_section s = { .payload = payload };
 		unsigned kind = (unsigned)take(&in, 1), n = (unsigned)take(&in, 1) % 64;

@@ -356,8 +356,15 @@ static void wrong_above(void **state)
 	assert_int_equal(files(), 1);
 	assert_int_equal(send_kind(&m, 0, "one", 3, LARGE, 1), 0);
 	assert_int_equal(send_size(&m, 1, "raw", 3, LARGE), 0);
+	strcpy(backings.disk[1].id, "none");
+	backings.disk[1].file = backings.disk[0].file;
+	backings.disk[1].is = backings.disk[0].is;
+	backings.count = 2;
+	assert_int_equal(send_kind(&m, 2, "none", 4, 0, 1), 0);
+	assert_int_equal(snapshot_images_find(&m, "none")->format, BLOCK_FORMAT_RAW);
+	assert_int_equal(send_zeros(&m, 2, 0, 0), -1);
 	assert_int_equal(send_zeros(&m, 1, 0, BLOCK_GRANULE), -1);
-	assert_int_equal(send_zeros(&m, 2, 0, BLOCK_GRANULE), -1);
+	assert_int_equal(send_zeros(&m, 3, 0, BLOCK_GRANULE), -1);
 	assert_int_equal(send_zeros(&m, 0, 512, BLOCK_GRANULE), -1);
 	assert_int_equal(send_zeros(&m, 0, 0, 512), -1);
 	assert_int_equal(send_zeros(&m, 0, 0, LARGE + 512), -1);
