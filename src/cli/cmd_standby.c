@@ -16,7 +16,8 @@
 #include "backend/listen.h"
 #include "base/host_time.h"
 #include "cli/cli.h"
-#include "cli/migrate_target.h"
+#include "cli/disk_places.h"
+#include "cli/doorkeeper.h"
 #include "cli/run.h"
 #include "cli/saved_options.h"
 #include "cli/standby.h"
@@ -29,8 +30,7 @@ struct command {
 	struct migrate_target at;
 	const char *witness;
 	struct given_options own;
-	char **disk; /* ID=PATH */
-	unsigned disks;
+	struct disk_places places;
 	struct saved_options options;
 	struct run_options *o;
 	struct standby *standby;
@@ -56,29 +56,6 @@ static int parse(struct command *c, struct error *e)
 	return status ? error_set(e, "%s", usage_error_last()) : 0;
 }
 
-static struct machine_disk *find_disk(struct command *c, const char *given)
-{
-	size_t n = strcspn(given, "=");
-
-	for (unsigned i = 0; i < c->o->machine.disks; i++) {
-		struct machine_disk *d = &c->o->machine.disk[i];
-
-		if (strlen(d->id) == n && !strncmp(d->id, given, n))
-			return d;
-	}
-	return NULL;
-}
-
-static const char *given_path(struct command *c, const struct machine_disk *d)
-{
-	const char *path = NULL;
-
-	for (unsigned i = 0; i < c->disks; i++)
-		if (find_disk(c, c->disk[i]) == d)
-			path = strchr(c->disk[i], '=') + 1;
-	return path;
-}
-
 /* A new raw image of zeros. */
 static int create_copy(struct command *c, const char *path, u64 size, struct error *e)
 {
@@ -100,10 +77,8 @@ static int place_disks(struct command *c, struct standby_offer *of, struct error
 
 	for (unsigned i = 0; i < c->o->machine.disks; i++) {
 		struct machine_disk *d = &c->o->machine.disk[i];
-		const char *path = given_path(c, d);
+		const char *path = disk_places_of(&c->places, d->id);
 
-		if (path)
-			d->image.path = path;
 		if (d->image.readonly)
 			continue;
 		if (!path)
@@ -166,10 +141,7 @@ static int offer(void *opaque, const struct stream *s, struct standby_offer *of,
 		return -1;
 	if (of->ram != c->o->machine.memory)
 		return error_set(e, "the memory that is offered is not of the size that the machine's options say");
-	for (unsigned i = 0; i < c->disks; i++)
-		if (!find_disk(c, c->disk[i]))
-			return error_set(e, "--disk %s: the machine has no such disk", c->disk[i]);
-	if (place_disks(c, of, e))
+	if (disk_places_apply(&c->places, &c->o->machine, e) || place_disks(c, of, e))
 		return -1;
 	c->saved = (struct machine_saved){ .stream = s, .ram_fd = -1, .unlocked = true, .same = true };
 	c->o->machine.saved = &c->saved;
@@ -185,19 +157,30 @@ static void ready(void *opaque)
 
 /* ---- the plan ---- */
 
+/* Waits for a primary. With TLS only one that the doorkeeper knows is let in, and what it has to say about others is
+ * shown. */
 static int meet(struct command *c, struct error *e)
 {
+	struct companion door = { .pid = 0 };
 	u16 port = 0;
-	int listener = migrate_listen(&c->at, &port, e);
+	int listener;
 
+	if (!tls_wanted(&c->at.tls))
+		listener = migrate_listen(&c->at, &port, e);
+	else
+		listener = doorkeeper_start(&door, &c->at, LINK_MEANT, &port, e) ? -1 : door.fd;
 	if (listener < 0)
 		return -1;
 	if (!c->at.path && !strcmp(c->at.port, "0"))
 		fprintf(stderr, "ectype: standby: at port %u\n", port);
 	while (c->fd < 0)
 		c->fd = listen_next(listener, 1000);
-	close(listener);
-	migrate_unlink(&c->at);
+	if (door.pid) {
+		companion_finish(&door);
+	} else {
+		close(listener);
+		migrate_unlink(&c->at);
+	}
 	c->start = host_ns();
 	return 0;
 }
@@ -284,26 +267,12 @@ static int help(void)
 	    "when it is lost.\n\n"
 	    "  --witness FILE       the file that ectype protect was given: it decides who goes on\n"
 	    "  --disk ID=PATH       of a disk that can be written to (ectype ctl NAME info names them): its copy,\n"
-	    "                       a raw image, is made there; of another: it is PATH here, default the same path\n"
-	    "  --insecure           listen to other hosts; nothing is encrypted, and anybody who can connect may\n"
-	    "                       have files of yours opened\n\n"
-	    "Of ectype run: --name, --engine, --serial, --console, --debugcon, --net,\n"
-	    "--vsock, --no-reboot in place of what the machine had; --stats, --gdb, --insn-limit, --jail,\n"
-	    "--no-control, --code-cache, --trace, --trace-file, --perf-map, --guest-symbols,\n"
-	    "--count-instructions. All else is what it was.\n\n"
-	    "Exit status: 0 it was not needed; as of ectype run, if it took over; 1 also: the primary is lost, and\n"
-	    "it does not take over; 2 also: the machine cannot be built here.\n");
+	    "                       a raw image, is made there; of another: it is PATH here, default the same path\n");
+	migrate_target_help(true);
+	given_options_help();
+	printf("Exit status: 0 it was not needed; as of ectype run, if it took over; 1 also: the primary is lost, and\n"
+	       "it does not take over; 2 also: the machine cannot be built here.\n");
 	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
-}
-
-static int take_disk(struct command *c, char *value)
-{
-	char *is = strchr(value, '=');
-
-	if (!is || is == value || !is[1])
-		return usage_error("standby: --disk '%s' is not ID=PATH", value);
-	c->disk[c->disks++] = value;
-	return 0;
 }
 
 /* Takes argv[*i]; 0, or an exit status after a message. */
@@ -312,12 +281,10 @@ static int take_argument(struct command *c, int argc, char **argv, int *i)
 	char *arg = argv[*i];
 	int status = migrate_target_option(&c->at, "standby", argc, argv, i);
 
+	if (!status)
+		status = disk_places_option(&c->places, "standby", argc, argv, i);
 	if (status)
 		return status < 0 ? 0 : status;
-	if (!strncmp(arg, "--disk=", 7))
-		return take_disk(c, arg + 7);
-	if (!strcmp(arg, "--disk") && *i + 1 < argc)
-		return take_disk(c, argv[++*i]);
 	if (!strncmp(arg, "--witness=", 10))
 		c->witness = arg + 10;
 	else if (!strcmp(arg, "--witness") && *i + 1 < argc)
@@ -339,9 +306,6 @@ static int run(struct command *c)
 
 	if (!c->at.text)
 		return usage_error("standby: where? tcp:HOST:PORT or unix:PATH (see ectype standby --help)");
-	if (c->at.tls.cert || c->at.tls.key || c->at.tls.ca)
-		return usage_error("standby: the connection cannot be encrypted: --insecure, on a network that is "
-				   "trusted");
 	if (migrate_target_check(&c->at, true, &e))
 		return usage_error("standby: %s", e.text);
 	if (c->witness && (c->witness_fd = witness_open(c->witness, true, &e)) < 0)
@@ -366,7 +330,7 @@ int cmd_standby(int argc, char **argv)
 		free(c);
 		return EXIT_FAILED;
 	}
-	c->disk = c->own.option + argc + 1;
+	c->places.place = c->own.option + argc + 1;
 	c->fd = c->witness_fd = c->staged = -1;
 	for (int i = 1; i < argc && !status; i++) {
 		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {

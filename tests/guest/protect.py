@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Protected machines: the standby goes on where the world saw the primary last; never two, never none.
 
-protect.py [--engine NAME] [--kills N]
+protect.py [--engine NAME] [--kills N] [--only PART]
 protect.py --figures [--engine NAME]
 
 A guest counts, and tells the numbers to a listener outside (protect_count.c).
@@ -21,11 +21,13 @@ import tempfile
 import threading
 import time
 
-from guest import ECTYPE, ENGINE, SLOW, Guest, Timeout, finish, linux, ok, run_to_end
+from certificates import certificates
+from guest import ECTYPE, ENGINE, SLOW, Guest, Timeout, finish, linux, ok, run_to_end, skip
 
 MIB = 1 << 20
 HERE = os.path.dirname(os.path.abspath(__file__))
 TIMEOUT = int(1500 * SLOW)  # ms; this host may be busy
+MARK = f"PROTECT_TEST={os.getpid()}".encode()  # in the environment of all that this test starts
 
 COUNT = "(count 10.0.2.2 {port} 500 </dev/null >/dev/null 2>&1 &) ; true"
 WRITE = ("(n=0; while :; do n=$((n+1)); dd if=/dev/urandom of=/mnt/f$((n%40)) bs=16k count=$((n%20+1)) 2>/dev/null; "
@@ -112,18 +114,31 @@ class Chain:
             self.g.shell(WRITE)
         ok("the counter is heard", observer.goes_on(), observer.seen)
 
-    def standby(self, *options, primary=()):
-        """Protects the machine by a new standby: the Guest, and its name."""
+    def waiting(self, *options, where=None):
+        """A new standby that waits: the Guest, its name, its copy of the disk, where it listens."""
         self.count += 1
         name = f"protect-{self.count}"
-        where = "unix:" + os.path.join(self.folder, f"socket-{self.count}")
+        where = where or "unix:" + os.path.join(self.folder, f"socket-{self.count}")
         copy = os.path.join(self.folder, f"disk-{self.count}.raw")
         disk = ["--disk", "disk0=" + copy] if self.disk else []
         s = Guest(where, "--name", name, *disk, *options, verb="standby")
         self.guests.append(s)
-        wait_until(lambda: os.path.exists(where[5:]))
-        status, out, err = control("protect", self.name, where, "--timeout", str(TIMEOUT), *primary)
-        ok(f"{name}: the machine is protected", status == 0 and "protected" in out, f"{status} {out} {err} {s.errors()}")
+        if where.startswith("unix:"):
+            wait_until(lambda: os.path.exists(where[5:]))
+        else:
+            wait_until(lambda: "at port" in s.errors() or s.process.poll() is not None)
+            where = where[:-1] + re.search(r"at port (\d+)|$", s.errors())[0][8:]
+        return s, name, copy, where
+
+    def protect(self, name, where, *options):
+        status, out, err = control("protect", self.name, where, "--timeout", str(TIMEOUT), *options)
+        return ok(f"{name}: the machine is protected", status == 0 and "protected" in out,
+                  f"{status} {out} {err} {self.guests[-1].errors()}")
+
+    def standby(self, *options, primary=()):
+        """Protects the machine by a new standby: the Guest, and its name."""
+        s, name, copy, where = self.waiting(*options)
+        self.protect(name, where, *primary)
         return s, name, copy
 
     def taken_over(self, s, name, copy):
@@ -230,6 +245,91 @@ def standby_lost(folder):
         c.close()
 
 
+def links(*names):
+    """The processes of this test that have a connection over TLS: ectype-link of a primary, ectype-door of a standby."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/comm", encoding="ascii") as comm, open(f"/proc/{pid}/environ", "rb") as environ:
+                if comm.read().strip() in names and MARK in environ.read().split(b"\0"):
+                    found.add(int(pid))
+        except OSError:
+            pass
+    return found
+
+
+def tls(folder):
+    """Only who has a certificate is let in; what the end of a connection means only its other end says."""
+    if not shutil.which("openssl"):
+        skip("TLS", "no openssl here")
+        return
+    o = certificates(folder)
+    here, there, at = o("here"), o("there"), "tcp:127.0.0.1:0"
+    observer = Observer()
+    c = Chain(folder, observer, disk=False)
+    try:
+        s, name, copy, where = c.waiting(*there, where=at)
+        for what, options, words in (
+                ("a certificate of another authority", o("stranger", "ca"), "the other side refuses"),
+                ("a standby whose authority is another", o("here", "other"), "issuer is unknown|not trusted"),
+                ("a standby of another name", [*here, "--tls-host", "elsewhere"], "name.* does not match"),
+                ("no certificate", [], "")):
+            status, out, err = control("protect", c.name, where, *options)
+            ok(f"{what}: refused, the machine and the standby go on", status == 1 and err.count("\n") == 1 and
+               re.search(words, err) and not out and s.process.poll() is None and protection(c.name)["state"] == "none",
+               f"{status} {out} {err} {s.errors()}")
+        stranger = socket.create_connection(("127.0.0.1", int(where.rsplit(":", 1)[1])))
+        stranger.sendall(os.urandom(512))
+        c.protect(name, where, *here)
+        stranger.close()
+        c.g.process.kill()
+        c.taken_over(s, name, copy)
+
+        # one of the processes between is killed: the monitor behind it is not dead, and is not taken for it
+        for link in ("ectype-link", "ectype-door"):
+            before = links(link)
+            s, name, copy, where = c.waiting(*there, where=at)
+            c.protect(name, where, *here, "--on-loss", "continue")
+            for pid in links(link) - before:
+                os.kill(pid, signal.SIGKILL)
+            if link == "ectype-link":
+                ok("the primary's link is killed: it goes on", observer.goes_on() and protection(c.name)["state"] == "none",
+                   protection(c.name))
+                time.sleep(2 * TIMEOUT / 1000)
+                ok("and its standby does not take over", "takes over" not in s.errors() and s.process.poll() is None, s.errors())
+                s.close()
+                continue
+            silent, old = c.g, c.name
+            c.taken_over(s, name, copy)
+            ok("the standby's link is killed: it goes on, the primary stands still",
+               wait_until(lambda: protection(old)["state"] == "held"), silent.errors())
+            silent.close()
+        for how in ("standby", "primary"):
+            s, name, copy, where = c.waiting(*there, where=at)
+            c.protect(name, where, *here, "--on-loss", "continue")
+            if how == "standby":
+                s.process.kill()
+                ok("continue: the standby is killed, the primary goes on", observer.goes_on() and
+                   protection(c.name)["state"] == "none", protection(c.name))
+                continue
+            c.g.process.kill()
+            c.taken_over(s, name, copy)
+        ok("nothing was heard twice", not observer.wrong, observer.wrong[:5])
+        s, name, copy, where = c.waiting(*there, where=at)
+        c.protect(name, where, *here)
+        status, _, err = control("protect", "--stop", c.name)
+        ok("--stop: the standby ends", status == 0 and s.wait(20) == 0 and "goes on unprotected" in s.errors(), err + s.errors())
+        ok("the processes between end with their machines", wait_until(lambda: not links("ectype-link", "ectype-door")),
+           links("ectype-link", "ectype-door"))
+    except Timeout as e:
+        ok("tls", False, e)
+    finally:
+        c.close()
+    for args in (["standby", at, "--tls-cert", "x"], ["standby", at, "--tls-cert", folder + "/none", *there[2:]],
+                 ["protect", "x", "tcp:127.0.0.1:1", "--tls-ca", "x"], ["standby", "tcp:0.0.0.0:0"]):
+        refused(" ".join(args[:1] + args[2:4]) + ": one line", args, "--tls-")
+
+
 def refusals(folder):
     """What cannot be is one line."""
     nobody = "unix:" + os.path.join(folder, "nobody")
@@ -318,16 +418,19 @@ def main():
     p.add_argument("--engine")
     p.add_argument("--kills", type=int, default=3)
     p.add_argument("--figures", action="store_true")
+    p.add_argument("--only", help="a part: killed, standby_lost, tls, refusals")
     args = p.parse_args()
+    os.environ["PROTECT_TEST"] = str(os.getpid())
     folder = tempfile.mkdtemp(prefix="ectype-protect-")
     try:
         if args.figures:
             figures(folder)
             return
-        killed(folder, args.kills)
-        if args.kills <= 3:
-            standby_lost(folder)
-            refusals(folder)
+        parts = {"killed": lambda: killed(folder, args.kills), "standby_lost": lambda: standby_lost(folder),
+                 "tls": lambda: tls(folder), "refusals": lambda: refusals(folder)}
+        for name, part in parts.items():
+            if args.only == name or not args.only and (name == "killed" or args.kills <= 3):
+                part()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     finish()
