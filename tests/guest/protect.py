@@ -23,13 +23,16 @@ import time
 
 from certificates import certificates
 from guest import ECTYPE, ENGINE, SLOW, Guest, Timeout, finish, linux, ok, run_to_end, skip
+from net import tap_interface
 
 MIB = 1 << 20
 HERE = os.path.dirname(os.path.abspath(__file__))
 TIMEOUT = int(1500 * SLOW)  # ms; this host may be busy
 MARK = f"PROTECT_TEST={os.getpid()}".encode()  # in the environment of all that this test starts
 
-COUNT = "(count 10.0.2.2 {port} 500 </dev/null >/dev/null 2>&1 &) ; true"
+OTHER = "interp" if ENGINE != "interp" else "dbt"
+
+COUNT = "(count {host} {port} 500 </dev/null >/dev/null 2>&1 &) ; true"
 WRITE = ("(n=0; while :; do n=$((n+1)); dd if=/dev/urandom of=/mnt/f$((n%40)) bs=16k count=$((n%20+1)) 2>/dev/null; "
          "md5sum /mnt/f$((n%40)) >/mnt/s$((n%40)); test $((n%5)) = 0 && sync; done) & echo $! >/tmp/writer")
 
@@ -61,10 +64,10 @@ def wait_until(what, limit=20):
 class Observer:
     """What the world sees: numbers, each larger than the one before."""
 
-    def __init__(self):
+    def __init__(self, address="127.0.0.1"):
         self.last, self.seen, self.wrong = 0, 0, []
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
+        self.socket.bind((address, 0))
         self.port = self.socket.getsockname()[1]
         threading.Thread(target=self.listen, daemon=True).start()
 
@@ -91,10 +94,31 @@ def initramfs(folder):
     return path
 
 
+class Stream:
+    """Numbers that come over one TCP connection, with none left out."""
+
+    def __init__(self, address):
+        self.last, self.wrong = 0, []
+        self.listener = socket.create_server((address, 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self):
+        for line in self.listener.accept()[0].makefile():
+            if int(line) != self.last + 1:
+                self.wrong.append((int(line), self.last))
+            self.last = int(line)
+        self.wrong.append("closed")
+
+    def goes_on(self, limit=20):
+        start = self.last
+        return wait_until(lambda: self.last > start + 20, limit) and not self.wrong
+
+
 class Chain:
     """A machine and its standbys, one after the other."""
 
-    def __init__(self, folder, observer, disk=True):
+    def __init__(self, folder, observer, disk=True, net=("user", "10.0.2.2", "10.0.2.15"), options=()):
         self.folder, self.observer, self.count, self.guests = folder, observer, 0, []
         self.disk = os.path.join(folder, "disk-0.raw") if disk else None
         more = []
@@ -102,26 +126,31 @@ class Chain:
             with open(self.disk, "wb") as f:
                 f.truncate(64 * MIB)
             subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", self.disk], check=True)
+            if disk == "qcow2":
+                raw, self.disk = self.disk, self.disk[:-3] + "qcow2"
+                subprocess.run([ECTYPE, "image", "convert", raw, self.disk], check=True, capture_output=True)
             more = ["--disk", self.disk]
         self.name = "protect-0"
-        self.g = linux("--name", self.name, "--net", "user", *more, memory="256M", initrd=initramfs(folder))
+        self.g = linux("--name", self.name, "--net", net[0], *more, *options, memory="256M", initrd=initramfs(folder))
         self.guests.append(self.g)
         self.g.expect(r"# ", 120)
-        self.g.shell("ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0")
-        self.g.shell(COUNT.format(port=observer.port))
+        self.g.shell(f"ip link set eth0 up; ip addr add {net[2]}/24 dev eth0")
+        # or the first number waits for an answer to ARP, and the second may be first
+        self.g.shell(f"ping -c 1 -W 5 {net[1]}")
+        self.g.shell(COUNT.format(host=net[1], port=observer.port))
         if disk:
             self.g.shell("mount -t ext4 /dev/vda /mnt || { mkdir /mnt; mount -t ext4 /dev/vda /mnt; }")
             self.g.shell(WRITE)
         ok("the counter is heard", observer.goes_on(), observer.seen)
 
-    def waiting(self, *options, where=None):
+    def waiting(self, *options, where=None, engine=ENGINE):
         """A new standby that waits: the Guest, its name, its copy of the disk, where it listens."""
         self.count += 1
         name = f"protect-{self.count}"
         where = where or "unix:" + os.path.join(self.folder, f"socket-{self.count}")
         copy = os.path.join(self.folder, f"disk-{self.count}.raw")
         disk = ["--disk", "disk0=" + copy] if self.disk else []
-        s = Guest(where, "--name", name, *disk, *options, verb="standby")
+        s = Guest(where, "--name", name, *disk, *options, engine=engine, verb="standby")
         self.guests.append(s)
         if where.startswith("unix:"):
             wait_until(lambda: os.path.exists(where[5:]))
@@ -135,9 +164,9 @@ class Chain:
         return ok(f"{name}: the machine is protected", status == 0 and "protected" in out,
                   f"{status} {out} {err} {self.guests[-1].errors()}")
 
-    def standby(self, *options, primary=()):
+    def standby(self, *options, primary=(), engine=ENGINE):
         """Protects the machine by a new standby: the Guest, and its name."""
-        s, name, copy, where = self.waiting(*options)
+        s, name, copy, where = self.waiting(*options, engine=engine)
         self.protect(name, where, *primary)
         return s, name, copy
 
@@ -189,6 +218,45 @@ def killed(folder, kills):
         ok("killed", False, e)
     finally:
         c.close()
+
+
+# on each of two processors: a program that checks memory that it writes all the time
+CHECKS = ("(cd /tmp; dd if=/dev/urandom of=noise bs=64k count=1 2>/dev/null; md5sum <noise >sum; for i in 0 1; do "
+          "(n=0; bad=0; while :; do cat noise >copy$i; md5sum <copy$i | cmp -s - sum || bad=$((bad+1)); n=$((n+1)); "
+          "echo $n $bad >t$i; mv t$i check$i; usleep 50000; done) & done) & true")
+STREAM = "((n=0; while :; do n=$((n+1)); echo $n; usleep 20000; done) | nc {host} {port} >/dev/null 2>&1 &) ; true"
+
+
+def engines(folder):
+    """Two processors, a qcow2 disk, a tap interface: to the other engine and back."""
+    subnet = f"10.99.{os.getpid() % 250}."
+    with tap_interface(f"ecp{os.getpid()}", subnet + "1") as tap:
+        net = (f"tap={tap}", subnet + "1", subnet + "2") if tap else ("user", "10.0.2.2", "10.0.2.15")
+        o = Observer(net[1] if tap else "127.0.0.1")
+        stream = Stream(net[1]) if tap else None
+        c = Chain(folder, o, disk="qcow2", net=net, options=("--cpus", "2"))
+        try:
+            c.g.shell(CHECKS)
+            if tap:
+                c.g.shell(STREAM.format(host=net[1], port=stream.port))
+                ok("tap: a connection", stream.goes_on(), (stream.last, stream.wrong))
+            for engine in (OTHER, ENGINE):
+                s, name, copy = c.standby(engine=engine)
+                time.sleep(0.5)
+                c.g.process.kill()
+                c.taken_over(s, name, copy)
+                if tap:
+                    ok(f"{name} ({engine}): the connection is whole", stream.goes_on(), (stream.last, stream.wrong))
+                before = [c.g.shell(f"cat /tmp/check{i}").split() for i in (0, 1)]
+                ok(f"{name} ({engine}): both processors go on", c.g.shell("nproc").strip() == "2" and wait_until(lambda: all(
+                    int(c.g.shell(f"cat /tmp/check{i}").split()[0]) > int(before[i][0]) + 1 for i in (0, 1))), before)
+                bad = [c.g.shell(f"cat /tmp/check{i}").split()[1] for i in (0, 1)]
+                ok(f"{name} ({engine}): memory is whole", bad == ["0", "0"], bad)
+            c.check_disk()
+        except Timeout as e:
+            ok("engines", False, e)
+        finally:
+            c.close()
 
 
 def standby_lost(folder):
@@ -319,12 +387,12 @@ def tls(folder):
         c.protect(name, where, *here)
         status, _, err = control("protect", "--stop", c.name)
         ok("--stop: the standby ends", status == 0 and s.wait(20) == 0 and "goes on unprotected" in s.errors(), err + s.errors())
-        ok("the processes between end with their machines", wait_until(lambda: not links("ectype-link", "ectype-door")),
-           links("ectype-link", "ectype-door"))
     except Timeout as e:
         ok("tls", False, e)
     finally:
         c.close()
+    ok("the processes between end with their machines", wait_until(lambda: not links("ectype-link", "ectype-door")),
+       links("ectype-link", "ectype-door"))
     for args in (["standby", at, "--tls-cert", "x"], ["standby", at, "--tls-cert", folder + "/none", *there[2:]],
                  ["protect", "x", "tcp:127.0.0.1:1", "--tls-ca", "x"], ["standby", "tcp:0.0.0.0:0"]):
         refused(" ".join(args[:1] + args[2:4]) + ": one line", args, "--tls-")
@@ -418,7 +486,7 @@ def main():
     p.add_argument("--engine")
     p.add_argument("--kills", type=int, default=3)
     p.add_argument("--figures", action="store_true")
-    p.add_argument("--only", help="a part: killed, standby_lost, tls, refusals")
+    p.add_argument("--only", help="a part: killed, engines, standby_lost, tls, refusals")
     args = p.parse_args()
     os.environ["PROTECT_TEST"] = str(os.getpid())
     folder = tempfile.mkdtemp(prefix="ectype-protect-")
@@ -426,7 +494,7 @@ def main():
         if args.figures:
             figures(folder)
             return
-        parts = {"killed": lambda: killed(folder, args.kills), "standby_lost": lambda: standby_lost(folder),
+        parts = {"killed": lambda: killed(folder, args.kills), "engines": lambda: engines(folder), "standby_lost": lambda: standby_lost(folder),
                  "tls": lambda: tls(folder), "refusals": lambda: refusals(folder)}
         for name, part in parts.items():
             if args.only == name or not args.only and (name == "killed" or args.kills <= 3):
