@@ -15,6 +15,7 @@
 #include "cli/cli.h"
 #include "cli/disk_places.h"
 #include "cli/doorkeeper.h"
+#include "cli/file_keeper.h"
 #include "cli/migrate_target.h"
 #include "cli/receive.h"
 #include "cli/run.h"
@@ -29,9 +30,8 @@ struct receive {
 	struct disk_places places;
 	int listen_fd; /* the arrival's, when there is one */
 	struct companion door;
-	struct companion keeper; /* of copies of disks; pid 0: none */
-	const char *made[MACHINE_DISKS_MAX];
-	unsigned mades;
+	struct companion keeper;	     /* of copies of disks; pid 0: none */
+	const char *copy[MACHINE_DISKS_MAX]; /* where they are */
 	struct receiver r;
 	struct machine_saved saved;
 	struct arrival *arrival;
@@ -73,8 +73,6 @@ static int place_copy(struct receive *x, unsigned n, struct machine_disk *disk, 
 {
 	struct received_disks *d = &x->r.disks;
 	const char *path = disk_places_of(&x->places, disk->id);
-	bool made;
-	int ret;
 
 	if (n >= d->count || strcmp(d->id[n], disk->id))
 		return error_set(e, "the offer of the source is not sound: its disks are not the machine's");
@@ -82,16 +80,15 @@ static int place_copy(struct receive *x, unsigned n, struct machine_disk *disk, 
 		return error_set(e, "disk '%s' is copied: --disk %s=PATH of ectype receive says where to", disk->id,
 				 disk->id);
 	disk->image.format = BLOCK_FORMAT_RAW;
-	ret = received_disks_make(d, n, path, &made, e);
-	if (made)
-		x->made[x->mades++] = path;
-	return ret;
+	x->copy[n] = path;
+	return 0;
 }
 
-/* Without files there are none. The caller drops them. */
+/* Without files there are none. end_copies() drops them. */
 static int place_copies(struct receive *x, struct run_options *o, struct error *e)
 {
 	struct received_disks *d = &x->r.disks;
+	struct error why;
 	unsigned n = 0;
 
 	for (unsigned i = 0; d->count && i < o->machine.disks; i++)
@@ -99,13 +96,24 @@ static int place_copies(struct receive *x, struct run_options *o, struct error *
 			return -1;
 	if (n != d->count)
 		return error_set(e, "the offer of the source is not sound: its disks are not the machine's");
-	return n ? file_keeper_start(&x->keeper, x->made, x->mades, e) : 0;
+	if (n && file_keeper_start(&x->keeper, x->copy, n, e))
+		return -1;
+	for (unsigned i = 0; i < n; i++) {
+		int fd = file_keeper_make(&x->keeper, i, &why);
+
+		if (fd < 0)
+			return error_set(e, "cannot make %s for the copy of disk '%s': %.200s", x->copy[i], d->id[i],
+					 why.text);
+		if (received_disks_place(d, i, fd, x->copy[i], e))
+			return -1;
+	}
+	return 0;
 }
 
 static int open_copies(struct receive *x, struct error *e)
 {
 	for (unsigned i = 0; i < x->r.disks.count; i++)
-		if (received_disks_open(&x->r.disks, i, x->made[i], e))
+		if (received_disks_open(&x->r.disks, i, x->copy[i], e))
 			return -1;
 	return 0;
 }
@@ -115,9 +123,6 @@ static void end_copies(struct receive *x)
 {
 	if (x->keeper.pid)
 		companion_finish(&x->keeper);
-	else
-		while (x->mades)
-			unlink(x->made[--x->mades]);
 }
 
 /* Everything that can be wrong and is known before RAM has come. */

@@ -18,6 +18,7 @@
 #include "cli/cli.h"
 #include "cli/disk_places.h"
 #include "cli/doorkeeper.h"
+#include "cli/file_keeper.h"
 #include "cli/run.h"
 #include "cli/saved_options.h"
 #include "cli/standby.h"
@@ -37,8 +38,9 @@ struct command {
 	int fd, witness_fd;
 	struct stream stream;
 	struct machine_saved saved;
-	const char *made[MACHINE_DISKS_MAX]; /* files of copies */
-	unsigned mades, images;
+	const char *copy[MACHINE_DISKS_MAX]; /* files of copies */
+	struct companion keeper;	     /* of them; pid 0: none */
+	unsigned images;
 	struct block *image[MACHINE_DISKS_MAX];
 	int staged;
 	bool taken_over;
@@ -57,15 +59,15 @@ static int parse(struct command *c, struct error *e)
 }
 
 /* A new raw image of zeros. */
-static int create_copy(struct command *c, const char *path, u64 size, struct error *e)
+static int create_copy(struct command *c, unsigned n, u64 size, struct error *e)
 {
-	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), r = 0;
+	struct error why;
+	int fd = file_keeper_make(&c->keeper, n, &why), r = 0;
 
 	if (fd < 0)
-		return error_errno(e, errno, "cannot make %s for the copy of a disk", path);
-	c->made[c->mades++] = path;
+		return error_set(e, "cannot make %s for the copy of a disk: %.200s", c->copy[n], why.text);
 	if (ftruncate(fd, (off_t)size))
-		r = error_errno(e, errno, "%s", path);
+		r = error_errno(e, errno, "%s", c->copy[n]);
 	close(fd);
 	return r;
 }
@@ -87,10 +89,16 @@ static int place_disks(struct command *c, struct standby_offer *of, struct error
 		if (n == of->disks)
 			return error_set(e, "the primary does not say how large disk '%s' is", d->id);
 		d->image.format = BLOCK_FORMAT_RAW;
-		if (create_copy(c, path, of->size[n++], e))
-			return -1;
+		c->copy[n++] = path;
 	}
-	return n == of->disks ? 0 : error_set(e, "the primary has more disks than its options say");
+	if (n != of->disks)
+		return error_set(e, "the primary has more disks than its options say");
+	if (n && file_keeper_start(&c->keeper, c->copy, n, e))
+		return -1;
+	for (unsigned i = 0; i < n; i++)
+		if (create_copy(c, i, of->size[i], e))
+			return -1;
+	return 0;
 }
 
 static int open_copies(struct command *c, struct standby_offer *of, struct error *e)
@@ -114,9 +122,9 @@ static int open_copies(struct command *c, struct standby_offer *of, struct error
 	if (!c->images)
 		return 0;
 	/* beside the first copy, where there must be room */
-	snprintf(dir, sizeof(dir), "%s", c->made[0]);
+	snprintf(dir, sizeof(dir), "%s", c->copy[0]);
 	of->staged = c->staged = open(dirname(dir), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	return c->staged < 0 ? error_errno(e, errno, "cannot make a file beside %s", c->made[0]) : 0;
+	return c->staged < 0 ? error_errno(e, errno, "cannot make a file beside %s", c->copy[0]) : 0;
 }
 
 static void close_copies(struct command *c, bool keep)
@@ -126,8 +134,11 @@ static void close_copies(struct command *c, bool keep)
 	if (c->staged >= 0)
 		close(c->staged);
 	c->staged = -1;
-	while (!keep && c->mades)
-		unlink(c->made[--c->mades]);
+	if (c->keeper.pid && keep)
+		file_keeper_stay(&c->keeper);
+	if (c->keeper.pid)
+		companion_finish(&c->keeper);
+	c->keeper.pid = 0;
 }
 
 static int offer(void *opaque, const struct stream *s, struct standby_offer *of, struct error *e)

@@ -11,7 +11,7 @@
 #include "cli/relay.h"
 
 #define REFUSED_MS 500u /* for it to hear why */
-#define END_MS 5000u /* for the other side to hear that it is over */
+#define END_MS 5000u	/* for the other side to hear that it is over */
 
 static void tell(int fd, const struct error *e)
 {
