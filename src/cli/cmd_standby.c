@@ -35,7 +35,8 @@ struct command {
 	struct saved_options options;
 	struct run_options *o;
 	struct standby *standby;
-	int fd, witness_fd;
+	int listener, fd, witness_fd; /* -1: none */
+	struct companion door;	      /* pid 0: none */
 	struct stream stream;
 	struct machine_saved saved;
 	const char *copy[MACHINE_DISKS_MAX]; /* files of copies */
@@ -46,6 +47,34 @@ struct command {
 	bool taken_over;
 	u64 start;
 };
+
+/* ---- who connects ---- */
+
+/* With TLS only who the doorkeeper knows is let in, and what it has to say about others is shown. */
+static int begin_listening(struct command *c, struct error *e)
+{
+	u16 port = 0;
+
+	if (!tls_wanted(&c->at.tls))
+		c->listener = migrate_listen(&c->at, &port, e);
+	else if (!doorkeeper_start(&c->door, &c->at, LINK_MEANT, &port, e))
+		c->listener = c->door.fd;
+	if (c->listener >= 0 && !c->at.path && !strcmp(c->at.port, "0"))
+		fprintf(stderr, "ectype: standby: at port %u\n", port);
+	return c->listener < 0 ? -1 : 0;
+}
+
+/* Nobody else is let in. */
+static void end_listening(struct command *c)
+{
+	if (c->listener >= 0 && c->door.pid) {
+		companion_finish(&c->door);
+	} else if (c->listener >= 0) {
+		close(c->listener);
+		migrate_unlink(&c->at);
+	}
+	c->listener = -1;
+}
 
 /* ---- what is offered ---- */
 
@@ -146,6 +175,7 @@ static int offer(void *opaque, const struct stream *s, struct standby_offer *of,
 	struct command *c = opaque;
 	const struct stream_section *options = stream_find(s, SAVED_OPTIONS_SECTION);
 
+	end_listening(c);
 	if (!options || saved_options_read(&c->options, stream_decoder(options)))
 		return error_set(e, "the primary does not say what its machine is");
 	if (parse(c, e))
@@ -167,34 +197,6 @@ static void ready(void *opaque)
 }
 
 /* ---- the plan ---- */
-
-/* Waits for a primary. With TLS only one that the doorkeeper knows is let in, and what it has to say about others is
- * shown. */
-static int meet(struct command *c, struct error *e)
-{
-	struct companion door = { .pid = 0 };
-	u16 port = 0;
-	int listener;
-
-	if (!tls_wanted(&c->at.tls))
-		listener = migrate_listen(&c->at, &port, e);
-	else
-		listener = doorkeeper_start(&door, &c->at, LINK_MEANT, &port, e) ? -1 : door.fd;
-	if (listener < 0)
-		return -1;
-	if (!c->at.path && !strcmp(c->at.port, "0"))
-		fprintf(stderr, "ectype: standby: at port %u\n", port);
-	while (c->fd < 0)
-		c->fd = listen_next(listener, 1000);
-	if (door.pid) {
-		companion_finish(&door);
-	} else {
-		close(listener);
-		migrate_unlink(&c->at);
-	}
-	c->start = host_ns();
-	return 0;
-}
 
 /* Host ports, above all, may be the primary's for a moment still. */
 static int await_ports(struct command *c, struct error *e)
@@ -232,17 +234,32 @@ static int take_over(struct command *c, struct error *e)
 	return await_ports(c, e);
 }
 
+/* The next one who connects is served. */
+static enum standby_end meet(struct command *c, struct error *e)
+{
+	struct standby_config cfg = { .witness = c->witness_fd, .offer = offer, .ready = ready, .opaque = c };
+
+	if (c->fd >= 0)
+		close(c->fd);
+	standby_destroy(c->standby);
+	do
+		c->fd = listen_next(c->listener, 1000);
+	while (c->fd < 0);
+	c->start = host_ns();
+	cfg.fd = c->fd;
+	c->standby = standby_create(&cfg, e);
+	return c->standby ? standby_serve(c->standby, e) : STANDBY_LOST;
+}
+
 static int serve(struct command *c)
 {
-	const struct standby_config cfg = {
-		.fd = c->fd, .witness = c->witness_fd, .offer = offer, .ready = ready, .opaque = c
-	};
+	enum standby_end how;
 	struct error e;
 
-	c->standby = standby_create(&cfg, &e);
-	if (!c->standby)
-		return usage_error("standby: %s", e.text);
-	switch (standby_serve(c->standby, &e)) {
+	while ((how = meet(c, &e)) == STANDBY_STRANGER)
+		fprintf(stderr, "ectype: standby: %s; waiting for another\n", e.text);
+	end_listening(c);
+	switch (how) {
 	case STANDBY_TAKES_OVER:
 		return take_over(c, &e) ? usage_error("standby: %s", e.text) : EXIT_OK;
 	case STANDBY_STOPPED:
@@ -251,7 +268,7 @@ static int serve(struct command *c)
 	case STANDBY_ENDED:
 		fprintf(stderr, "ectype: standby: not needed any more: the machine has ended\n");
 		break;
-	case STANDBY_LOST:
+	default:
 		fprintf(stderr, "ectype: standby: %s: does not take over\n", e.text);
 		return EXIT_FAILED;
 	}
@@ -265,7 +282,7 @@ static int options(void *opaque, struct run_options *o)
 	struct error e;
 
 	c->o = o;
-	return meet(c, &e) ? usage_error("standby: %s", e.text) : serve(c);
+	return begin_listening(c, &e) ? usage_error("standby: %s", e.text) : serve(c);
 }
 
 /* ---- the command ---- */
@@ -342,7 +359,7 @@ int cmd_standby(int argc, char **argv)
 		return EXIT_FAILED;
 	}
 	c->places.place = c->own.option + argc + 1;
-	c->fd = c->witness_fd = c->staged = -1;
+	c->listener = c->fd = c->witness_fd = c->staged = -1;
 	for (int i = 1; i < argc && !status; i++) {
 		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
 			status = help();

@@ -61,6 +61,12 @@ def wait_until(what, limit=20):
     return False
 
 
+def listens(path):
+    """A socket is there before somebody listens at it."""
+    with open("/proc/net/unix", encoding="ascii", errors="replace") as f:
+        return any(line.split()[3] == "00010000" and line.rstrip("\n").endswith(" " + path) for line in f if " /" in line)
+
+
 class Observer:
     """What the world sees: numbers, each larger than the one before."""
 
@@ -131,7 +137,7 @@ class Chain:
                 subprocess.run([ECTYPE, "image", "convert", raw, self.disk], check=True, capture_output=True)
             more = ["--disk", self.disk]
         self.name = "protect-0"
-        self.g = linux("--name", self.name, "--net", net[0], *more, *options, memory="256M", initrd=initramfs(folder))
+        self.g = linux("--name", self.name, "--net", net[0], *more, *options, memory="256M", initrd=initramfs(os.path.dirname(folder)))
         self.guests.append(self.g)
         self.g.expect(r"# ", 120)
         self.g.shell(f"ip link set eth0 up; ip addr add {net[2]}/24 dev eth0")
@@ -153,7 +159,7 @@ class Chain:
         s = Guest(where, "--name", name, *disk, *options, engine=engine, verb="standby")
         self.guests.append(s)
         if where.startswith("unix:"):
-            wait_until(lambda: os.path.exists(where[5:]))
+            wait_until(lambda: listens(where[5:]))
         else:
             wait_until(lambda: "at port" in s.errors() or s.process.poll() is not None)
             where = where[:-1] + re.search(r"at port (\d+)|$", s.errors())[0][8:]
@@ -417,10 +423,26 @@ def refusals(folder):
                                      ("a copy over a file", ["--disk", "disk0=" + disk], "cannot make"),
                                      ("a witness of one side", ["--witness", where + ".w"], "the primary has none")):
             with Guest("unix:" + where, "--name", "protect-s", *options, verb="standby") as s:
-                wait_until(lambda: os.path.exists(where))
+                wait_until(lambda: listens(where))
                 status, _, err = control("protect", "protect-r", "unix:" + where)
                 ok(what, status == 1 and err.count("\n") == 1 and re.search(words, err) and s.wait(10) in (1, 2),
                    f"{status} {err} {s.errors()}")
+        with Guest("unix:" + where, "--name", "protect-s", "--disk", "disk0=" + where + ".copy", verb="standby") as s:
+            wait_until(lambda: listens(where))
+            for data in (b"", b"GET / HTTP/1.1\r\n\r\n", os.urandom(4096)):
+                stranger = socket.socket(socket.AF_UNIX)
+                stranger.connect(where)
+                stranger.sendall(data)
+                stranger.close()
+            ok("a standby waits on after strangers", wait_until(lambda: s.errors().count("waiting for another") == 3), s.errors())
+            status, _, err = control("protect", "protect-x", "unix:" + where)
+            ok("and after the command for a machine that is not there", status == 2 and s.process.poll() is None, f"{status} {err}")
+            status, _, err = control("protect", "protect-r", "unix:" + where)
+            ok("and protects", status == 0, err + s.errors())
+            s.process.kill()
+            s.process.wait()
+            ok("a standby that is killed leaves no copy", wait_until(lambda: not os.path.exists(where + ".copy")))
+        control("protect", "--stop", "protect-r")
         ok("the machine goes on", "here" in g.shell("echo he''re"))
         refused("nothing is to be stopped", ["protect", "--stop", "protect-r"], "not protected", 1)
 
@@ -461,7 +483,7 @@ def figures(folder):
         for rate in (0, 10, 25, 50):
             s = Guest("unix:" + where, "--name", "protect-g", verb="standby") if rate else None
             if rate:
-                wait_until(lambda: os.path.exists(where))
+                wait_until(lambda: listens(where))
                 control("protect", "protect-f", "unix:" + where, "--rate", str(rate), "--timeout", "10000")
             compute, start = seconds(g, "compute"), time.monotonic()
             before = protection("protect-f")
@@ -494,11 +516,13 @@ def main():
         if args.figures:
             figures(folder)
             return
-        parts = {"killed": lambda: killed(folder, args.kills), "engines": lambda: engines(folder), "standby_lost": lambda: standby_lost(folder),
-                 "tls": lambda: tls(folder), "refusals": lambda: refusals(folder)}
+        parts = {"killed": lambda folder: killed(folder, args.kills), "engines": engines, "standby_lost": standby_lost,
+                 "tls": tls, "refusals": refusals}
         for name, part in parts.items():
             if args.only == name or not args.only and (name == "killed" or args.kills <= 3):
-                part()
+                own = os.path.join(folder, name)
+                os.mkdir(own)
+                part(own)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     finish()
