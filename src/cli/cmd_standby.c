@@ -25,7 +25,7 @@
 #include "ctl/witness.h"
 #include "machine/state.h"
 
-#define PORT_TRIES 200 /* of 10 ms: for the kernel to take away what was the primary's */
+#define NETS_SOON 200 /* tries, 10 ms apart */
 
 struct command {
 	struct migrate_target at;
@@ -198,19 +198,26 @@ static void ready(void *opaque)
 
 /* ---- the plan ---- */
 
-/* Host ports, above all, may be the primary's for a moment still. */
-static int await_ports(struct command *c, struct error *e)
+/*
+ * Host ports and tap interfaces may be the primary's still: for a moment, or,
+ * if it is on this host and silent but alive, for as long as it lives. The
+ * machine is here and perhaps nowhere else, so there is no giving up.
+ */
+static void await_nets(struct command *c)
 {
-	const struct timespec pause = { .tv_nsec = 10000000 };
+	const struct timespec soon = { .tv_nsec = 10000000 }, later = { .tv_sec = 1 };
+	struct error e;
 
 	for (unsigned i = 0;; i++) {
 		struct machine_config probe = c->o->machine;
-		int r = net_options_create(&c->o->nets, &probe, e);
+		int r = net_options_create(&c->o->nets, &probe, &e);
 
 		net_options_destroy(&probe);
-		if (!r || i == PORT_TRIES)
-			return r;
-		nanosleep(&pause, NULL);
+		if (!r)
+			return;
+		if (i == NETS_SOON)
+			fprintf(stderr, "ectype: standby: %s; goes on as soon as it is free\n", e.text);
+		nanosleep(i < NETS_SOON ? &soon : &later, NULL);
 	}
 }
 
@@ -231,7 +238,8 @@ static int take_over(struct command *c, struct error *e)
 		return -1;
 	c->saved =
 	    (struct machine_saved){ .stream = &c->stream, .ram_fd = -1, .load_ram = adopt, .ram = k.ram, .same = true };
-	return await_ports(c, e);
+	await_nets(c);
+	return 0;
 }
 
 /* The next one who connects is served. */

@@ -203,6 +203,12 @@ class Chain:
             g.close()
 
 
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
 def killed(folder, kills):
     """The primary is killed under load, its standby takes over and is protected in turn, and so on."""
     o = Observer()
@@ -268,7 +274,7 @@ def engines(folder):
 def standby_lost(folder):
     """The standby is killed: the primary goes on, or stands still, as it was told."""
     o = Observer()
-    c = Chain(folder, o, disk=False)
+    c = Chain(folder, o, disk=False, net=(f"user,hostfwd=tcp:127.0.0.1:{free_port()}-:22", "10.0.2.2", "10.0.2.15"))
     try:
         s, _, _ = c.standby(primary=("--on-loss", "continue"))
         s.process.kill()
@@ -297,11 +303,13 @@ def standby_lost(folder):
         s, name, copy = c.standby("--witness", witness, primary=("--witness", witness))
         silent = c.g
         silent.process.send_signal(signal.SIGSTOP)
-        c.taken_over(s, name, copy)
+        ok("a standby waits for a host port that a silent primary has",
+           wait_until(lambda: "goes on as soon as it is free" in s.errors()), s.errors())
         silent.process.send_signal(signal.SIGCONT)
         ok("witness: a primary that comes back ends", silent.wait(20) is not None and
            "has taken over" in silent.errors(), silent.errors())
-        s, name, copy = c.standby()
+        c.taken_over(s, name, copy)
+        s, name, copy = c.standby("--net", "user")
         silent = c.g
         silent.process.send_signal(signal.SIGSTOP)
         c.taken_over(s, name, copy)
