@@ -337,7 +337,7 @@ int cmd_receive(int argc, char **argv)
 	if (!status)
 		status = run(x);
 out:
-	free(x->own.argv);
+	given_options_free(&x->own);
 	free(x->own.option);
 	free(x);
 	return status;

@@ -305,7 +305,7 @@ int cmd_restore(int argc, char **argv)
 	if (!status)
 		status = run_machine(&plan);
 out:
-	free(x->own.argv);
+	given_options_free(&x->own);
 	free(x->own.option);
 	free(x);
 	return status;

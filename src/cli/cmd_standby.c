@@ -379,7 +379,7 @@ int cmd_standby(int argc, char **argv)
 		status = run(c);
 out:
 	saved_options_free(&c->options);
-	free(c->own.argv);
+	given_options_free(&c->own);
 	free(c->own.option);
 	free(c);
 	return status;

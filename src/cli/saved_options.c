@@ -310,9 +310,9 @@ int given_options_take(struct given_options *g, const char *command, int argc, c
 
 	if (!whole && *i + 1 == argc)
 		return usage_error("%s: %s needs a value", command, arg);
-	if (!whole && asprintf(&arg, "%s=%s", arg, argv[++*i]) < 0)
+	if (asprintf(&g->option[g->count], "%s%s%s", arg, whole ? "" : "=", whole ? "" : argv[++*i]) < 0)
 		return EXIT_FAILED;
-	g->option[g->count++] = arg;
+	g->count++;
 	return 0;
 }
 
@@ -345,9 +345,16 @@ int given_options_parse(struct given_options *g, struct saved_options *s, const 
 		g->argv[n++] = s->option[i];
 	for (unsigned i = 0; i < g->count; i++)
 		g->argv[n++] = g->option[i];
-	/* the strings are the options' as long as the machine runs */
-	free(s->option);
-	s->option = NULL;
-	s->count = 0;
+	g->saved = *s;
+	*s = (struct saved_options){ 0 };
 	return run_options_parse(o, n, g->argv);
+}
+
+void given_options_free(struct given_options *g)
+{
+	while (g->count)
+		free(g->option[--g->count]);
+	saved_options_free(&g->saved);
+	free(g->argv);
+	g->argv = NULL;
 }

@@ -35,13 +35,12 @@ void saved_options_drop(struct saved_options *s, const char *name);
 /* Is `arg` ("--eager") an option of `ectype restore` that takes no value behind it? */
 bool saved_options_flag(const char *arg);
 
-/*
- * Options of ectype run that a command was given for a machine of which it has the saved ones. `option` has room for
- * argc of them, `argv` lives as long as the machine; both are the caller's to free.
- */
+/* Options of ectype run that a command was given for a machine of which it has the saved ones. Lives as long as the
+ * machine. `option` is the caller's, with room for argc of them. */
 struct given_options {
 	char **option;
 	unsigned count;
+	struct saved_options saved;
 	char **argv;
 	char self[16];
 };
@@ -51,7 +50,9 @@ int given_options_take(struct given_options *g, const char *command, int argc, c
 void given_options_help(void);
 /* They replace saved ones. 0, or an exit status after a message: one that is the machine's own. */
 int given_options_replace(const struct given_options *g, struct saved_options *s, const char *command);
-/* Parses both; *s is empty afterwards, its strings are the machine's. 0, or an exit status after a message. */
+/* Parses both; takes over what is in *s. 0, or an exit status after a message. */
 int given_options_parse(struct given_options *g, struct saved_options *s, const char *command, struct run_options *o);
+/* But for `option` itself. */
+void given_options_free(struct given_options *g);
 
 #endif

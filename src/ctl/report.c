@@ -233,7 +233,7 @@ static void put_disks(json_t *top, const struct snapshot *s)
 
 static void put_nets(json_t *top, const struct snapshot *s)
 {
-	char key[16];
+	char key[20];
 
 	for (unsigned i = 0; i < s->nets; i++) {
 		json_t *o = json_object();
