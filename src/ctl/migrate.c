@@ -532,8 +532,10 @@ static bool prepare(struct migration *g)
 {
 	g->cancel = false;
 	atomic_store(&g->quit, false);
+	g->sent_before = g->fig.sent;
 	if (g->phase == MIGRATION_IN_DOUBT || g->phase == MIGRATION_POST_COPIES || g->unsettled)
 		return true;
+	g->sent_before = 0;
 	g->fig = (struct migration_figures){ .start = host_ns() };
 	g->why.text[0] = 0;
 	g->copy_disks = g->set.copy_disks;

@@ -65,7 +65,7 @@ static int send_from(struct migration *g, u64 first, u64 most, struct error *e)
 	g->post_at = first + n;
 	note_left(g, g->post_left - n);
 	pthread_mutex_lock(&g->lock);
-	g->fig.sent = g->c.sent;
+	g->fig.sent = g->sent_before + g->c.sent;
 	pthread_mutex_unlock(&g->lock);
 	return 0;
 }

@@ -38,6 +38,7 @@ struct migration {
 	struct migration_settings set;
 	bool copy_disks;    /* of this migration */
 	bool post_possible; /* the receiver can take memory while it runs */
+	u64 sent_before;    /* over connections of this migration that were lost */
 	struct migration_figures fig;
 	struct error why;
 

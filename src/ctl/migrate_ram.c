@@ -120,7 +120,7 @@ int migration_objection(struct migration *g, struct error *e)
 void migration_note_sent(struct migration *g, u64 bytes)
 {
 	pthread_mutex_lock(&g->lock);
-	g->fig.sent = g->c.sent;
+	g->fig.sent = g->sent_before + g->c.sent;
 	g->fig.remaining -= MIN(g->fig.remaining, bytes);
 	pthread_mutex_unlock(&g->lock);
 }

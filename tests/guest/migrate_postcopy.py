@@ -113,17 +113,161 @@ def moves(folder):
         g.close()
 
 
+class Reading:
+    """A guest that reads a disk around its page cache, into memory that it has just written, and writes it back to
+    another: the host's kernel does both."""
+
+    def __init__(self, folder):
+        self.paths = [os.path.join(folder, n) for n in ("from.raw", "to.raw")]
+        data = os.urandom(16 * MIB)
+        with open(self.paths[0], "wb") as f:
+            f.write(data)
+        with open(self.paths[1], "wb") as f:
+            f.truncate(len(data))
+        self.options = [a for i, p in zip("ft", self.paths) for a in ("--disk", f"{p},id={i}")]
+
+    def begin(self, g):
+        g.shell("dd if=/dev/vda bs=1M 2>/dev/null | md5sum >/tmp/should")
+        g.shell("(cd /tmp; n=0; bad=0; while :; do dd if=/dev/vda of=/dev/vdb bs=8M iflag=direct oflag=direct "
+                "2>/dev/null || bad=$((bad+1)); n=$((n+1)); "
+                "dd if=/dev/vdb bs=4M iflag=direct 2>/dev/null | md5sum | cmp -s - should || bad=$((bad+1)); "
+                "echo $n $bad >copies; done) & true")
+        wait_for(lambda: int((g.shell("cat /tmp/copies 2>/dev/null").split() or ["0"])[0]) > 1)
+
+    def look(self, h):
+        first = h.shell("cat /tmp/copies").split()
+        good = wait_for(lambda: int(h.shell("cat /tmp/copies").split()[0]) > int(first[0]) + 2, 60)
+        ok("disks read and write memory that has not come", good and h.shell("cat /tmp/copies").split()[1] == "0",
+           first + h.shell("cat /tmp/copies").split())
+
+
+def cuts(folder):
+    """The connection is cut again and again, from the hand-over to the end; the relay is killed."""
+    where, front = os.path.join(folder, "c"), os.path.join(folder, "cut")
+    reading = Reading(folder)
+    g = guest("pc-d", "--cpus", "2", *reading.options)
+    try:
+        reading.begin(g)
+        kept, before = md5(g, "/tmp/kept"), g.shell("cat /tmp/load").split()[0]
+        proxy = Proxy(front, where)
+        h = receiver("unix:" + where, "pc-e", engine=HERE)
+        words = [b"go", b"started", b"need", b"got", b"got", b"need", b"all"]
+        cut = []
+
+        def act():
+            cut.append(words.pop(0))
+            proxy.cut(0.3)
+            proxy.word = words[0] if words else None
+
+        proxy.act, proxy.word = act, words[0]
+        p = begin("pc-d", "unix:" + front, bandwidth="24")
+        # the relay as well, once
+        killed = wait_for(lambda: migration("pc-d").get("phase") == "post-copy", 60)
+        if killed:
+            p.kill()
+            end(p)
+            p = begin("pc-d", "unix:" + front, bandwidth="24")
+        status, out, err = end(p, 90)
+        ok("cut and killed at every step: it has moved", killed and status == 0 and g.wait(20) == 0,
+           f"{killed} {cut} {status} {out} {err} {g.errors()} {h.errors()}")
+        ok("the connection was cut between all steps", len(cut) >= 6, cut)
+        print("#   " + out.strip(), flush=True)
+        proxy.close()
+        g.close()
+        g = h
+        whole(h, "after all cuts", kept, before)
+        reading.look(h)
+        control("stop", "pc-e", "--force")
+    finally:
+        g.close()
+
+
+def early(folder):
+    """Cut before the hand-over: it goes on where it was, and the receiver ends."""
+    where, front = os.path.join(folder, "e"), os.path.join(folder, "early")
+    with guest("pc-f") as g:
+        for word, before in ((b"missing", True), (b"missing", False), (b"state", False), (b"ready", True)):
+            with receiver("unix:" + where, "pc-g", engine=HERE) as h:
+                proxy = Proxy(front, where)
+                proxy.word, proxy.before, proxy.act = word, before, lambda: proxy.cut(0.3)
+                status, out, err = end(begin("pc-f", "unix:" + front, bandwidth="48"), 60)
+                name = f"cut {'before' if before else 'after'} {word.decode()}"
+                ok(f"{name}: the machine goes on here", status == 1 and "goes on here" in err and
+                   "al1ve" in g.shell("echo al1ve"), f"{status} {out} {err} {h.errors()}")
+                ok(f"{name}: the receiver ends", h.wait(20) == 1, h.errors())
+                proxy.close()
+
+
+def lost(folder):
+    """One side dies when the memory is in two halves: the other waits, and says so."""
+    for victim in ("source", "receiver"):
+        where = "unix:" + os.path.join(folder, "l" + victim)
+        with guest("pc-h", "--cpus", "2") as g, receiver(where, "pc-i", engine=HERE) as h:
+            p = begin("pc-h", where, bandwidth="8")
+            there = wait_for(lambda: migration("pc-h").get("phase") == "post-copy", 60)
+            (g if victim == "source" else h).process.kill()
+            if victim == "source":
+                ok("source killed: the receiver waits", there and wait_for(
+                    lambda: "waiting for memory" in control("ps")[1], 20), control("ps")[1] + h.errors())
+                ok("and says so in one line", h.errors().count("have not come") == 1, h.errors())
+                a = arrival("pc-i")
+                ok("its figures say so", a.get("waiting") and not a["connected"] and a["missing_bytes"], a)
+                ok("it can be ended", control("stop", "pc-i", "--force")[0] == 0 and h.wait(20) is not None, h.errors())
+                ok("migrate says that the source has gone", end(p)[0] in (1, 2))
+            else:
+                ok("receiver killed: the source keeps what it has", there and wait_for(
+                    lambda: re.search(r"pc-h +\d+ post-copy", control("ps")[1])), control("ps")[1])
+                status, _, err = control("stop", "pc-h")
+                ok("it is not ended by mistake", status == 1 and err.count("\n") == 1 and "--force" in err, err)
+                status, _, err = control("resume", "pc-h")
+                ok("nor does it go on", status and "receiver" in err, err)
+                p.send_signal(signal.SIGINT)
+                status, _, err = end(p)
+                ok("migrate says how it stands", status == 1 and "needs memory" in err, err)
+                ok("the source can be ended", control("stop", "pc-h", "--force")[0] == 0 and g.wait(20) is not None)
+
+
+def refused(folder):
+    """Who cannot take memory late says so before anything is sent; the same over TLS; asked for when under way."""
+    where = "unix:" + os.path.join(folder, "r")
+    with guest("pc-j", memory="128M") as g:
+        if os.access("/dev/kvm", os.R_OK | os.W_OK):
+            with receiver(where, "pc-k", engine="kvm") as h:
+                status, out, err = end(begin("pc-j", where))
+                # a processor that lacks something is looked at first
+                ok("engine kvm: refused on both sides", status == 1 and "goes on here" in err and h.wait(20) == 2 and
+                   re.search("post-copy: engine kvm|KVM lacks", err), err + h.errors())
+        else:
+            skip("engine kvm", "no /dev/kvm here")
+        kept, before = md5(g, "/tmp/kept"), g.shell("cat /tmp/load").split()[0]
+        tls = shutil.which("openssl") is not None
+        o = certificates(folder) if tls else lambda name: []
+        with receiver("tcp:127.0.0.1:0", "pc-l", *o("there"), engine=HERE) as h:
+            p = subprocess.Popen([ECTYPE, "migrate", "pc-j", f"tcp:127.0.0.1:{h.port}", "--timeout", "0", "--bandwidth",
+                                  "24", *o("here")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            wait_for(lambda: migration("pc-j").get("phase") == "ram")
+            status, _, err = control("ctl", "pc-j", "PUT", "/api/v1/vm.migration-set", '{"post_copy": 1}')
+            ok("a setting that is none", status and "true or false" in err, err)
+            status, _, err = control("ctl", "pc-j", "PUT", "/api/v1/vm.migration-set", '{"post_copy": true}')
+            ok("post-copy is asked for when it is under way", status == 0, err)
+            status, out, err = end(p)
+            ok("and it moves" + (", over TLS" if tls else ""), status == 0 and arrival("pc-l").get("faults", 0) > 0,
+               out + err + h.errors())
+            whole(h, "pc-l", kept, before)
+            control("stop", "pc-l", "--force")
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--only", help="a part")
     o = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        parts = {"moves": lambda: moves(folder)}
+        parts = {"moves": moves, "cuts": cuts, "early": early, "lost": lost, "refused": refused}
         for name, part in parts.items():
             if o.only and o.only != name:
                 continue
             try:
-                part()
+                part(folder)
             except (Timeout, subprocess.TimeoutExpired) as e:
                 ok("a guest answers in time", False, e)
     finish()
