@@ -184,6 +184,7 @@ static void wait_for_source(struct arrival *a)
 	while (!atomic_load(&a->ending)) {
 		int fd = listen_next(a->listen_fd, 100);
 
+		arrival_post_alone(a);
 		if (fd < 0)
 			continue;
 		a->fd = fd;
@@ -207,7 +208,14 @@ static void note_lost(struct arrival *a)
 		doubt = true;
 	}
 	pthread_mutex_unlock(&a->lock);
-	if (doubt && !atomic_load(&a->ending))
+	if (!doubt || atomic_load(&a->ending))
+		return;
+	if (a->post)
+		log_warn("receive",
+			 "in doubt: the machine is here, a part of its memory is at the source, and that is not "
+			 "heard any more. It stands still until the source asks. If that is gone for good: "
+			 "ectype stop");
+	else
 		log_warn("receive", "in doubt: all of the machine is here, but the source is not heard any more. It "
 				    "stands still until the source asks. If that surely does not run any more: ectype "
 				    "resume; if it does: ectype stop");

@@ -132,16 +132,23 @@ static bool add_wait(struct arrival_post *p, u64 frame)
 	return true;
 }
 
-static int ask(struct arrival *a)
+/* Notes who waits that did not before: which frames, how many. */
+static unsigned look(struct arrival_post *p, u64 frame[FAULTS_MAX])
 {
-	struct arrival_post *p = a->post;
-	u64 frame[FAULTS_MAX];
 	unsigned n = missing_faults(p->missing, frame, FAULTS_MAX), wanted = 0;
-	struct encoder *out;
 
 	for (unsigned i = 0; i < n; i++)
 		if (add_wait(p, frame[i]))
 			frame[wanted++] = frame[i];
+	return wanted;
+}
+
+static int ask(struct arrival *a)
+{
+	u64 frame[FAULTS_MAX];
+	unsigned wanted = look(a->post, frame);
+	struct encoder *out;
+
 	if (!wanted)
 		return 0;
 	out = channel_begin(&a->c, MIGRATION_NEED);
@@ -225,7 +232,7 @@ int arrival_next(struct arrival *a, unsigned ms, struct stream_section *s)
 			poll(p, 2, (int)MIN(ms, SLICE_MS));
 		if (atomic_load(&a->ending))
 			return unsound(a, "the machine ends");
-		if (missing_left(a->post->missing) && ask(a))
+		if (ask(a))
 			return -1;
 		if (channel_readable(&a->c)) {
 			n = channel_next(&a->c, MIGRATION_STILL_MS, s);
@@ -246,6 +253,17 @@ int arrival_next(struct arrival *a, unsigned ms, struct stream_section *s)
 }
 
 /* ---- another connection ---- */
+
+void arrival_post_alone(struct arrival *a)
+{
+	u64 frame[FAULTS_MAX];
+
+	if (!a->post)
+		return;
+	/* zeros come from nobody; what is missing is asked for later */
+	look(a->post, frame);
+	note(a->post, false);
+}
 
 int arrival_post_say_missing(struct arrival *a)
 {

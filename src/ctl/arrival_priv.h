@@ -37,11 +37,13 @@ struct decision {
 void arrival_decide(struct decision *d, void (*fn)(void *));
 
 /* arrival_post.c: memory that comes after the machine. The others than create and destroy are the arrival's thread's;
- * without post-copy the next three do nothing more than without it. */
+ * without post-copy they do nothing more than without it. */
 struct arrival_post *arrival_post_create(struct memory *m, int fd, const u64 *missing, struct error *e);
 void arrival_post_destroy(struct arrival_post *p);
 /* As channel_next(): the next section that is not of memory, which is placed as it comes. */
 int arrival_next(struct arrival *a, unsigned ms, struct stream_section *s);
+/* Now and then while there is no connection. */
+void arrival_post_alone(struct arrival *a);
 /* Over a new connection, before and behind what has become of the machine. 0, or -1: the connection is lost. */
 int arrival_post_say_missing(struct arrival *a);
 int arrival_post_say_more(struct arrival *a);
