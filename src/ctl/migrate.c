@@ -234,6 +234,7 @@ static enum outcome started(struct migration *g, struct error *e)
 	if (g->phase != MIGRATION_POST_COPIES)
 		g->fig.downtime_ns = host_ns() - g->fig.downtime_ns;
 	g->phase = MIGRATION_POST_COPIES;
+	g->unsettled = false;
 	g->why.text[0] = 0;
 	pthread_mutex_unlock(&g->lock);
 	return migration_post_push(g, e) ? OUTCOME_NEEDED : OUTCOME_THERE;

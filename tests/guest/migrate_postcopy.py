@@ -44,7 +44,7 @@ def arrival(name):
     return migration(name).get("arrival", {})
 
 
-def begin(name, where, *more, bandwidth="20"):
+def begin(name, where, *more, bandwidth="32"):
     return subprocess.Popen([ECTYPE, "migrate", name, where, "--post-copy", "--timeout", "0", "--bandwidth", bandwidth,
                              *more],
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -79,7 +79,7 @@ def moves(folder):
         for there, engine in (("pc-b", THERE), ("pc-c", HERE)):
             before = g.shell("cat /tmp/load").split()[0]
             h = receiver(where, there, engine=engine)
-            p = begin(here, where)
+            p = begin(here, where, bandwidth="20")
             phase = wait_for(lambda: migration(here).get("phase") == "post-copy", 60)
             seen = arrival(there), control("ps")[1]
             late = [control("migrate", "--cancel", here), control("resume", here),
@@ -204,7 +204,7 @@ def lost(folder):
     for victim in ("source", "receiver"):
         where = "unix:" + os.path.join(folder, "l" + victim)
         with guest("pc-h", "--cpus", "2") as g, receiver(where, "pc-i", engine=HERE) as h:
-            p = begin("pc-h", where, bandwidth="16")
+            p = begin("pc-h", where, bandwidth="32")
             there = wait_for(lambda: migration("pc-h").get("phase") == "post-copy", 60)
             (g if victim == "source" else h).process.kill()
             if victim == "source":
@@ -247,7 +247,7 @@ def refused(folder):
         o = certificates(folder) if tls else lambda name: []
         with receiver("tcp:127.0.0.1:0", "pc-l", *o("there"), engine=HERE) as h:
             p = subprocess.Popen([ECTYPE, "migrate", "pc-j", f"tcp:127.0.0.1:{h.port}", "--timeout", "0", "--bandwidth",
-                                  "20", *o("here")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                                  "32", *o("here")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             wait_for(lambda: migration("pc-j").get("phase") == "ram")
             status, _, err = control("ctl", "pc-j", "PUT", "/api/v1/vm.migration-set", '{"post_copy": 1}')
             ok("a setting that is none", status and "400" in err, err)
