@@ -222,6 +222,8 @@ def long():
         Job("long: block, writers killed", ["tests/block/killed.py", "--rounds", "100"], 900),
         Job("long: 100 clients of snapshots killed", ["tests/guest/store.py", "--engine", "dbt", "--rounds", "100"], 900),
         Job("long: 100 protected machines killed", ["tests/guest/protect.py", "--engine", "dbt", "--kills", "100"], 1800),
+        Job("long: 100 machines that move with their disks killed",
+            ["tests/guest/migrate.py", "--engine", "dbt", "--kills", "100", "--copy-disks"], 1800),
         Job("long: 400 machines killed", ["tests/guest/killsafe.py", "--engine", "dbt", "--rounds", "100"], 3600),
         Job("long: lockstep, payloads, engines in turn", ["tests/lockstep/payloads.py", "--alternate", "30011"], 1800),
         Job("long: lockstep, compile.py", ["tests/lockstep/compile.py"], 3600),

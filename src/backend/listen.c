@@ -1,6 +1,7 @@
 #include "backend/listen.h"
 
 #include "base/log.h"
+#include "base/pass_fd.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -108,30 +109,16 @@ int listen_tcp(const char *what, const char *host, const char *port, int backlog
 
 static int receive_fd(int fd)
 {
-	union {
-		struct cmsghdr head;
-		char room[CMSG_SPACE(sizeof(int))];
-	} control;
 	char text[256];
-	struct iovec iov = { text, sizeof(text) - 1 };
-	struct msghdr m = {
-		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
-	};
-	struct cmsghdr *c;
-	ssize_t n = recvmsg(fd, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	unsigned count;
 	int got;
+	ssize_t n = fd_receive(fd, text, sizeof(text) - 1, &got, 1, &count);
 
-	if (n <= 0)
-		return -1;
-	c = CMSG_FIRSTHDR(&m);
-	if (!c) {
+	if (n > 0 && !count) {
 		text[n] = 0;
-		log_warn("receive", "%s", text);
+		log_warn("door", "%s", text);
 	}
-	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(sizeof(int)))
-		return -1;
-	memcpy(&got, CMSG_DATA(c), sizeof(got));
-	return got;
+	return count ? got : -1;
 }
 
 int listen_next(int fd, unsigned ms)

@@ -44,6 +44,10 @@ int parse_size(const char *s, u64 *out);
 /* Decimal or 0x number up to `max`. */
 int parse_number(const char *s, u64 max, u64 *out);
 
+/* "--name VALUE" or "--name=VALUE" at argv[*i]: the value, *i is its last word; NULL: it is not this option, or has no
+ * value. */
+const char *option_value(const char *name, int argc, char **argv, int *i);
+
 /* SIGINT, SIGTERM and SIGHUP call `stop` (async-signal-safe) from now on;
  * SIGPIPE and SIGXFSZ are ignored. signals_caught() is the one that came, or 0. */
 void signals_install(void (*stop)(void *), void *opaque);

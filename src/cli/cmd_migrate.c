@@ -299,37 +299,22 @@ static int help(void)
 	    "       ectype migrate --cancel NAME\n"
 	    "Moves the running machine NAME to `ectype receive`, which listens there. It runs here until all of\n"
 	    "its memory is there. Both sides must see the same files of disks, or --copy-disks. Ctrl-C cancels.\n\n"
-	    "  --copy-disks        disks that the guest can write to are copied; ectype receive --disk ID=PATH says\n"
-	    "                      where. The files here stay as the machine left them\n"
-	    "  --post-copy         memory that is written faster than it can be sent comes when the guest runs there\n"
-	    "                      already. If this machine or the connection is lost then for good, so is the guest\n"
-	    "  --downtime MS       the guest may stand still for so long, as far as can be foreseen (100)\n"
-	    "  --timeout S         give up if that is not reached in S seconds; default: never\n"
-	    "  --bandwidth MIB/S   send no more than so many MiB a second\n"
-	    "  --tls-cert F, --tls-key F, --tls-ca F\n"
-	    "                      TLS: our certificate and its key, and who has signed the receiver's\n"
-	    "  --tls-host NAME     the name in the receiver's certificate, if it is not HOST\n"
-	    "  --insecure          to another host without TLS\n"
-	    "  --quiet             no progress\n"
-	    "  --cancel            of a machine that moves: it goes on here\n\n"
-	    "Exit status: 0 moved, 1 not: the machine goes on here, or it is in doubt where, and a line says so;\n"
-	    "2 bad usage or no such machine.\n");
+	    "  --copy-disks         disks that the guest can write to are copied; ectype receive --disk ID=PATH says\n"
+	    "                       where. The files here stay as the machine left them\n"
+	    "  --post-copy          memory that is written faster than it can be sent comes when the guest runs there\n"
+	    "                       already. If this machine or the connection is lost then for good, so is the guest\n"
+	    "  --downtime MS        the guest may stand still for so long, as far as can be foreseen (100)\n"
+	    "  --timeout S          give up if that is not reached in S seconds; default: never\n"
+	    "  --bandwidth MIB/S    send no more than so many MiB a second\n");
+	migrate_target_help(false);
+	printf("  --quiet              no progress\n"
+	       "  --cancel             of a machine that moves: it goes on here\n\n"
+	       "Exit status: 0 moved, 1 not: the machine goes on here, or it is in doubt where, and a line says so;\n"
+	       "2 bad usage or no such machine.\n");
 	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
 }
 
 /* ---- arguments ---- */
-
-/* "--name VALUE" or "--name=VALUE": the value, or NULL. */
-static const char *value_of(const char *name, int argc, char **argv, int *i)
-{
-	size_t n = strlen(name);
-
-	if (strncmp(argv[*i], name, n))
-		return NULL;
-	if (argv[*i][n] == '=')
-		return argv[*i] + n + 1;
-	return !argv[*i][n] && *i + 1 < argc ? argv[++*i] : NULL;
-}
 
 static int take_number(struct command *c, const char *member, const char *option, const char *text, u64 max)
 {
@@ -360,11 +345,11 @@ static int take_argument(struct command *c, int argc, char **argv, int *i)
 
 	if (status)
 		return status < 0 ? 0 : status;
-	if ((v = value_of("--downtime", argc, argv, i)))
+	if ((v = option_value("--downtime", argc, argv, i)))
 		return take_number(c, "downtime_ms", "--downtime", v, 3600000);
-	if ((v = value_of("--timeout", argc, argv, i)))
+	if ((v = option_value("--timeout", argc, argv, i)))
 		return take_number(c, "timeout_s", "--timeout", v, 86400 * 365);
-	if ((v = value_of("--bandwidth", argc, argv, i)))
+	if ((v = option_value("--bandwidth", argc, argv, i)))
 		return take_bandwidth(c, v);
 	if (!strcmp(argv[*i], "--cancel"))
 		c->cancel = true;

@@ -9,11 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/pass_fd.h"
 #include "cli/control.h"
-#include "cli/migrate_target.h"
+#include "cli/secure_link.h"
 #include "ctl/protect.h"
 #include "ctl/witness.h"
 
@@ -31,19 +31,10 @@ struct command {
 /* The terms, with the descriptors they need. */
 static int send_terms(const struct command *c, int monitor, int standby, int witness, struct error *e)
 {
-	_Alignas(struct cmsghdr) char space[CMSG_SPACE(2 * sizeof(int))] = { 0 };
 	const int fds[] = { standby, witness };
-	const size_t bytes = (witness >= 0 ? 2 : 1) * sizeof(int);
 	char line[PROTECT_TERMS_MAX];
-	struct iovec v = { line, protect_terms_write(&c->terms, line) };
-	struct msghdr m = { .msg_iov = &v, .msg_iovlen = 1, .msg_control = space, .msg_controllen = CMSG_SPACE(bytes) };
-	struct cmsghdr *h = CMSG_FIRSTHDR(&m);
 
-	h->cmsg_level = SOL_SOCKET;
-	h->cmsg_type = SCM_RIGHTS;
-	h->cmsg_len = CMSG_LEN(bytes);
-	memcpy(CMSG_DATA(h), fds, bytes);
-	if (sendmsg(monitor, &m, MSG_NOSIGNAL) == (ssize_t)v.iov_len)
+	if (!fd_pass(monitor, line, protect_terms_write(&c->terms, line), fds, witness >= 0 ? 2 : 1))
 		return 0;
 	return error_errno(e, errno, "machine '%s' does not listen", c->name);
 }
@@ -81,7 +72,7 @@ static int begin(struct command *c, int witness)
 	struct error e;
 	int standby, monitor, status;
 
-	standby = migrate_connect(&c->to, &e);
+	standby = link_connect(&c->to, &e);
 	if (standby < 0)
 		return control_status("protect", CTL_REFUSED, &e);
 	monitor = ctl_upgrade(c->name, V1 "vm.protect", "ectype-protection", &a, &e);
@@ -106,9 +97,6 @@ static int run(struct command *c)
 
 	if (c->stop)
 		return control_status("protect", ctl_order(c->name, "PUT", V1 "vm.unprotect", NULL, NULL, &e), &e);
-	if (c->to.tls.cert || c->to.tls.key || c->to.tls.ca)
-		return usage_error("protect: the connection cannot be encrypted: --insecure, on a network that is "
-				   "trusted");
 	if (migrate_target_check(&c->to, false, &e))
 		return usage_error("protect: %s", e.text);
 	if (getrandom(c->terms.id, sizeof(c->terms.id), 0) != sizeof(c->terms.id))
@@ -135,32 +123,20 @@ static int help(void)
 	    "Keeps a copy of the running machine NAME up to date at `ectype standby`, which listens there and goes on\n"
 	    "in its place when it dies. What the machine sends to the outside world waits until the copy has the\n"
 	    "state behind it. Returns when the machine is protected.\n\n"
-	    "  --rate N            checkpoints a second, 1 to %u (%u)\n"
-	    "  --timeout MS        the other side is lost when it is silent for so long (%u)\n"
-	    "  --witness FILE      a file that both sides see: whoever has lost the other goes on if it was the first\n"
-	    "                      there. It must be empty or missing\n"
+	    "  --rate N             checkpoints a second, 1 to %u (%u)\n"
+	    "  --timeout MS         the other side is lost when it is silent for so long (%u)\n"
+	    "  --witness FILE       a file that both sides see: whoever has lost the other goes on if it was the first\n"
+	    "                       there. It must be empty or missing\n"
 	    "  --on-loss hold|continue\n"
-	    "                      without a witness, if the standby is lost: the machine stands still until somebody\n"
-	    "                      decides (hold), or goes on if the connection was closed (continue); the standby\n"
-	    "                      takes over only at a closed connection then, too\n"
-	    "  --insecure          to another host; nothing of it is encrypted\n"
-	    "  --stop              the machine goes on unprotected\n\n"
-	    "ectype ctl NAME protection shows how it goes.\n"
-	    "Exit status: 0 done, 1 the machine or the standby refuses, 2 bad usage or no such machine.\n",
+	    "                       without a witness, if the standby is lost: the machine stands still until somebody\n"
+	    "                       decides (hold), or goes on if the connection was closed (continue); the standby\n"
+	    "                       takes over only at a closed connection then, too\n",
 	    PROTECT_RATE_MAX, RATE, TIMEOUT_MS);
+	migrate_target_help(false);
+	printf("  --stop               the machine goes on unprotected\n\n"
+	       "ectype ctl NAME protection shows how it goes.\n"
+	       "Exit status: 0 done, 1 the machine or the standby refuses, 2 bad usage or no such machine.\n");
 	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
-}
-
-/* "--name VALUE" or "--name=VALUE": the value, or NULL. */
-static const char *value_of(const char *name, int argc, char **argv, int *i)
-{
-	size_t n = strlen(name);
-
-	if (strncmp(argv[*i], name, n))
-		return NULL;
-	if (argv[*i][n] == '=')
-		return argv[*i] + n + 1;
-	return !argv[*i][n] && *i + 1 < argc ? argv[++*i] : NULL;
 }
 
 static int take_number(unsigned *to, const char *option, const char *text, unsigned min, unsigned max)
@@ -188,14 +164,14 @@ static int take_argument(struct command *c, int argc, char **argv, int *i)
 
 	if (status)
 		return status < 0 ? 0 : status;
-	if ((v = value_of("--rate", argc, argv, i)))
+	if ((v = option_value("--rate", argc, argv, i)))
 		return take_number(&c->terms.rate, "--rate", v, 1, PROTECT_RATE_MAX);
-	if ((v = value_of("--timeout", argc, argv, i)))
+	if ((v = option_value("--timeout", argc, argv, i)))
 		return take_number(&c->terms.timeout_ms, "--timeout", v, PROTECT_TIMEOUT_MIN_MS,
 				   PROTECT_TIMEOUT_MAX_MS);
-	if ((v = value_of("--on-loss", argc, argv, i)))
+	if ((v = option_value("--on-loss", argc, argv, i)))
 		return take_on_loss(c, v);
-	if ((v = value_of("--witness", argc, argv, i)))
+	if ((v = option_value("--witness", argc, argv, i)))
 		c->witness = v;
 	else if (!strcmp(argv[*i], "--stop"))
 		c->stop = true;

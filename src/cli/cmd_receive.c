@@ -13,7 +13,9 @@
 #include "backend/listen.h"
 #include "base/host_time.h"
 #include "cli/cli.h"
+#include "cli/disk_places.h"
 #include "cli/doorkeeper.h"
+#include "cli/file_keeper.h"
 #include "cli/migrate_target.h"
 #include "cli/receive.h"
 #include "cli/run.h"
@@ -26,13 +28,11 @@ struct receive {
 	struct migrate_target at;
 	bool verbose;
 	struct given_options own;
-	char **disk; /* ID=PATH */
-	unsigned disks;
+	struct disk_places places;
 	int listen_fd; /* the arrival's, when there is one */
 	struct companion door;
-	struct companion keeper; /* of copies of disks; pid 0: none */
-	const char *made[MACHINE_DISKS_MAX];
-	unsigned mades;
+	struct companion keeper;	     /* of copies of disks; pid 0: none */
+	const char *copy[MACHINE_DISKS_MAX]; /* where they are */
 	struct receiver r;
 	struct machine_saved saved;
 	struct arrival *arrival;
@@ -56,53 +56,24 @@ static int meet(struct receive *x)
 	}
 }
 
-static int rename_disks(struct receive *x, struct run_options *o)
-{
-	for (unsigned i = 0; i < x->disks; i++) {
-		size_t n = strcspn(x->disk[i], "=");
-		bool found = false;
-
-		for (unsigned k = 0; k < o->machine.disks; k++) {
-			struct machine_disk *d = &o->machine.disk[k];
-
-			if (strlen(d->id) != n || strncmp(d->id, x->disk[i], n))
-				continue;
-			d->image.path = x->disk[i] + n + 1;
-			found = true;
-		}
-		if (!found)
-			return usage_error("receive: --disk %s: the machine has no such disk", x->disk[i]);
-	}
-	return 0;
-}
-
 static int parse(struct receive *x, struct run_options *o)
 {
+	struct error e;
 	int status = given_options_replace(&x->own, &x->r.options, "receive");
 
 	if (!status)
 		status = given_options_parse(&x->own, &x->r.options, "receive", o);
-	return status ? status : rename_disks(x, o);
+	if (!status && disk_places_apply(&x->places, &o->machine, &e))
+		status = usage_error("receive: %s", e.text);
+	return status;
 }
 
 /* ---- copies of disks ---- */
 
-static const char *given_path(const struct receive *x, const char *id)
-{
-	const char *path = NULL;
-
-	for (unsigned i = 0; i < x->disks; i++)
-		if (!strncmp(x->disk[i], id, strlen(id)) && x->disk[i][strlen(id)] == '=')
-			path = x->disk[i] + strlen(id) + 1;
-	return path;
-}
-
 static int place_copy(struct receive *x, unsigned n, struct machine_disk *disk, struct error *e)
 {
 	struct received_disks *d = &x->r.disks;
-	const char *path = given_path(x, disk->id);
-	bool made;
-	int ret;
+	const char *path = disk_places_of(&x->places, disk->id);
 
 	if (n >= d->count || strcmp(d->id[n], disk->id))
 		return error_set(e, "the offer of the source is not sound: its disks are not the machine's");
@@ -110,16 +81,15 @@ static int place_copy(struct receive *x, unsigned n, struct machine_disk *disk, 
 		return error_set(e, "disk '%s' is copied: --disk %s=PATH of ectype receive says where to", disk->id,
 				 disk->id);
 	disk->image.format = BLOCK_FORMAT_RAW;
-	ret = received_disks_make(d, n, path, &made, e);
-	if (made)
-		x->made[x->mades++] = path;
-	return ret;
+	x->copy[n] = path;
+	return 0;
 }
 
-/* Without files there are none. The caller drops them. */
+/* Without files there are none. end_copies() drops them. */
 static int place_copies(struct receive *x, struct run_options *o, struct error *e)
 {
 	struct received_disks *d = &x->r.disks;
+	struct error why;
 	unsigned n = 0;
 
 	for (unsigned i = 0; d->count && i < o->machine.disks; i++)
@@ -127,13 +97,24 @@ static int place_copies(struct receive *x, struct run_options *o, struct error *
 			return -1;
 	if (n != d->count)
 		return error_set(e, "the offer of the source is not sound: its disks are not the machine's");
-	return n ? file_keeper_start(&x->keeper, x->made, x->mades, e) : 0;
+	if (n && file_keeper_start(&x->keeper, x->copy, n, e))
+		return -1;
+	for (unsigned i = 0; i < n; i++) {
+		int fd = file_keeper_make(&x->keeper, i, &why);
+
+		if (fd < 0)
+			return error_set(e, "cannot make %s for the copy of disk '%s': %.200s", x->copy[i], d->id[i],
+					 why.text);
+		if (received_disks_place(d, i, fd, x->copy[i], e))
+			return -1;
+	}
+	return 0;
 }
 
 static int open_copies(struct receive *x, struct error *e)
 {
 	for (unsigned i = 0; i < x->r.disks.count; i++)
-		if (received_disks_open(&x->r.disks, i, x->made[i], e))
+		if (received_disks_open(&x->r.disks, i, x->copy[i], e))
 			return -1;
 	return 0;
 }
@@ -143,9 +124,6 @@ static void end_copies(struct receive *x)
 {
 	if (x->keeper.pid)
 		companion_finish(&x->keeper);
-	else
-		while (x->mades)
-			unlink(x->made[--x->mades]);
 }
 
 /* Everything that can be wrong and is known before RAM has come. */
@@ -229,7 +207,7 @@ static int listen_at(struct receive *x, struct error *e)
 
 	if (!tls_wanted(&x->at.tls))
 		x->listen_fd = migrate_listen(&x->at, &port, e);
-	else if (!doorkeeper_start(&x->door, &x->at, &port, e))
+	else if (!doorkeeper_start(&x->door, &x->at, LINK_PLAIN, &port, e))
 		x->listen_fd = x->door.fd; /* it ends with the last descriptor */
 	if (x->listen_fd >= 0 && !strcmp(x->at.port, "0"))
 		fprintf(stderr, "ectype: receive: at port %u\n", port);
@@ -300,29 +278,13 @@ static int help(void)
 	    "usage: ectype receive tcp:HOST:PORT|unix:PATH [OPTIONS]\n"
 	    "Waits for one machine that `ectype migrate` sends, and becomes it.\n\n"
 	    "  --disk ID=PATH       disk ID (ectype ctl NAME info names them) is PATH here; default: the same path.\n"
-	    "                       One that the source copies is made there, a raw image\n"
-	    "  --tls-cert F, --tls-key F, --tls-ca F\n"
-	    "                       TLS: our certificate and its key, and who has signed the source's\n"
-	    "  --insecure           listen to other hosts without TLS: anybody who can connect may have files of\n"
-	    "                       yours opened\n"
-	    "  --verbose            say how long it took\n\n"
-	    "Of ectype run: --name, --engine, --serial, --console, --debugcon, --net,\n"
-	    "--vsock, --no-reboot in place of what the machine had; --stats, --gdb, --insn-limit, --jail,\n"
-	    "--no-control, --code-cache, --trace, --trace-file, --perf-map, --guest-symbols,\n"
-	    "--count-instructions. All else is what it was.\n\n"
-	    "Exit status: as of ectype run; 1 also: the machine did not arrive, the source goes on; 2 also: it\n"
-	    "cannot be built here: a file, a port, a feature of the processor is missing.\n");
+	    "                       One that the source copies is made there, a raw image\n");
+	migrate_target_help(true);
+	printf("  --verbose            say how long it took\n");
+	given_options_help();
+	printf("Exit status: as of ectype run; 1 also: the machine did not arrive, the source goes on; 2 also: it\n"
+	       "cannot be built here: a file, a port, a feature of the processor is missing.\n");
 	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
-}
-
-static int take_disk(struct receive *x, char *value)
-{
-	char *is = strchr(value, '=');
-
-	if (!is || is == value || !is[1])
-		return usage_error("receive: --disk '%s' is not ID=PATH", value);
-	x->disk[x->disks++] = value;
-	return 0;
 }
 
 /* Takes argv[*i]; 0, or an exit status after a message. */
@@ -331,14 +293,12 @@ static int take_argument(struct receive *x, int argc, char **argv, int *i)
 	char *arg = argv[*i];
 	int status = migrate_target_option(&x->at, "receive", argc, argv, i);
 
+	if (!status)
+		status = disk_places_option(&x->places, "receive", argc, argv, i);
 	if (status)
 		return status < 0 ? 0 : status;
 	if (!strcmp(arg, "--verbose"))
 		x->verbose = true;
-	else if (!strncmp(arg, "--disk=", 7))
-		return take_disk(x, arg + 7);
-	else if (!strcmp(arg, "--disk") && *i + 1 < argc)
-		return take_disk(x, argv[++*i]);
 	else if (!strncmp(arg, "--", 2))
 		return given_options_take(&x->own, "receive", argc, argv, i);
 	else if (x->at.text)
@@ -384,7 +344,7 @@ int cmd_receive(int argc, char **argv)
 		free(x);
 		return EXIT_FAILED;
 	}
-	x->disk = x->own.option + argc + 1;
+	x->places.place = x->own.option + argc + 1;
 	x->listen_fd = -1;
 	receiver_init(&x->r);
 	for (int i = 1; i < argc && !status; i++) {

@@ -237,12 +237,9 @@ static int help(void)
 	       "  --copy[=same-mac]    it is one of several: network cards get addresses of their own, the\n"
 	       "                       firmware's variables are kept in memory; as ectype clone starts them\n"
 	       "  --ready-fd N         write a line to descriptor N when its first instruction comes\n"
-	       "  --verbose            say how long it took\n\n"
-	       "Of ectype run: --name, --engine, --serial, --console, --debugcon, --net,\n"
-	       "--vsock, --no-reboot in place of what the machine had; --stats, --gdb, --insn-limit, --jail,\n"
-	       "--no-control, --code-cache, --trace, --trace-file, --perf-map, --guest-symbols,\n"
-	       "--count-instructions. All else is what it was.\n\n"
-	       "Exit status: as of ectype run; 2 also: no snapshot, a damaged one, or it does not go with its\n"
+	       "  --verbose            say how long it took\n");
+	given_options_help();
+	printf("Exit status: as of ectype run; 2 also: no snapshot, a damaged one, or it does not go with its\n"
 	       "disks, its kernel or this host.\n");
 	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
 }

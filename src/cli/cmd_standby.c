@@ -16,34 +16,65 @@
 #include "backend/listen.h"
 #include "base/host_time.h"
 #include "cli/cli.h"
-#include "cli/migrate_target.h"
+#include "cli/disk_places.h"
+#include "cli/doorkeeper.h"
+#include "cli/file_keeper.h"
 #include "cli/run.h"
 #include "cli/saved_options.h"
 #include "cli/standby.h"
 #include "ctl/witness.h"
 #include "machine/state.h"
 
-#define PORT_TRIES 200 /* of 10 ms: for the kernel to take away what was the primary's */
+#define NETS_SOON 200 /* tries, 10 ms apart */
 
 struct command {
 	struct migrate_target at;
 	const char *witness;
 	struct given_options own;
-	char **disk; /* ID=PATH */
-	unsigned disks;
+	struct disk_places places;
 	struct saved_options options;
 	struct run_options *o;
 	struct standby *standby;
-	int fd, witness_fd;
+	int listener, fd, witness_fd; /* -1: none */
+	struct companion door;	      /* pid 0: none */
 	struct stream stream;
 	struct machine_saved saved;
-	const char *made[MACHINE_DISKS_MAX]; /* files of copies */
-	unsigned mades, images;
+	const char *copy[MACHINE_DISKS_MAX]; /* files of copies */
+	struct companion keeper;	     /* of them; pid 0: none */
+	unsigned images;
 	struct block *image[MACHINE_DISKS_MAX];
 	int staged;
 	bool taken_over;
 	u64 start;
 };
+
+/* ---- who connects ---- */
+
+/* With TLS only who the doorkeeper knows is let in, and what it has to say about others is shown. */
+static int begin_listening(struct command *c, struct error *e)
+{
+	u16 port = 0;
+
+	if (!tls_wanted(&c->at.tls))
+		c->listener = migrate_listen(&c->at, &port, e);
+	else if (!doorkeeper_start(&c->door, &c->at, LINK_MEANT, &port, e))
+		c->listener = c->door.fd;
+	if (c->listener >= 0 && !c->at.path && !strcmp(c->at.port, "0"))
+		fprintf(stderr, "ectype: standby: at port %u\n", port);
+	return c->listener < 0 ? -1 : 0;
+}
+
+/* Nobody else is let in. */
+static void end_listening(struct command *c)
+{
+	if (c->listener >= 0 && c->door.pid) {
+		companion_finish(&c->door);
+	} else if (c->listener >= 0) {
+		close(c->listener);
+		migrate_unlink(&c->at);
+	}
+	c->listener = -1;
+}
 
 /* ---- what is offered ---- */
 
@@ -56,39 +87,16 @@ static int parse(struct command *c, struct error *e)
 	return status ? error_set(e, "%s", usage_error_last()) : 0;
 }
 
-static struct machine_disk *find_disk(struct command *c, const char *given)
-{
-	size_t n = strcspn(given, "=");
-
-	for (unsigned i = 0; i < c->o->machine.disks; i++) {
-		struct machine_disk *d = &c->o->machine.disk[i];
-
-		if (strlen(d->id) == n && !strncmp(d->id, given, n))
-			return d;
-	}
-	return NULL;
-}
-
-static const char *given_path(struct command *c, const struct machine_disk *d)
-{
-	const char *path = NULL;
-
-	for (unsigned i = 0; i < c->disks; i++)
-		if (find_disk(c, c->disk[i]) == d)
-			path = strchr(c->disk[i], '=') + 1;
-	return path;
-}
-
 /* A new raw image of zeros. */
-static int create_copy(struct command *c, const char *path, u64 size, struct error *e)
+static int create_copy(struct command *c, unsigned n, u64 size, struct error *e)
 {
-	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), r = 0;
+	struct error why;
+	int fd = file_keeper_make(&c->keeper, n, &why), r = 0;
 
 	if (fd < 0)
-		return error_errno(e, errno, "cannot make %s for the copy of a disk", path);
-	c->made[c->mades++] = path;
+		return error_set(e, "cannot make %s for the copy of a disk: %.200s", c->copy[n], why.text);
 	if (ftruncate(fd, (off_t)size))
-		r = error_errno(e, errno, "%s", path);
+		r = error_errno(e, errno, "%s", c->copy[n]);
 	close(fd);
 	return r;
 }
@@ -100,10 +108,8 @@ static int place_disks(struct command *c, struct standby_offer *of, struct error
 
 	for (unsigned i = 0; i < c->o->machine.disks; i++) {
 		struct machine_disk *d = &c->o->machine.disk[i];
-		const char *path = given_path(c, d);
+		const char *path = disk_places_of(&c->places, d->id);
 
-		if (path)
-			d->image.path = path;
 		if (d->image.readonly)
 			continue;
 		if (!path)
@@ -112,10 +118,16 @@ static int place_disks(struct command *c, struct standby_offer *of, struct error
 		if (n == of->disks)
 			return error_set(e, "the primary does not say how large disk '%s' is", d->id);
 		d->image.format = BLOCK_FORMAT_RAW;
-		if (create_copy(c, path, of->size[n++], e))
-			return -1;
+		c->copy[n++] = path;
 	}
-	return n == of->disks ? 0 : error_set(e, "the primary has more disks than its options say");
+	if (n != of->disks)
+		return error_set(e, "the primary has more disks than its options say");
+	if (n && file_keeper_start(&c->keeper, c->copy, n, e))
+		return -1;
+	for (unsigned i = 0; i < n; i++)
+		if (create_copy(c, i, of->size[i], e))
+			return -1;
+	return 0;
 }
 
 static int open_copies(struct command *c, struct standby_offer *of, struct error *e)
@@ -139,9 +151,9 @@ static int open_copies(struct command *c, struct standby_offer *of, struct error
 	if (!c->images)
 		return 0;
 	/* beside the first copy, where there must be room */
-	snprintf(dir, sizeof(dir), "%s", c->made[0]);
+	snprintf(dir, sizeof(dir), "%s", c->copy[0]);
 	of->staged = c->staged = open(dirname(dir), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	return c->staged < 0 ? error_errno(e, errno, "cannot make a file beside %s", c->made[0]) : 0;
+	return c->staged < 0 ? error_errno(e, errno, "cannot make a file beside %s", c->copy[0]) : 0;
 }
 
 static void close_copies(struct command *c, bool keep)
@@ -151,8 +163,11 @@ static void close_copies(struct command *c, bool keep)
 	if (c->staged >= 0)
 		close(c->staged);
 	c->staged = -1;
-	while (!keep && c->mades)
-		unlink(c->made[--c->mades]);
+	if (c->keeper.pid && keep)
+		file_keeper_stay(&c->keeper);
+	if (c->keeper.pid)
+		companion_finish(&c->keeper);
+	c->keeper.pid = 0;
 }
 
 static int offer(void *opaque, const struct stream *s, struct standby_offer *of, struct error *e)
@@ -160,16 +175,14 @@ static int offer(void *opaque, const struct stream *s, struct standby_offer *of,
 	struct command *c = opaque;
 	const struct stream_section *options = stream_find(s, SAVED_OPTIONS_SECTION);
 
+	end_listening(c);
 	if (!options || saved_options_read(&c->options, stream_decoder(options)))
 		return error_set(e, "the primary does not say what its machine is");
 	if (parse(c, e))
 		return -1;
 	if (of->ram != c->o->machine.memory)
 		return error_set(e, "the memory that is offered is not of the size that the machine's options say");
-	for (unsigned i = 0; i < c->disks; i++)
-		if (!find_disk(c, c->disk[i]))
-			return error_set(e, "--disk %s: the machine has no such disk", c->disk[i]);
-	if (place_disks(c, of, e))
+	if (disk_places_apply(&c->places, &c->o->machine, e) || place_disks(c, of, e))
 		return -1;
 	c->saved = (struct machine_saved){ .stream = s, .ram_fd = -1, .unlocked = true, .same = true };
 	c->o->machine.saved = &c->saved;
@@ -185,36 +198,26 @@ static void ready(void *opaque)
 
 /* ---- the plan ---- */
 
-static int meet(struct command *c, struct error *e)
+/*
+ * Host ports and tap interfaces may be the primary's still: for a moment, or,
+ * if it is on this host and silent but alive, for as long as it lives. The
+ * machine is here and perhaps nowhere else, so there is no giving up.
+ */
+static void await_nets(struct command *c)
 {
-	u16 port = 0;
-	int listener = migrate_listen(&c->at, &port, e);
-
-	if (listener < 0)
-		return -1;
-	if (!c->at.path && !strcmp(c->at.port, "0"))
-		fprintf(stderr, "ectype: standby: at port %u\n", port);
-	while (c->fd < 0)
-		c->fd = listen_next(listener, 1000);
-	close(listener);
-	migrate_unlink(&c->at);
-	c->start = host_ns();
-	return 0;
-}
-
-/* Host ports, above all, may be the primary's for a moment still. */
-static int await_ports(struct command *c, struct error *e)
-{
-	const struct timespec pause = { .tv_nsec = 10000000 };
+	const struct timespec soon = { .tv_nsec = 10000000 }, later = { .tv_sec = 1 };
+	struct error e;
 
 	for (unsigned i = 0;; i++) {
 		struct machine_config probe = c->o->machine;
-		int r = net_options_create(&c->o->nets, &probe, e);
+		int r = net_options_create(&c->o->nets, &probe, &e);
 
 		net_options_destroy(&probe);
-		if (!r || i == PORT_TRIES)
-			return r;
-		nanosleep(&pause, NULL);
+		if (!r)
+			return;
+		if (i == NETS_SOON)
+			fprintf(stderr, "ectype: standby: %s; goes on as soon as it is free\n", e.text);
+		nanosleep(i < NETS_SOON ? &soon : &later, NULL);
 	}
 }
 
@@ -235,20 +238,36 @@ static int take_over(struct command *c, struct error *e)
 		return -1;
 	c->saved =
 	    (struct machine_saved){ .stream = &c->stream, .ram_fd = -1, .load_ram = adopt, .ram = k.ram, .same = true };
-	return await_ports(c, e);
+	await_nets(c);
+	return 0;
+}
+
+/* The next one who connects is served. */
+static enum standby_end meet(struct command *c, struct error *e)
+{
+	struct standby_config cfg = { .witness = c->witness_fd, .offer = offer, .ready = ready, .opaque = c };
+
+	if (c->fd >= 0)
+		close(c->fd);
+	standby_destroy(c->standby);
+	do
+		c->fd = listen_next(c->listener, 1000);
+	while (c->fd < 0);
+	c->start = host_ns();
+	cfg.fd = c->fd;
+	c->standby = standby_create(&cfg, e);
+	return c->standby ? standby_serve(c->standby, e) : STANDBY_LOST;
 }
 
 static int serve(struct command *c)
 {
-	const struct standby_config cfg = {
-		.fd = c->fd, .witness = c->witness_fd, .offer = offer, .ready = ready, .opaque = c
-	};
+	enum standby_end how;
 	struct error e;
 
-	c->standby = standby_create(&cfg, &e);
-	if (!c->standby)
-		return usage_error("standby: %s", e.text);
-	switch (standby_serve(c->standby, &e)) {
+	while ((how = meet(c, &e)) == STANDBY_STRANGER)
+		fprintf(stderr, "ectype: standby: %s; waiting for another\n", e.text);
+	end_listening(c);
+	switch (how) {
 	case STANDBY_TAKES_OVER:
 		return take_over(c, &e) ? usage_error("standby: %s", e.text) : EXIT_OK;
 	case STANDBY_STOPPED:
@@ -257,7 +276,7 @@ static int serve(struct command *c)
 	case STANDBY_ENDED:
 		fprintf(stderr, "ectype: standby: not needed any more: the machine has ended\n");
 		break;
-	case STANDBY_LOST:
+	default:
 		fprintf(stderr, "ectype: standby: %s: does not take over\n", e.text);
 		return EXIT_FAILED;
 	}
@@ -271,7 +290,7 @@ static int options(void *opaque, struct run_options *o)
 	struct error e;
 
 	c->o = o;
-	return meet(c, &e) ? usage_error("standby: %s", e.text) : serve(c);
+	return begin_listening(c, &e) ? usage_error("standby: %s", e.text) : serve(c);
 }
 
 /* ---- the command ---- */
@@ -284,26 +303,12 @@ static int help(void)
 	    "when it is lost.\n\n"
 	    "  --witness FILE       the file that ectype protect was given: it decides who goes on\n"
 	    "  --disk ID=PATH       of a disk that can be written to (ectype ctl NAME info names them): its copy,\n"
-	    "                       a raw image, is made there; of another: it is PATH here, default the same path\n"
-	    "  --insecure           listen to other hosts; nothing is encrypted, and anybody who can connect may\n"
-	    "                       have files of yours opened\n\n"
-	    "Of ectype run: --name, --engine, --serial, --console, --debugcon, --net,\n"
-	    "--vsock, --no-reboot in place of what the machine had; --stats, --gdb, --insn-limit, --jail,\n"
-	    "--no-control, --code-cache, --trace, --trace-file, --perf-map, --guest-symbols,\n"
-	    "--count-instructions. All else is what it was.\n\n"
-	    "Exit status: 0 it was not needed; as of ectype run, if it took over; 1 also: the primary is lost, and\n"
-	    "it does not take over; 2 also: the machine cannot be built here.\n");
+	    "                       a raw image, is made there; of another: it is PATH here, default the same path\n");
+	migrate_target_help(true);
+	given_options_help();
+	printf("Exit status: 0 it was not needed; as of ectype run, if it took over; 1 also: the primary is lost, and\n"
+	       "it does not take over; 2 also: the machine cannot be built here.\n");
 	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
-}
-
-static int take_disk(struct command *c, char *value)
-{
-	char *is = strchr(value, '=');
-
-	if (!is || is == value || !is[1])
-		return usage_error("standby: --disk '%s' is not ID=PATH", value);
-	c->disk[c->disks++] = value;
-	return 0;
 }
 
 /* Takes argv[*i]; 0, or an exit status after a message. */
@@ -312,12 +317,10 @@ static int take_argument(struct command *c, int argc, char **argv, int *i)
 	char *arg = argv[*i];
 	int status = migrate_target_option(&c->at, "standby", argc, argv, i);
 
+	if (!status)
+		status = disk_places_option(&c->places, "standby", argc, argv, i);
 	if (status)
 		return status < 0 ? 0 : status;
-	if (!strncmp(arg, "--disk=", 7))
-		return take_disk(c, arg + 7);
-	if (!strcmp(arg, "--disk") && *i + 1 < argc)
-		return take_disk(c, argv[++*i]);
 	if (!strncmp(arg, "--witness=", 10))
 		c->witness = arg + 10;
 	else if (!strcmp(arg, "--witness") && *i + 1 < argc)
@@ -339,9 +342,6 @@ static int run(struct command *c)
 
 	if (!c->at.text)
 		return usage_error("standby: where? tcp:HOST:PORT or unix:PATH (see ectype standby --help)");
-	if (c->at.tls.cert || c->at.tls.key || c->at.tls.ca)
-		return usage_error("standby: the connection cannot be encrypted: --insecure, on a network that is "
-				   "trusted");
 	if (migrate_target_check(&c->at, true, &e))
 		return usage_error("standby: %s", e.text);
 	if (c->witness && (c->witness_fd = witness_open(c->witness, true, &e)) < 0)
@@ -366,8 +366,8 @@ int cmd_standby(int argc, char **argv)
 		free(c);
 		return EXIT_FAILED;
 	}
-	c->disk = c->own.option + argc + 1;
-	c->fd = c->witness_fd = c->staged = -1;
+	c->places.place = c->own.option + argc + 1;
+	c->listener = c->fd = c->witness_fd = c->staged = -1;
 	for (int i = 1; i < argc && !status; i++) {
 		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
 			status = help();

@@ -11,8 +11,7 @@
 #include <unistd.h>
 
 #include "backend/listen.h"
-#include "cli/relay.h"
-#include "cli/tls.h"
+#include "cli/secure_link.h"
 
 #define VISITORS_MAX 4u		/* at a time: who has no certificate is soon gone */
 #define WELCOME "listening at " /* the port */
@@ -23,48 +22,6 @@ static void tell(int fd, const char *text)
 		return;
 }
 
-static int pass(int fd, int sock)
-{
-	union {
-		struct cmsghdr head;
-		char room[CMSG_SPACE(sizeof(int))];
-	} control = { 0 };
-	struct iovec iov = { "", 1 };
-	struct msghdr m = {
-		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
-	};
-	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(c), &sock, sizeof(sock));
-	return sendmsg(fd, &m, MSG_NOSIGNAL) == 1 ? 0 : -1;
-}
-
-/* A process of its own for each connection. */
-static void serve(int fd, int sock, const struct migrate_target *t)
-{
-	struct relay r = { .tick_ms = 1000 };
-	struct error e;
-	struct tls *tls;
-	int pair[2];
-
-	tls = tls_open(&t->tls, sock, true, &e);
-	if (!tls) {
-		tell(fd, e.text);
-		return;
-	}
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) || pass(fd, pair[1]))
-		return;
-	close(pair[1]);
-	close(fd); /* its end tells others */
-	peer_init(&r.monitor, pair[0], NULL);
-	peer_init(&r.peer, sock, tls);
-	relay_run(&r);
-	peer_close(&r.peer);
-}
-
 static unsigned count_visitors(unsigned n)
 {
 	while (n && waitpid(-1, NULL, WNOHANG) > 0)
@@ -72,9 +29,15 @@ static unsigned count_visitors(unsigned n)
 	return n;
 }
 
+struct door {
+	const struct migrate_target *at;
+	enum link_end end;
+};
+
 static void work(int fd, const void *arg)
 {
-	const struct migrate_target *t = arg;
+	const struct door *d = arg;
+	const struct migrate_target *t = d->at;
 	struct pollfd p[2] = { { .fd = fd, .events = POLLIN } };
 	unsigned visitors = 0;
 	struct error e;
@@ -102,7 +65,7 @@ static void work(int fd, const void *arg)
 		switch (fork()) {
 		case 0:
 			close(door);
-			serve(fd, sock, t);
+			link_serve(fd, sock, &t->tls, true, d->end);
 			_exit(0);
 		case -1:
 			break;
@@ -114,12 +77,13 @@ static void work(int fd, const void *arg)
 	migrate_unlink(t);
 }
 
-int doorkeeper_start(struct companion *c, const struct migrate_target *t, u16 *port, struct error *e)
+int doorkeeper_start(struct companion *c, const struct migrate_target *t, enum link_end end, u16 *port, struct error *e)
 {
+	const struct door d = { t, end };
 	char text[sizeof(e->text)];
 	ssize_t n;
 
-	if (companion_start(c, "ectype-door", false, work, t, e))
+	if (companion_start(c, "ectype-door", false, work, &d, e))
 		return -1;
 	do
 		n = recv(c->fd, text, sizeof(text) - 1, 0);

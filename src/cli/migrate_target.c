@@ -66,6 +66,19 @@ int migrate_target_option(struct migrate_target *t, const char *command, int arg
 	return 0;
 }
 
+void migrate_target_help(bool listens)
+{
+	printf("  --tls-cert F, --tls-key F, --tls-ca F\n"
+	       "                       TLS: our certificate and its key, and who has signed the other side's\n");
+	if (listens)
+		printf(
+		    "  --insecure           listen to other hosts without TLS: anybody who can connect may have files of\n"
+		    "                       yours opened\n");
+	else
+		printf("  --tls-host NAME      the name in the other side's certificate, if it is not HOST\n"
+		       "  --insecure           to another host without TLS\n");
+}
+
 static bool loopback(const struct addrinfo *a)
 {
 	if (a->ai_family == AF_INET)
@@ -96,7 +109,7 @@ int migrate_target_check(struct migrate_target *t, bool listens, struct error *e
 		freeaddrinfo(list);
 	}
 	return all ? error_set(e,
-			       "%s: over a network a machine moves only with --tls-cert, --tls-key and --tls-ca, or "
+			       "%s: over a network a machine goes only with --tls-cert, --tls-key and --tls-ca, or "
 			       "--insecure",
 			       t->text)
 		   : 0;

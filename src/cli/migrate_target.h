@@ -16,6 +16,8 @@ struct migrate_target {
 int migrate_target_parse(struct migrate_target *t, const char *command, const char *text);
 /* Takes argv[*i] if it is an option of the target: -1; 0: it is none; or an exit status after a message. */
 int migrate_target_option(struct migrate_target *t, const char *command, int argc, char **argv, int *i);
+/* The lines of --help for them. */
+void migrate_target_help(bool listens);
 /* Do the options go together? Looks at files. 0, or -1 with *e. */
 int migrate_target_check(struct migrate_target *t, bool listens, struct error *e);
 /* A descriptor, or -1 with *e. *port: of TCP, the one it got. */

@@ -21,5 +21,10 @@ ssize_t peer_read(struct peer *p, void *buf, size_t n);
 ssize_t peer_write(struct peer *p, const void *buf, size_t n);
 /* There is something to be read, though the socket has nothing. */
 bool peer_pending(const struct peer *p);
+/* Tells the other side that nothing more comes, and waits until it has closed or `ms` are over, so that it hears that:
+ * a socket that is closed with something to be read takes what was said last along. */
+void peer_end(struct peer *p, unsigned ms);
+/* With TLS: the other side has told that nothing more comes. */
+bool peer_over(const struct peer *p);
 
 #endif

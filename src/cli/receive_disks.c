@@ -1,9 +1,7 @@
 #include "cli/receive_disks.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "backend/block/track.h"
@@ -67,13 +65,8 @@ int received_disks_read(struct received_disks *d, const struct stream *offer)
 
 /* ---- files ---- */
 
-int received_disks_make(struct received_disks *d, unsigned n, const char *path, bool *made, struct error *e)
+int received_disks_place(struct received_disks *d, unsigned n, int fd, const char *path, struct error *e)
 {
-	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-
-	*made = fd >= 0;
-	if (fd < 0)
-		return error_errno(e, errno, "cannot make %s for the copy of disk '%s'", path, d->id[n]);
 	d->fd[n] = fd;
 	if (ftruncate(fd, (off_t)d->size[n]) || fsync(fd))
 		return error_errno(e, errno, "cannot make %s for the copy of disk '%s'", path, d->id[n]);
@@ -130,31 +123,4 @@ int received_disks_take(struct received_disks *d, const struct stream_section *s
 		return error_errno(e, r, "the copy of disk '%s' cannot be written", d->id[p.disk]);
 	d->unflushed += p.n;
 	return d->unflushed >= FLUSH_BYTES && received_disks_flush(d, e) ? -1 : 1;
-}
-
-/* ---- who removes them ---- */
-
-struct kept {
-	const char *const *path;
-	unsigned n;
-};
-
-static void keep(int fd, const void *arg)
-{
-	const struct kept *k = arg;
-	ssize_t n;
-	char c;
-
-	do
-		n = recv(fd, &c, 1, 0);
-	while (n < 0 && errno == EINTR);
-	for (unsigned i = 0; n <= 0 && i < k->n; i++)
-		unlink(k->path[i]);
-}
-
-int file_keeper_start(struct companion *c, const char *const *path, unsigned n, struct error *e)
-{
-	const struct kept k = { path, n };
-
-	return companion_start(c, "ectype-keeper", true, keep, &k, e);
 }

@@ -6,7 +6,6 @@
 #ifndef ECTYPE_CLI_RECEIVE_DISKS_H
 #define ECTYPE_CLI_RECEIVE_DISKS_H
 
-#include "base/companion.h"
 #include "machine/machine.h"
 #include "state/stream.h"
 
@@ -30,8 +29,8 @@ struct received_disks {
 
 /* What an offer says of them. -1: not sound. */
 int received_disks_read(struct received_disks *d, const struct stream *offer);
-/* Makes the file of disk `n`, which must not be there. 0; or -1 with *e: *made says whether there is one now. */
-int received_disks_make(struct received_disks *d, unsigned n, const char *path, bool *made, struct error *e);
+/* The new file of disk `n` is `fd`, which becomes theirs, at `path`. 0, or -1 with *e. */
+int received_disks_place(struct received_disks *d, unsigned n, int fd, const char *path, struct error *e);
 /* Opens and locks it. 0, or -1 with *e. */
 int received_disks_open(struct received_disks *d, unsigned n, const char *path, struct error *e);
 /* 1: it was a section of disks; 0: another; -1 with *e: not sound, or it cannot be written. */
@@ -40,11 +39,5 @@ int received_disks_take(struct received_disks *d, const struct stream_section *s
 int received_disks_flush(struct received_disks *d, struct error *e);
 /* The same, and they are closed and unlocked. */
 int received_disks_close(struct received_disks *d, struct error *e);
-
-/*
- * A process that removes files when this one ends in whatever way, unless a byte was sent to c->fd before. While there
- * is one thread. 0, or -1 with *e.
- */
-int file_keeper_start(struct companion *c, const char *const *path, unsigned n, struct error *e);
 
 #endif

@@ -117,6 +117,25 @@ static void drain(struct relay *r, u8 *buf)
 	}
 }
 
+/* The connection is lost, and nobody knows whether the other monitor is: this one hears nothing, until it is gone. */
+static void keep_silent(struct relay *r, u8 *buf)
+{
+	ssize_t n;
+
+	do {
+		struct pollfd p = { .fd = r->monitor.fd, .events = POLLIN };
+
+		poll(&p, 1, -1);
+		n = peer_read(&r->monitor, buf, ROOM);
+	} while (n > 0 || (n < 0 && later()));
+}
+
+/* The monitor has closed and the peer has all of it, or takes no more; what it tells may still be on its way then. */
+static bool sent(const struct relay *r, const struct flow *out)
+{
+	return done(out) && !(r->meant && out->refused);
+}
+
 void relay_run(struct relay *r)
 {
 	static u8 room[2][ROOM];
@@ -126,7 +145,7 @@ void relay_run(struct relay *r)
 	struct flow in = { .from = &r->peer, .to = &r->monitor, .buf = room[1] };
 	u64 next = host_ns() + r->tick_ms * 1000000ull;
 
-	while (!done(&out) && !done(&in)) {
+	while (!sent(r, &out) && !done(&in)) {
 		u64 now = host_ns();
 
 		if (r->tick && now >= next) {
@@ -140,6 +159,8 @@ void relay_run(struct relay *r)
 		push(&in, now);
 		wait_for(&out, &in, (unsigned)MIN(r->tick_ms, 100u));
 	}
-	if (!done(&out) || out.refused)
+	if (r->meant && done(&in) && !peer_over(&r->peer))
+		keep_silent(r, room[0]);
+	else if (!done(&out) || out.refused)
 		drain(r, room[0]);
 }

@@ -8,6 +8,9 @@
 struct relay {
 	struct peer monitor, peer;
 	u64 limit; /* bytes a second towards the peer; 0: none */
+	/* The monitor is to hear of the peer's end only if the peer has told it (peer_over()). After another one it
+	 * hears nothing, until it closes. */
+	bool meant;
 	/* About every `tick_ms`, and after a signal; true: enough. May be NULL. */
 	bool (*tick)(void *opaque);
 	void *opaque;

@@ -316,6 +316,14 @@ int given_options_take(struct given_options *g, const char *command, int argc, c
 	return 0;
 }
 
+void given_options_help(void)
+{
+	printf("\nOf ectype run: --name, --engine, --serial, --console, --debugcon, --net,\n"
+	       "--vsock, --no-reboot in place of what the machine had; --stats, --gdb, --insn-limit, --jail,\n"
+	       "--no-control, --code-cache, --trace, --trace-file, --perf-map, --guest-symbols,\n"
+	       "--count-instructions. All else is what it was.\n\n");
+}
+
 int given_options_replace(const struct given_options *g, struct saved_options *s, const char *command)
 {
 	for (unsigned i = 0; i < g->count; i++)

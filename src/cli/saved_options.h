@@ -47,6 +47,8 @@ struct given_options {
 };
 /* Takes argv[*i]; "--name value" becomes "--name=value". 0, or an exit status after a message. */
 int given_options_take(struct given_options *g, const char *command, int argc, char **argv, int *i);
+/* The lines of --help for them. */
+void given_options_help(void);
 /* They replace saved ones. 0, or an exit status after a message: one that is the machine's own. */
 int given_options_replace(const struct given_options *g, struct saved_options *s, const char *command);
 /* Parses both; *s is empty afterwards, its strings are the machine's. 0, or an exit status after a message. */

@@ -399,14 +399,24 @@ static void refuse(struct standby *s, const struct error *e)
 		;
 }
 
-static int begin(struct standby *s, struct error *e)
+static int greet(struct standby *s, struct error *e)
 {
 	struct stream_section sec;
 
 	if (expect(s, MIGRATION_HELLO, &sec, e))
 		return -1;
-	if (take_hello(s, &sec, e) || expect(s, PROTECTION_TERMS, &sec, e) || take_terms(s, &sec, e) ||
-	    expect(s, MIGRATION_OFFER, &sec, e) || take_offer(s, &sec, e)) {
+	if (!take_hello(s, &sec, e))
+		return 0;
+	refuse(s, e);
+	return -1;
+}
+
+static int begin(struct standby *s, struct error *e)
+{
+	struct stream_section sec;
+
+	if (expect(s, PROTECTION_TERMS, &sec, e) || take_terms(s, &sec, e) || expect(s, MIGRATION_OFFER, &sec, e) ||
+	    take_offer(s, &sec, e)) {
 		refuse(s, e);
 		return -1;
 	}
@@ -520,6 +530,8 @@ enum standby_end standby_serve(struct standby *s, struct error *e)
 	enum heard how;
 	int mine;
 
+	if (greet(s, e))
+		return STANDBY_STRANGER;
 	if (begin(s, e))
 		return STANDBY_LOST;
 	for (;;) {

@@ -45,6 +45,7 @@ enum standby_end {
 	STANDBY_STOPPED,    /* it goes on without this one */
 	STANDBY_ENDED,	    /* its machine has ended */
 	STANDBY_LOST,	    /* *e says why; nobody goes on here */
+	STANDBY_STRANGER,   /* *e says why: who connected is no primary, and nothing was begun */
 };
 
 /* NULL with *e. */

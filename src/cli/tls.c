@@ -12,7 +12,8 @@
 struct tls {
 	gnutls_certificate_credentials_t own;
 	gnutls_session_t session;
-	bool sending; /* GnuTLS has bytes that the host did not take */
+	bool sending;	  /* GnuTLS has bytes that the host did not take */
+	bool over, ended; /* the other side has said that it ends; we have */
 	struct error why;
 	bool failed;
 };
@@ -75,6 +76,20 @@ static void explain(struct tls *t, int r, struct error *e)
 		error_set(e, "TLS: %s", gnutls_strerror(r));
 }
 
+/* A client has greeted before the server has looked at its certificate: the server says when it has. */
+static int welcome(struct tls *t, bool server)
+{
+	char byte = 0;
+	ssize_t r;
+
+	gnutls_record_set_timeout(t->session, HANDSHAKE_MS);
+	do
+		r = server ? gnutls_record_send(t->session, &byte, 1) : gnutls_record_recv(t->session, &byte, 1);
+	while (r == GNUTLS_E_INTERRUPTED || r == GNUTLS_E_AGAIN);
+	gnutls_record_set_timeout(t->session, 0);
+	return r > 0 ? 0 : r < 0 ? (int)r : GNUTLS_E_PREMATURE_TERMINATION;
+}
+
 struct tls *tls_open(const struct tls_files *f, int fd, bool server, struct error *e)
 {
 	struct tls *t = calloc(1, sizeof(*t));
@@ -86,7 +101,7 @@ struct tls *tls_open(const struct tls_files *f, int fd, bool server, struct erro
 		free(t);
 		return NULL;
 	}
-	r = gnutls_init(&t->session, server ? GNUTLS_SERVER : GNUTLS_CLIENT);
+	r = gnutls_init(&t->session, (server ? GNUTLS_SERVER : GNUTLS_CLIENT) | GNUTLS_NO_SIGNAL);
 	if (!r)
 		r = gnutls_priority_set_direct(t->session, PRIORITY, NULL);
 	if (!r)
@@ -104,8 +119,12 @@ struct tls *tls_open(const struct tls_files *f, int fd, bool server, struct erro
 		while (r < 0 && !gnutls_error_is_fatal(r));
 	}
 	if (!r)
+		r = welcome(t, server);
+	if (!r)
 		return t;
 	explain(t, r, e);
+	if (t->session && r != GNUTLS_E_FATAL_ALERT_RECEIVED)
+		gnutls_alert_send_appropriate(t->session, r);
 	tls_close(t);
 	return NULL;
 }
@@ -127,6 +146,8 @@ ssize_t tls_read(struct tls *t, void *buf, size_t n)
 {
 	ssize_t r = gnutls_record_recv(t->session, buf, n);
 
+	if (!r)
+		t->over = true;
 	if (r >= 0)
 		return r;
 	/* the sections themselves say whether anything is missing */
@@ -154,12 +175,28 @@ const char *tls_error(const struct tls *t)
 	return t->failed ? t->why.text : NULL;
 }
 
+bool tls_over(const struct tls *t)
+{
+	return t->over;
+}
+
+int tls_end(struct tls *t)
+{
+	int r = t->ended ? 0 : gnutls_bye(t->session, GNUTLS_SHUT_WR);
+
+	t->ended = r != GNUTLS_E_AGAIN && r != GNUTLS_E_INTERRUPTED;
+	if (t->ended)
+		return 0;
+	errno = EAGAIN;
+	return -1;
+}
+
 void tls_close(struct tls *t)
 {
 	if (!t)
 		return;
 	if (t->session) {
-		gnutls_bye(t->session, GNUTLS_SHUT_WR);
+		tls_end(t);
 		gnutls_deinit(t->session);
 	}
 	gnutls_certificate_free_credentials(t->own);

@@ -24,7 +24,7 @@ enum arrival_phase {
 /* Takes the channel over, with its descriptor, and `fd` of listen.h, where the source can ask. NULL on
  * lack of memory, and nothing was taken. */
 struct arrival *arrival_create(struct channel *c, int fd, const u8 id[MIGRATION_ID_LEN]);
-/* `fd` gets a byte when the machine is to run; the caller's. Before arrival_begin(). */
+/* `fd` gets a byte of 0 when the machine is to run; the caller's. Before arrival_begin(). */
 void arrival_keeper(struct arrival *a, int fd);
 /* The machine is loaded and in the jail, machine_run() comes next: tells the source. 0, or -1 with *e. */
 int arrival_begin(struct arrival *a, struct machine *m, struct error *e);

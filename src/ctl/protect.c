@@ -30,6 +30,7 @@
 #include "backend/gate/gate.h"
 #include "base/host_time.h"
 #include "base/log.h"
+#include "base/pass_fd.h"
 #include "base/thread.h"
 #include "ctl/checkpoint.h"
 #include "ctl/limits.h"
@@ -522,30 +523,18 @@ static void finish(struct protect *p, enum end how)
 static int take_terms(struct protect *p, struct error *e)
 {
 	char line[PROTECT_TERMS_MAX + 1];
-	_Alignas(struct cmsghdr) char space[CMSG_SPACE(4 * sizeof(int))];
-	struct iovec v = { line, PROTECT_TERMS_MAX };
-	struct msghdr m = { .msg_iov = &v, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space) };
 	struct pollfd f[] = { { .fd = p->control, .events = POLLIN }, { .fd = p->wake, .events = POLLIN } };
-	int fds[4], count = 0;
+	int fds[2];
+	unsigned count;
 	ssize_t n;
 
 	if (poll(f, 2, CLIENT_MS) <= 0 || !f[0].revents)
 		return error_set(e, "the client says nothing");
-	n = recvmsg(p->control, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	for (struct cmsghdr *c = n >= 0 ? CMSG_FIRSTHDR(&m) : NULL; c; c = CMSG_NXTHDR(&m, c)) {
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		count = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-		memcpy(fds, CMSG_DATA(c), (size_t)count * sizeof(int));
-	}
-	if (n > 0) {
-		line[n] = 0;
-		p->fd = count > 0 ? fds[0] : -1;
-		p->witness = count > 1 ? fds[1] : -1;
-		for (int i = 2; i < count; i++)
-			close(fds[i]);
-	}
-	if (n <= 0 || protect_terms_read(&p->terms, line) || count != 1 + p->terms.witness)
+	n = fd_receive(p->control, line, PROTECT_TERMS_MAX, fds, 2, &count);
+	p->fd = count > 0 ? fds[0] : -1;
+	p->witness = count > 1 ? fds[1] : -1;
+	line[MAX(n, 0)] = 0;
+	if (n <= 0 || protect_terms_read(&p->terms, line) || count != 1u + p->terms.witness)
 		return error_set(e, "the client does not say what it wants");
 	return 0;
 }

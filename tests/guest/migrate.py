@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Machines move: between engines, under load, with disks; what cannot arrive goes on where it is.
 
-migrate.py [--engine NAME] [--kills N]
+migrate.py [--engine NAME] [--kills N [--copy-disks]] [--only PART]
 
 A guest counts in a file of its memory and on its serial console; the count goes
 on where the machine goes on, and nowhere else. --kills N kills a monitor, the
 relay or the connection at N random moments and looks whether one machine is
-left.
+left; with --copy-disks also whether its disk is whole, and the other's gone.
 """
 import argparse
 import hashlib
@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 
+from certificates import certificates
 from guest import ECTYPE, ENGINE, SLOW, Guest, Timeout, cache, finish, linux, ok, run_to_end, skip, wait_for
 
 MIB = 1 << 20
@@ -337,27 +338,6 @@ def copied(folder):
 
 # ---- TLS ----
 
-def certificates(folder):
-    """Two authorities; ours signs both sides, the other one a stranger."""
-    def run(*args):
-        subprocess.run(["openssl", *args], check=True, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    for ca in ("ca", "other"):
-        run("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", ca + ".key", "-out", ca + ".pem", "-days", "2",
-            "-subj", "/CN=" + ca)
-    for name, ca in (("here", "ca"), ("there", "ca"), ("stranger", "other")):
-        run("req", "-newkey", "rsa:2048", "-nodes", "-keyout", name + ".key", "-out", name + ".csr", "-subj", "/CN=" + name)
-        with open(os.path.join(folder, "ext"), "w", encoding="ascii") as f:
-            f.write("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-        run("x509", "-req", "-in", name + ".csr", "-CA", ca + ".pem", "-CAkey", ca + ".key", "-CAcreateserial", "-days",
-            "2", "-extfile", "ext", "-out", name + ".pem")
-
-    def options(name, ca="ca"):
-        path = lambda f: os.path.join(folder, f)
-        return ["--tls-cert", path(name + ".pem"), "--tls-key", path(name + ".key"), "--tls-ca", path(ca + ".pem")]
-    return options
-
-
 def tls(folder):
     """Each side shows a certificate that the other's authority has signed, or nothing moves."""
     if not shutil.which("openssl"):
@@ -468,6 +448,14 @@ class Proxy:
 BEAT = "stty -F /dev/ttyS0 -echo; (n=0; while :; do n=$((n+1)); echo HB $n.; usleep 20000; done >/dev/ttyS0) & true\n"
 
 
+# one line for each time that all of a file system was read from the disk, and how much of it was not what was written
+CHECK = ("mkdir -p /d; mount -t ext4 /dev/vda /d; cd /d; dd if=/dev/urandom of=still bs=1M count=6 2>/dev/null; "
+         "md5sum still >still.sum; (n=0; while :; do n=$((n+1)); f=f$((n%8)); "
+         "dd if=/dev/urandom of=$f bs=32k count=$((n%5+1)) conv=fsync 2>/dev/null; md5sum $f >$f.sum; sync; "
+         "echo 3 >/proc/sys/vm/drop_caches; md5sum -c *.sum >/tmp/read 2>/dev/null; "
+         "echo DC $n $(grep -vc OK /tmp/read).; done >/dev/ttyS0) & cd /; true\n")
+
+
 class Beat:
     """Reads the console of a machine all the time: which numbers it said, and when."""
 
@@ -492,6 +480,14 @@ class Beat:
 
     def numbers(self):
         return [int(n) for n in re.findall(r"HB (\d+)\.", self.text)]
+
+    def disk_whole(self):
+        """All of the disk has been read since now, more than once, and was good; so was what was read before."""
+        def reads():
+            return [(int(n), int(bad)) for n, bad in re.findall(r"DC (\d+) (\d+)\.", self.text)]
+
+        n = len(reads())
+        return wait_for(lambda: len(reads()) >= n + 2, 60) and not any(bad for _, bad in reads())
 
     def grows(self, limit=10):
         n = len(self.numbers())
@@ -520,10 +516,12 @@ class Killing:
     MOMENTS = [None, (b"accept", False), (b"round", False), (b"state", True), (b"state", False), (b"ready", True),
                (b"ready", False), (b"go", True), (b"go", False), (b"started", True), (b"started", False),
                (b"bye", True), (b"bye", False)]
+    DISK_MOMENTS = [(b"disk.data", True), (b"disk.data", False)]
     VICTIMS = ["source", "receiver", "relay", "network", "network for long"]
 
-    def __init__(self, folder, rng):
-        self.folder, self.rng = folder, rng
+    def __init__(self, folder, rng, copy=False):
+        self.folder, self.rng, self.copy = folder, rng, copy
+        self.disk = self.new = None  # of the machine, and where its copy goes
         self.a = None
         self.serial = 0
         self.outcomes = {}
@@ -531,12 +529,21 @@ class Killing:
     def boot(self):
         self.serial += 1
         self.name = f"mig-k{os.getpid()}-{self.serial}"
-        g = linux("--name", self.name, memory="128M")
+        more = []
+        if self.copy:
+            self.disk = os.path.join(self.folder, f"k{self.serial}.raw")
+            with open(self.disk, "wb") as f:
+                f.truncate(24 * MIB)
+            subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", self.disk], check=True)
+            more = ["--disk", self.disk + ",id=d"]
+        g = linux("--name", self.name, *more, memory="128M")
         try:
             g.expect(r"# ", 120)
         except Timeout:
             g.close()
             raise
+        if self.copy:
+            g.send(CHECK)
         g.send(BEAT)
         self.a = Beat(g)
         self.a.grows(20)
@@ -547,9 +554,10 @@ class Killing:
         self.serial += 1
         there, where = f"mig-k{os.getpid()}-{self.serial}", os.path.join(self.folder, f"k{self.serial}")
         front = where + "-proxy"
-        b = Beat(receiver("unix:" + where, there))
+        self.new = where + ".raw" if self.copy else None
+        b = Beat(receiver("unix:" + where, there, *(["--disk", "d=" + self.new] if self.copy else [])))
         proxy = Proxy(front, where)
-        command = [ECTYPE, "migrate", self.name, "unix:" + front, "--quiet"]
+        command = [ECTYPE, "migrate", self.name, "unix:" + front, "--quiet", *["--copy-disks"] * self.copy]
         hit = threading.Event()
         relay = []
 
@@ -568,7 +576,7 @@ class Killing:
             proxy.word, proxy.before, proxy.act = *moment, act
         relay.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         if not moment:
-            time.sleep(self.rng.random() * 0.25)
+            time.sleep(self.rng.random() * (1 if self.copy else 0.25))
             act()
         what = f"{victim} at {(moment[0].decode() + (' before' if moment[1] else ' after')) if moment else 'any time'}"
         try:
@@ -582,14 +590,16 @@ class Killing:
         proxy.word = None
         left = self.settle(victim, there, command, b)
         proxy.close()
-        return self.judge(what, left, b, there, f"relay {status}: {said}\n", victim)
+        return self.judge(what, left, b, there, f"relay {status}: {said}\n", victim, moment)
 
     def settle(self, victim, there, command, b):
         """What a person does who reads the messages. What is left: names of machines that run."""
         time.sleep(0.3)
+        self.doubt = False
         for _ in range(3):
             now = states()
             here, far = now.get(self.name), now.get(there)
+            self.doubt |= here == "in doubt"
             if victim in ("relay", "network", "network for long") and "in doubt" in (here, far):
                 control(*command[1:])
             elif victim == "source" and far == "in doubt" and here is None:
@@ -604,7 +614,7 @@ class Killing:
         wait_for(lambda: "arriving" not in states().values(), 5)
         return [n for n in (self.name, there) if states().get(n) == "Running"]
 
-    def judge(self, what, left, b, there, said, victim):
+    def judge(self, what, left, b, there, said, victim, moment):
         mine, others = self.a.numbers(), b.numbers()
         both = set(mine) & set(others)
         detail = f"left {left} of {states()}; {said}{self.a.g.errors()[-400:]}{b.g.errors()[-400:]}"
@@ -621,12 +631,15 @@ class Killing:
             good = good and self.a.grows() and not others and b.g.wait(10) is not None
         else:
             good = good and b.grows() and self.a.g.wait(10) is not None
+        if good and self.copy:
+            good, said = self.judge_disks(left, b, there, victim == "receiver" and moment != (b"go", True))
+            detail = said + detail
         if not good:
             ok(f"killed: {what}", False, f"both said {sorted(both)[:5]}, here to {mine[-1:]}, there from {others[:1]}; "
                + detail)
         if left and left[0] == there and good:
             self.a.end()
-            self.a, self.name = b, there
+            self.a, self.name, self.disk = b, there, self.new
         else:
             b.end()
             if not left or not good:
@@ -634,23 +647,43 @@ class Killing:
                 self.a = None
         return good
 
+    def judge_disks(self, left, b, there, may_be_told):
+        """The disk of the machine that is left is whole; the copy is there if the machine is, or was."""
+        there_now = lambda: os.path.exists(self.new)
+        if left and left[0] == there:
+            return there_now() and b.disk_whole(), f"at the copy: {b.text[-200:]}\n"
+        # a receiver that was told to run has the copy for good, though it dies next
+        told = may_be_told and (self.doubt or not left)
+        good = told or wait_for(lambda: not there_now(), 5)
+        if there_now():
+            os.unlink(self.new)
+        if left:
+            good = good and self.a.disk_whole()
+        return good, f"the copy is {'there' if there_now() else 'gone'}, at the old disk: {self.a.text[-200:]}\n"
 
-def kills(folder, count):
+
+def kills(folder, count, copy=False):
+    if copy and not shutil.which("mke2fs"):
+        skip("disks that are copied, killed", "no e2fsprogs here")
+        return
     rng = random.Random(count)
-    k = Killing(folder, rng)
+    k = Killing(folder, rng, copy)
     good = 0
     # every victim at every word once before anything is left to chance
-    all_cases = [(v, m) for v in k.VICTIMS for m in k.MOMENTS]
+    all_cases = [(v, m) for v in k.VICTIMS for m in k.MOMENTS + k.DISK_MOMENTS * copy]
     rng.shuffle(all_cases)
     if count < len(all_cases):
         # the short form: what the hand-over stands and falls with
         wanted = [("network", (b"go", True)), ("network", (b"started", True)), ("relay", (b"ready", True)),
                   ("source", (b"ready", True)), ("receiver", (b"go", True)), ("network", (b"ready", True))]
+        if copy:
+            wanted = [("receiver", (b"disk.data", False)), ("network", (b"go", True)), ("source", (b"ready", True)),
+                      ("receiver", (b"go", True))]
         all_cases = wanted[:count] + all_cases
     for i in range(count):
         victim, moment = all_cases[i] if i < len(all_cases) else (rng.choice(k.VICTIMS), rng.choice(k.MOMENTS))
         good += k.once(victim, moment)
-    ok(f"killed at {count} moments: one machine is left, never two", good == count, f"{good} of {count}")
+    ok(f"killed at {count} moments{', disks copied' * copy}: one machine is left, never two", good == count, f"{good} of {count}")
     print(f"#   it went on: {k.outcomes}", flush=True)
     if k.a:
         k.a.end()
@@ -658,13 +691,17 @@ def kills(folder, count):
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument("--kills", type=int, default=8)
-    p.add_argument("--only", help="a part: round_trip, refused, cancelled, copied, tcp, tls, kills")
+    p.add_argument("--kills", type=int)
+    p.add_argument("--copy-disks", action="store_true", help="of --kills: disks move along")
+    p.add_argument("--only", help="a part: round_trip, refused, cancelled, copied, tcp, tls, kills, disk_kills")
     o = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         parts = {"round_trip": lambda: round_trip(folder), "refused": lambda: refused(folder),
                  "cancelled": lambda: cancelled(folder), "copied": lambda: copied(folder), "tcp": plain_tcp,
-                 "tls": lambda: tls(folder), "kills": lambda: kills(folder, o.kills)}
+                 "tls": lambda: tls(folder), "kills": lambda: kills(folder, o.kills or 8),
+                 "disk_kills": lambda: kills(folder, o.kills or 4, True)}
+        if o.kills and not o.only:
+            o.only = "disk_kills" if o.copy_disks else "kills"
         for name, part in parts.items():
             if o.only and o.only != name:
                 continue

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Protected machines: the standby goes on where the world saw the primary last; never two, never none.
 
-protect.py [--engine NAME] [--kills N]
+protect.py [--engine NAME] [--kills N] [--only PART]
 protect.py --figures [--engine NAME]
 
 A guest counts, and tells the numbers to a listener outside (protect_count.c).
@@ -21,13 +21,18 @@ import tempfile
 import threading
 import time
 
-from guest import ECTYPE, ENGINE, SLOW, Guest, Timeout, finish, linux, ok, run_to_end
+from certificates import certificates
+from guest import ECTYPE, ENGINE, SLOW, Guest, Timeout, finish, linux, ok, run_to_end, skip
+from net import tap_interface
 
 MIB = 1 << 20
 HERE = os.path.dirname(os.path.abspath(__file__))
 TIMEOUT = int(1500 * SLOW)  # ms; this host may be busy
+MARK = f"PROTECT_TEST={os.getpid()}".encode()  # in the environment of all that this test starts
 
-COUNT = "(count 10.0.2.2 {port} 500 </dev/null >/dev/null 2>&1 &) ; true"
+OTHER = "interp" if ENGINE != "interp" else "dbt"
+
+COUNT = "(count {host} {port} 500 </dev/null >/dev/null 2>&1 &) ; true"
 WRITE = ("(n=0; while :; do n=$((n+1)); dd if=/dev/urandom of=/mnt/f$((n%40)) bs=16k count=$((n%20+1)) 2>/dev/null; "
          "md5sum /mnt/f$((n%40)) >/mnt/s$((n%40)); test $((n%5)) = 0 && sync; done) & echo $! >/tmp/writer")
 
@@ -56,13 +61,19 @@ def wait_until(what, limit=20):
     return False
 
 
+def listens(path):
+    """A socket is there before somebody listens at it."""
+    with open("/proc/net/unix", encoding="ascii", errors="replace") as f:
+        return any(line.split()[3] == "00010000" and line.rstrip("\n").endswith(" " + path) for line in f if " /" in line)
+
+
 class Observer:
     """What the world sees: numbers, each larger than the one before."""
 
-    def __init__(self):
+    def __init__(self, address="127.0.0.1"):
         self.last, self.seen, self.wrong = 0, 0, []
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
+        self.socket.bind((address, 0))
         self.port = self.socket.getsockname()[1]
         threading.Thread(target=self.listen, daemon=True).start()
 
@@ -89,10 +100,31 @@ def initramfs(folder):
     return path
 
 
+class Stream:
+    """Numbers that come over one TCP connection, with none left out."""
+
+    def __init__(self, address):
+        self.last, self.wrong = 0, []
+        self.listener = socket.create_server((address, 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self):
+        for line in self.listener.accept()[0].makefile():
+            if int(line) != self.last + 1:
+                self.wrong.append((int(line), self.last))
+            self.last = int(line)
+        self.wrong.append("closed")
+
+    def goes_on(self, limit=20):
+        start = self.last
+        return wait_until(lambda: self.last > start + 20, limit) and not self.wrong
+
+
 class Chain:
     """A machine and its standbys, one after the other."""
 
-    def __init__(self, folder, observer, disk=True):
+    def __init__(self, folder, observer, disk=True, net=("user", "10.0.2.2", "10.0.2.15"), options=()):
         self.folder, self.observer, self.count, self.guests = folder, observer, 0, []
         self.disk = os.path.join(folder, "disk-0.raw") if disk else None
         more = []
@@ -100,30 +132,48 @@ class Chain:
             with open(self.disk, "wb") as f:
                 f.truncate(64 * MIB)
             subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", self.disk], check=True)
+            if disk == "qcow2":
+                raw, self.disk = self.disk, self.disk[:-3] + "qcow2"
+                subprocess.run([ECTYPE, "image", "convert", raw, self.disk], check=True, capture_output=True)
             more = ["--disk", self.disk]
         self.name = "protect-0"
-        self.g = linux("--name", self.name, "--net", "user", *more, memory="256M", initrd=initramfs(folder))
+        self.g = linux("--name", self.name, "--net", net[0], *more, *options, memory="256M", initrd=initramfs(os.path.dirname(folder)))
         self.guests.append(self.g)
         self.g.expect(r"# ", 120)
-        self.g.shell("ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0")
-        self.g.shell(COUNT.format(port=observer.port))
+        self.g.shell(f"ip link set eth0 up; ip addr add {net[2]}/24 dev eth0")
+        # or the first number waits for an answer to ARP, and the second may be first
+        self.g.shell(f"ping -c 1 -W 5 {net[1]}")
+        self.g.shell(COUNT.format(host=net[1], port=observer.port))
         if disk:
             self.g.shell("mount -t ext4 /dev/vda /mnt || { mkdir /mnt; mount -t ext4 /dev/vda /mnt; }")
             self.g.shell(WRITE)
         ok("the counter is heard", observer.goes_on(), observer.seen)
 
-    def standby(self, *options, primary=()):
-        """Protects the machine by a new standby: the Guest, and its name."""
+    def waiting(self, *options, where=None, engine=ENGINE):
+        """A new standby that waits: the Guest, its name, its copy of the disk, where it listens."""
         self.count += 1
         name = f"protect-{self.count}"
-        where = "unix:" + os.path.join(self.folder, f"socket-{self.count}")
+        where = where or "unix:" + os.path.join(self.folder, f"socket-{self.count}")
         copy = os.path.join(self.folder, f"disk-{self.count}.raw")
         disk = ["--disk", "disk0=" + copy] if self.disk else []
-        s = Guest(where, "--name", name, *disk, *options, verb="standby")
+        s = Guest(where, "--name", name, *disk, *options, engine=engine, verb="standby")
         self.guests.append(s)
-        wait_until(lambda: os.path.exists(where[5:]))
-        status, out, err = control("protect", self.name, where, "--timeout", str(TIMEOUT), *primary)
-        ok(f"{name}: the machine is protected", status == 0 and "protected" in out, f"{status} {out} {err} {s.errors()}")
+        if where.startswith("unix:"):
+            wait_until(lambda: listens(where[5:]))
+        else:
+            wait_until(lambda: "at port" in s.errors() or s.process.poll() is not None)
+            where = where[:-1] + re.search(r"at port (\d+)|$", s.errors())[0][8:]
+        return s, name, copy, where
+
+    def protect(self, name, where, *options):
+        status, out, err = control("protect", self.name, where, "--timeout", str(TIMEOUT), *options)
+        return ok(f"{name}: the machine is protected", status == 0 and "protected" in out,
+                  f"{status} {out} {err} {self.guests[-1].errors()}")
+
+    def standby(self, *options, primary=(), engine=ENGINE):
+        """Protects the machine by a new standby: the Guest, and its name."""
+        s, name, copy, where = self.waiting(*options, engine=engine)
+        self.protect(name, where, *primary)
         return s, name, copy
 
     def taken_over(self, s, name, copy):
@@ -153,6 +203,12 @@ class Chain:
             g.close()
 
 
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
 def killed(folder, kills):
     """The primary is killed under load, its standby takes over and is protected in turn, and so on."""
     o = Observer()
@@ -176,10 +232,49 @@ def killed(folder, kills):
         c.close()
 
 
+# on each of two processors: a program that checks memory that it writes all the time
+CHECKS = ("(cd /tmp; dd if=/dev/urandom of=noise bs=64k count=1 2>/dev/null; md5sum <noise >sum; for i in 0 1; do "
+          "(n=0; bad=0; while :; do cat noise >copy$i; md5sum <copy$i | cmp -s - sum || bad=$((bad+1)); n=$((n+1)); "
+          "echo $n $bad >t$i; mv t$i check$i; usleep 50000; done) & done) & true")
+STREAM = "((n=0; while :; do n=$((n+1)); echo $n; usleep 20000; done) | nc {host} {port} >/dev/null 2>&1 &) ; true"
+
+
+def engines(folder):
+    """Two processors, a qcow2 disk, a tap interface: to the other engine and back."""
+    subnet = f"10.99.{os.getpid() % 250}."
+    with tap_interface(f"ecp{os.getpid()}", subnet + "1") as tap:
+        net = (f"tap={tap}", subnet + "1", subnet + "2") if tap else ("user", "10.0.2.2", "10.0.2.15")
+        o = Observer(net[1] if tap else "127.0.0.1")
+        stream = Stream(net[1]) if tap else None
+        c = Chain(folder, o, disk="qcow2", net=net, options=("--cpus", "2"))
+        try:
+            c.g.shell(CHECKS)
+            if tap:
+                c.g.shell(STREAM.format(host=net[1], port=stream.port))
+                ok("tap: a connection", stream.goes_on(), (stream.last, stream.wrong))
+            for engine in (OTHER, ENGINE):
+                s, name, copy = c.standby(engine=engine)
+                time.sleep(0.5)
+                c.g.process.kill()
+                c.taken_over(s, name, copy)
+                if tap:
+                    ok(f"{name} ({engine}): the connection is whole", stream.goes_on(), (stream.last, stream.wrong))
+                before = [c.g.shell(f"cat /tmp/check{i}").split() for i in (0, 1)]
+                ok(f"{name} ({engine}): both processors go on", c.g.shell("nproc").strip() == "2" and wait_until(lambda: all(
+                    int(c.g.shell(f"cat /tmp/check{i}").split()[0]) > int(before[i][0]) + 1 for i in (0, 1))), before)
+                bad = [c.g.shell(f"cat /tmp/check{i}").split()[1] for i in (0, 1)]
+                ok(f"{name} ({engine}): memory is whole", bad == ["0", "0"], bad)
+            c.check_disk()
+        except Timeout as e:
+            ok("engines", False, e)
+        finally:
+            c.close()
+
+
 def standby_lost(folder):
     """The standby is killed: the primary goes on, or stands still, as it was told."""
     o = Observer()
-    c = Chain(folder, o, disk=False)
+    c = Chain(folder, o, disk=False, net=(f"user,hostfwd=tcp:127.0.0.1:{free_port()}-:22", "10.0.2.2", "10.0.2.15"))
     try:
         s, _, _ = c.standby(primary=("--on-loss", "continue"))
         s.process.kill()
@@ -208,11 +303,13 @@ def standby_lost(folder):
         s, name, copy = c.standby("--witness", witness, primary=("--witness", witness))
         silent = c.g
         silent.process.send_signal(signal.SIGSTOP)
-        c.taken_over(s, name, copy)
+        ok("a standby waits for a host port that a silent primary has",
+           wait_until(lambda: "goes on as soon as it is free" in s.errors()), s.errors())
         silent.process.send_signal(signal.SIGCONT)
         ok("witness: a primary that comes back ends", silent.wait(20) is not None and
            "has taken over" in silent.errors(), silent.errors())
-        s, name, copy = c.standby()
+        c.taken_over(s, name, copy)
+        s, name, copy = c.standby("--net", "user")
         silent = c.g
         silent.process.send_signal(signal.SIGSTOP)
         c.taken_over(s, name, copy)
@@ -228,6 +325,91 @@ def standby_lost(folder):
         ok("standby_lost", False, e)
     finally:
         c.close()
+
+
+def links(*names):
+    """The processes of this test that have a connection over TLS: ectype-link of a primary, ectype-door of a standby."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/comm", encoding="ascii") as comm, open(f"/proc/{pid}/environ", "rb") as environ:
+                if comm.read().strip() in names and MARK in environ.read().split(b"\0"):
+                    found.add(int(pid))
+        except OSError:
+            pass
+    return found
+
+
+def tls(folder):
+    """Only who has a certificate is let in; what the end of a connection means only its other end says."""
+    if not shutil.which("openssl"):
+        skip("TLS", "no openssl here")
+        return
+    o = certificates(folder)
+    here, there, at = o("here"), o("there"), "tcp:127.0.0.1:0"
+    observer = Observer()
+    c = Chain(folder, observer, disk=False)
+    try:
+        s, name, copy, where = c.waiting(*there, where=at)
+        for what, options, words in (
+                ("a certificate of another authority", o("stranger", "ca"), "the other side refuses"),
+                ("a standby whose authority is another", o("here", "other"), "issuer is unknown|not trusted"),
+                ("a standby of another name", [*here, "--tls-host", "elsewhere"], "name.* does not match"),
+                ("no certificate", [], "")):
+            status, out, err = control("protect", c.name, where, *options)
+            ok(f"{what}: refused, the machine and the standby go on", status == 1 and err.count("\n") == 1 and
+               re.search(words, err) and not out and s.process.poll() is None and protection(c.name)["state"] == "none",
+               f"{status} {out} {err} {s.errors()}")
+        stranger = socket.create_connection(("127.0.0.1", int(where.rsplit(":", 1)[1])))
+        stranger.sendall(os.urandom(512))
+        c.protect(name, where, *here)
+        stranger.close()
+        c.g.process.kill()
+        c.taken_over(s, name, copy)
+
+        # one of the processes between is killed: the monitor behind it is not dead, and is not taken for it
+        for link in ("ectype-link", "ectype-door"):
+            before = links(link)
+            s, name, copy, where = c.waiting(*there, where=at)
+            c.protect(name, where, *here, "--on-loss", "continue")
+            for pid in links(link) - before:
+                os.kill(pid, signal.SIGKILL)
+            if link == "ectype-link":
+                ok("the primary's link is killed: it goes on", observer.goes_on() and protection(c.name)["state"] == "none",
+                   protection(c.name))
+                time.sleep(2 * TIMEOUT / 1000)
+                ok("and its standby does not take over", "takes over" not in s.errors() and s.process.poll() is None, s.errors())
+                s.close()
+                continue
+            silent, old = c.g, c.name
+            c.taken_over(s, name, copy)
+            ok("the standby's link is killed: it goes on, the primary stands still",
+               wait_until(lambda: protection(old)["state"] == "held"), silent.errors())
+            silent.close()
+        for how in ("standby", "primary"):
+            s, name, copy, where = c.waiting(*there, where=at)
+            c.protect(name, where, *here, "--on-loss", "continue")
+            if how == "standby":
+                s.process.kill()
+                ok("continue: the standby is killed, the primary goes on", observer.goes_on() and
+                   protection(c.name)["state"] == "none", protection(c.name))
+                continue
+            c.g.process.kill()
+            c.taken_over(s, name, copy)
+        ok("nothing was heard twice", not observer.wrong, observer.wrong[:5])
+        s, name, copy, where = c.waiting(*there, where=at)
+        c.protect(name, where, *here)
+        status, _, err = control("protect", "--stop", c.name)
+        ok("--stop: the standby ends", status == 0 and s.wait(20) == 0 and "goes on unprotected" in s.errors(), err + s.errors())
+    except Timeout as e:
+        ok("tls", False, e)
+    finally:
+        c.close()
+    ok("the processes between end with their machines", wait_until(lambda: not links("ectype-link", "ectype-door")),
+       links("ectype-link", "ectype-door"))
+    for args in (["standby", at, "--tls-cert", "x"], ["standby", at, "--tls-cert", folder + "/none", *there[2:]],
+                 ["protect", "x", "tcp:127.0.0.1:1", "--tls-ca", "x"], ["standby", "tcp:0.0.0.0:0"]):
+        refused(" ".join(args[:1] + args[2:4]) + ": one line", args, "--tls-")
 
 
 def refusals(folder):
@@ -249,10 +431,26 @@ def refusals(folder):
                                      ("a copy over a file", ["--disk", "disk0=" + disk], "cannot make"),
                                      ("a witness of one side", ["--witness", where + ".w"], "the primary has none")):
             with Guest("unix:" + where, "--name", "protect-s", *options, verb="standby") as s:
-                wait_until(lambda: os.path.exists(where))
+                wait_until(lambda: listens(where))
                 status, _, err = control("protect", "protect-r", "unix:" + where)
                 ok(what, status == 1 and err.count("\n") == 1 and re.search(words, err) and s.wait(10) in (1, 2),
                    f"{status} {err} {s.errors()}")
+        with Guest("unix:" + where, "--name", "protect-s", "--disk", "disk0=" + where + ".copy", verb="standby") as s:
+            wait_until(lambda: listens(where))
+            for data in (b"", b"GET / HTTP/1.1\r\n\r\n", os.urandom(4096)):
+                stranger = socket.socket(socket.AF_UNIX)
+                stranger.connect(where)
+                stranger.sendall(data)
+                stranger.close()
+            ok("a standby waits on after strangers", wait_until(lambda: s.errors().count("waiting for another") == 3), s.errors())
+            status, _, err = control("protect", "protect-x", "unix:" + where)
+            ok("and after the command for a machine that is not there", status == 2 and s.process.poll() is None, f"{status} {err}")
+            status, _, err = control("protect", "protect-r", "unix:" + where)
+            ok("and protects", status == 0, err + s.errors())
+            s.process.kill()
+            s.process.wait()
+            ok("a standby that is killed leaves no copy", wait_until(lambda: not os.path.exists(where + ".copy")))
+        control("protect", "--stop", "protect-r")
         ok("the machine goes on", "here" in g.shell("echo he''re"))
         refused("nothing is to be stopped", ["protect", "--stop", "protect-r"], "not protected", 1)
 
@@ -293,7 +491,7 @@ def figures(folder):
         for rate in (0, 10, 25, 50):
             s = Guest("unix:" + where, "--name", "protect-g", verb="standby") if rate else None
             if rate:
-                wait_until(lambda: os.path.exists(where))
+                wait_until(lambda: listens(where))
                 control("protect", "protect-f", "unix:" + where, "--rate", str(rate), "--timeout", "10000")
             compute, start = seconds(g, "compute"), time.monotonic()
             before = protection("protect-f")
@@ -318,16 +516,21 @@ def main():
     p.add_argument("--engine")
     p.add_argument("--kills", type=int, default=3)
     p.add_argument("--figures", action="store_true")
+    p.add_argument("--only", help="a part: killed, engines, standby_lost, tls, refusals")
     args = p.parse_args()
+    os.environ["PROTECT_TEST"] = str(os.getpid())
     folder = tempfile.mkdtemp(prefix="ectype-protect-")
     try:
         if args.figures:
             figures(folder)
             return
-        killed(folder, args.kills)
-        if args.kills <= 3:
-            standby_lost(folder)
-            refusals(folder)
+        parts = {"killed": lambda folder: killed(folder, args.kills), "engines": engines, "standby_lost": standby_lost,
+                 "tls": tls, "refusals": refusals}
+        for name, part in parts.items():
+            if args.only == name or not args.only and (name == "killed" or args.kills <= 3):
+                own = os.path.join(folder, name)
+                os.mkdir(own)
+                part(own)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     finish()

@@ -6,6 +6,7 @@
  *   oracle_gen.c      makes a random instance of a form: bytes, registers, memory
  *   oracle_data.c     random numbers and interesting operand values
  *   oracle_host.c     runs it on the host
+ *   oracle_vendor.c   what cannot be compared with hosts that are not Intel's
  *   oracle_compare.c  runs it in the engine, compares, prints differences
  *   oracle.c          the command line, the loop, the coverage table
  */
@@ -131,8 +132,18 @@ struct verdict {
 	struct oracle_outcome host, guest;
 };
 void oracle_memory(struct oracle *o, const struct engine_ops *engine, u64 seed);
-/* Run it on both and compare; if there is no difference memory is as before afterwards. */
-void oracle_run(struct oracle *o, const struct instance *n, struct verdict *v);
+/* Run it on both and compare; if there is no difference memory is as before
+ * afterwards. False: it would meet this process's own memory, and was not run on the host. */
+bool oracle_run(struct oracle *o, const struct instance *n, struct verdict *v);
+/* oracle_vendor.c */
+bool vendor_is_intel(void);
+/* Why this instance cannot be compared on this host, or NULL. */
+const char *vendor_excludes(const struct instance *n);
+/* May the part at `at` of the XSAVE image be compared, when the host's is `host`? */
+bool vendor_part_comparable(unsigned at, const u8 *host);
+/* Both stopped, but not in the same way: may they on this host? */
+bool vendor_same_fault(const struct instance *n, const struct verdict *v);
+
 /* Memory as before, after a difference. */
 void oracle_restore(struct oracle *o);
 /* What differs, on stdout; restores memory. */

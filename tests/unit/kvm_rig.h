@@ -5,6 +5,7 @@
 #ifndef ECTYPE_TESTS_UNIT_KVM_RIG_H
 #define ECTYPE_TESTS_UNIT_KVM_RIG_H
 
+#include <cpuid.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -202,6 +203,15 @@ static void normalise_table(struct table_reg *t)
 	t->limit = was.limit;
 }
 
+/* AMD's do while FSW.ES is set only (APM vol. 2, 11.4.4), so KVM loses them there. */
+static bool host_saves_x87_pointers(void)
+{
+	unsigned a, b = 0, c, d;
+
+	__cpuid(0, a, b, c, d);
+	return b == signature_INTEL_ebx;
+}
+
 static void normalise(struct cpu *c)
 {
 	for (unsigned i = 0; i < SEG_COUNT; i++)
@@ -212,6 +222,10 @@ static void normalise(struct cpu *c)
 	normalise_table(&c->idtr);
 	c->tsc_offset = 0;
 	c->bios_sign_id = 0; /* loaded by CPUID, which does not leave KVM: made up for when it is read */
+	if (!host_saves_x87_pointers()) {
+		memset(c->fpu + FX_FOP, 0, 2);
+		memset(c->fpu + FX_FIP, 0, 16);
+	}
 	memset(c->fpu + XSTATE_HEADER, 0, 64);
 	memset(c->fpu + FX_MXCSR_MASK, 0, 4);
 }
