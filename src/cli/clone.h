@@ -71,6 +71,8 @@ struct clone_dir {
  * directories there that a killed keeper left over are removed. 0, or -1 with *e.
  */
 int clone_dir_create(struct clone_dir *d, const char *wanted, u64 need, struct error *e);
+/* Is the file in a directory that was made without `wanted`, and goes when its machines end? By its name. */
+bool clone_dir_temporary(const char *path);
 /* Removes it with all in it. */
 void clone_dir_remove(struct clone_dir *d);
 /* Leaves that to a process of its own, for when all of the copies have ended; not if it is to be kept. 0, or -1 with

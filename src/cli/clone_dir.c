@@ -58,6 +58,11 @@ static const char *place(void)
 	return tmp && *tmp == '/' ? tmp : "/var/tmp";
 }
 
+bool clone_dir_temporary(const char *path)
+{
+	return strstr(path, "/" PREFIX);
+}
+
 /* Removes what nobody locks. A directory is locked a moment after it was made: a young one is left alone. */
 static void sweep(const char *where)
 {

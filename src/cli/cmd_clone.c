@@ -16,6 +16,7 @@
 #include "cli/clone.h"
 #include "cli/control.h"
 #include "cli/snapshot.h"
+#include "cli/snapshot_backing.h"
 
 #define V1 "/api/v1/"
 
@@ -34,30 +35,44 @@ struct command {
 
 /* ---- the source ---- */
 
-static int add_file(void *need, const char *path, struct error *e)
+struct backed {
+	u64 *need;
+	const struct snapshot_backing *by; /* what is not copied; NULL: nothing */
+};
+
+static int add_file(void *opaque, const char *path, enum block_format format, struct error *e)
 {
+	struct backed *b = opaque;
 	struct stat st;
 
+	if (b->by && !strcmp(path, b->by->file[0].path))
+		return error_set(e, "from here on nothing is copied");
 	if (!stat(path, &st))
-		*(u64 *)need += (u64)st.st_blocks * 512;
+		*b->need += (u64)st.st_blocks * 512;
 	return 0;
 }
 
-/* What its snapshot may take: memory that is resident, and the disks it can write to, with what these are backed by. */
+/* What its snapshot may take: memory that is resident, and the disks it can write to, with what these are backed by
+ * where that is copied. */
 static u64 estimate(json_t *info)
 {
 	json_t *disks = json_object_get(json_object_get(info, "config"), "disks"), *d;
 	u64 need = process_resident((int)json_number(info, "pid"));
+	struct snapshot_backings backings;
 	struct error ignored;
 	size_t i;
 
+	snapshot_backings_find(&backings, info);
 	json_array_foreach(disks, i, d)
 	{
+		struct backed b = { &need, snapshot_backings_of(&backings, json_text(d, "id")) };
+
 		if (json_is_true(json_object_get(d, "readonly")))
 			continue;
-		add_file(&need, json_text(d, "path"), &ignored);
-		block_backing_files(json_text(d, "path"), BLOCK_FORMAT_AUTO, add_file, &need, &ignored);
+		add_file(&b, json_text(d, "path"), BLOCK_FORMAT_AUTO, &ignored);
+		block_backing_files(json_text(d, "path"), BLOCK_FORMAT_AUTO, add_file, &b, &ignored);
 	}
+	snapshot_backings_free(&backings);
 	return need;
 }
 

@@ -15,6 +15,7 @@
 #include "base/host_time.h"
 #include "cli/control.h"
 #include "cli/snapshot.h"
+#include "cli/snapshot_backing.h"
 #include "ctl/rundir.h"
 
 #define V1 "/api/v1/"
@@ -23,8 +24,9 @@
 struct command {
 	const char *name, *dir;
 	struct snapshot_form form;
-	bool stop, info, check;
-	bool paused; /* by us */
+	bool stop, info, check, whole;
+	struct snapshot_backings backings; /* of the machine's disks, which are not copied */
+	bool paused;			   /* by us */
 	struct snapshot_writer *w;
 	struct run_options *o; /* the machine's */
 	struct snapshot_disks disks;
@@ -43,6 +45,8 @@ static int pause_machine(struct command *c, struct error *e)
 	if (ret)
 		return ret;
 	needed = c->stop && !strcmp(json_text(info, "state"), "Running");
+	if (!c->stop && !c->whole)
+		snapshot_backings_find(&c->backings, info);
 	json_decref(info);
 	c->start = host_ns();
 	if (!needed)
@@ -148,7 +152,7 @@ static int take_disks(struct command *c, struct error *e)
 			return -1;
 		c->disks.count++;
 		if (!d->writable || c->stop) {
-			if (snapshot_files_note(&c->disks, d->id, &from->image, e))
+			if (snapshot_files_note(&c->disks, d->id, &from->image, NULL, e))
 				return -1;
 			d->written = d->writable ? 0 : d->written; /* known when the machine has ended */
 			continue;
@@ -156,6 +160,8 @@ static int take_disks(struct command *c, struct error *e)
 		d->written = 0;
 		if (!snapshot_has_image(c->w, d))
 			return error_set(e, "the machine did not send disk '%s'", d->id);
+		if (snapshot_note_backing(c->w, d, &c->disks, e))
+			return -1;
 	}
 	return 0;
 }
@@ -181,14 +187,26 @@ static int finish(struct command *c, struct error *e)
 	return snapshot_finish(c->w, &c->disks, e);
 }
 
+static json_t *body_of(const struct command *c)
+{
+	json_t *body = json_pack("{s:b}", "disks", !c->stop);
+
+	/* a machine that an older ectype runs knows no such member */
+	if (c->backings.count)
+		json_object_set_new(body, "backing", snapshot_backings_json(&c->backings));
+	return body;
+}
+
 static int snapshot(struct command *c, struct error *e)
 {
 	const struct ctl_sink sink = { take, c->w };
 	const struct saved_options *options;
 	struct error ignored;
-	json_t *body = json_pack("{s:b}", "disks", !c->stop);
+	json_t *body = NULL;
 	int ret = pause_machine(c, e);
 
+	if (!ret)
+		body = body_of(c);
 	if (!ret)
 		ret = ctl_fetch(c->name, "PUT", V1 "vm.snapshot", body, &sink, e);
 	json_decref(body);
@@ -227,6 +245,7 @@ static int run(struct command *c)
 	int ret;
 
 	signals_install(nothing, NULL);
+	c->form.backings = &c->backings;
 	c->w = snapshot_create_as(c->dir, &c->form, &e);
 	if (!c->w)
 		return usage_error("snapshot: %s", e.text);
@@ -235,6 +254,7 @@ static int run(struct command *c)
 	if (!ret)
 		report(c);
 	snapshot_drop(c->w);
+	snapshot_backings_free(&c->backings);
 	free(c->disks.file);
 	free(c->o);
 	return fflush(stdout) && !ret ? EXIT_FAILED : control_status("snapshot", ret, &e);
@@ -242,13 +262,15 @@ static int run(struct command *c)
 
 static int help(void)
 {
-	printf("usage: ectype snapshot NAME DIR [--base DIR0] [--compress[=LEVEL]] [--stop]\n"
+	printf("usage: ectype snapshot NAME DIR [--base DIR0] [--compress[=LEVEL]] [--whole-disks|--stop]\n"
 	       "       ectype snapshot --info DIR [--check]\n"
 	       "Saves the running machine NAME in the new directory DIR, from which `ectype restore DIR` goes on.\n"
-	       "What disks that the guest can write to hold goes into DIR, too. The guest goes on meanwhile.\n\n"
+	       "What disks that the guest can write to hold goes into DIR, too; of a qcow2 overlay only what it has\n"
+	       "itself, so that the files it is backed by must stay as they are. The guest goes on meanwhile.\n\n"
 	       "  --base DIR0         write only what differs from the snapshot DIR0, which has to stay as it is.\n"
 	       "                      DIR finds it by this path: relative to DIR, or absolute if it is given so\n"
 	       "  --compress[=LEVEL]  compress memory by zstd, level 1 to %d, default 1\n"
+	       "  --whole-disks       copy all that such a disk holds: DIR needs no other files then\n"
 	       "  --stop              the machine ends there: disks are not copied, and must stay as they are\n"
 	       "  --info              say what is in the snapshot DIR; with --check read and check all of it\n"
 	       "\n"
@@ -277,6 +299,8 @@ static int take_argument(struct command *c, int argc, char **argv, int *i)
 		c->stop = true;
 	else if (!strcmp(arg, "--info"))
 		c->info = true;
+	else if (!strcmp(arg, "--whole-disks"))
+		c->whole = true;
 	else if (!strcmp(arg, "--check"))
 		c->check = true;
 	else if (!strncmp(arg, "--compress", 10) && (!arg[10] || arg[10] == '='))
@@ -298,7 +322,7 @@ static int show_info(const struct command *c)
 {
 	struct error e;
 
-	if (!c->name || c->dir || c->stop || c->form.level || c->form.base)
+	if (!c->name || c->dir || c->stop || c->whole || c->form.level || c->form.base)
 		return usage_error("snapshot: --info takes one directory and --check (see ectype snapshot --help)");
 	if (snapshot_info(c->name, c->check, &e))
 		return usage_error("snapshot: %s", e.text);
@@ -318,6 +342,8 @@ static int run_arguments(struct command *c, int argc, char **argv)
 	}
 	if (c->info)
 		return show_info(c);
+	if (c->stop && c->whole)
+		return usage_error("snapshot: --stop copies no disks, --whole-disks all (see ectype snapshot --help)");
 	if (c->check)
 		return usage_error("snapshot: --check goes with --info (see ectype snapshot --help)");
 	if (!c->dir)

@@ -1,6 +1,7 @@
 #include "cli/control_socket.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "backend/chr/chr_mux.h"
@@ -17,8 +18,10 @@ int control_socket_open(struct control_socket *c, const char *name, const char *
 	else
 		snprintf(c->name, sizeof(c->name), "%s-%d", kind, (int)getpid());
 	c->fd = ctl_listen(c->name, c->path, &taken, why);
-	if (c->fd >= 0 || !taken)
+	if (c->fd >= 0 || !taken) {
+		c->cwd = getcwd(NULL, 0);
 		return 0;
+	}
 	*e = *why;
 	return -1;
 }
@@ -37,6 +40,7 @@ void control_socket_start(struct control_socket *c, struct machine *m)
 	const struct ctl_config cfg = {
 		.machine = m,
 		.name = c->name,
+		.cwd = c->cwd,
 		.fd = c->fd,
 		.console = c->mux,
 		.options = c->options.len ? c->options.data : NULL,
@@ -62,6 +66,8 @@ void control_socket_close(struct control_socket *c)
 {
 	control_socket_stop(c);
 	enc_free(&c->options);
+	free(c->cwd);
+	c->cwd = NULL;
 	if (c->fd < 0)
 		return;
 	unlink(c->path); /* in the jail, the janitor does */

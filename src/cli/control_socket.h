@@ -13,6 +13,7 @@ struct ctl;
 struct control_socket {
 	int fd; /* -1: none */
 	char path[CTL_PATH_MAX], name[CTL_NAME_MAX + 1];
+	char *cwd;		 /* when the socket was opened; NULL: not known */
 	struct encoder options;	 /* saved_options_write(), for ectype snapshot; empty: the machine cannot be saved */
 	struct chr *mux;	 /* the stream that ectype console attaches to; NULL: none */
 	struct arrival *arrival; /* the machine came by migration (ctl/arrival.h); NULL: it did not */

@@ -3,12 +3,13 @@
  *
  *   state     a stream (state/stream.h; what is in it: docs/snapshot.md)
  *   ram       RAM as it was, holes are zeros; or ram.zst (cli/snapshot_ram.h)
- *   ID.img    what disks held, as raw images, where the machine went on
+ *   ID.img    what disks held, where the machine went on: raw images, or qcow2 images on what it does not copy
  */
 #ifndef ECTYPE_CLI_SNAPSHOT_H
 #define ECTYPE_CLI_SNAPSHOT_H
 
 #include <linux/limits.h>
+#include <sys/stat.h>
 
 #include "backend/block/block.h"
 #include "cli/saved_options.h"
@@ -50,12 +51,23 @@ static inline bool snapshot_disk_own(const struct snapshot_disk *d)
 }
 void snapshot_disks_write(const struct snapshot_disks *s, struct encoder *e);
 int snapshot_disks_read(struct snapshot_disks *s, struct decoder d); /* -1: not sound */
-/* Notes the files that the disk's image builds on. 0, or -1 with *e. */
-int snapshot_files_note(struct snapshot_disks *s, const char *id, const struct block_config *image, struct error *e);
+/* Notes the files that the disk's image builds on, but for those in `skip` (or NULL), the bases of a snapshot. 0, or -1
+ * with *e. */
+int snapshot_files_note(struct snapshot_disks *s, const char *id, const struct block_config *image,
+			const struct ram_chain *skip, struct error *e);
 void snapshot_files_write(const struct snapshot_disks *s, struct encoder *e);
-/* Are those of a snapshot with these sections what they were? 0, or -1 with *e. */
+/* Calls `visit` for each of those of a snapshot with these sections, until -1 with *e from it. 0, or -1 with *e. */
+int snapshot_files_each(const struct stream *s, int (*visit)(const struct snapshot_file *f, struct error *e),
+			struct error *e);
+/* Are they what they were? 0, or -1 with *e. */
 int snapshot_files_check(const struct stream *s, struct error *e);
-/* Size and time of the file `path` as above. 0, or -1 with errno. */
+/* Size and time of a file as above. */
+static inline void snapshot_stat_identity(const struct stat *st, u64 *size, u64 *written)
+{
+	*size = (u64)st->st_size;
+	*written = (u64)st->st_mtim.tv_sec * 1000000000u + (u64)st->st_mtim.tv_nsec;
+}
+/* The same of the file `path`. 0, or -1 with errno. */
 int snapshot_file_identity(const char *path, u64 *size, u64 *written);
 
 /* ---- the file `state`, bases ---- */
@@ -90,10 +102,12 @@ int snapshot_chain_open(struct ram_chain *c, const char *dir, const struct strea
 /* ---- making one ---- */
 
 struct snapshot_writer;
+struct snapshot_backings;
 
 struct snapshot_form {
-	int level;	  /* of zstd, 1 to RAM_LEVEL_MAX; 0: not compressed */
-	const char *base; /* a snapshot: only what differs from it is written; or NULL */
+	int level;				  /* of zstd, 1 to RAM_LEVEL_MAX; 0: not compressed */
+	const struct snapshot_backings *backings; /* of the machine's disks, which are not copied; or NULL */
+	const char *base;			  /* a snapshot: only what differs from it is written; or NULL */
 };
 /* Makes a directory under a temporary name beside `path`, which must not be there. NULL with *e. */
 struct snapshot_writer *snapshot_create_as(const char *path, const struct snapshot_form *f, struct error *e);
@@ -104,6 +118,9 @@ int snapshot_take_piece(void *writer, const char *data, size_t n, u64 total, str
 struct saved_options *snapshot_received(struct snapshot_writer *w, struct error *e);
 /* Path, format and bytes of the file ID.img of disk d->id; false: its content did not come. */
 bool snapshot_has_image(const struct snapshot_writer *w, struct snapshot_disk *d);
+/* Notes the files that it builds on, but for the base's. 0, or -1 with *e. */
+int snapshot_note_backing(const struct snapshot_writer *w, const struct snapshot_disk *d, struct snapshot_disks *to,
+			  struct error *e);
 u64 snapshot_image_bytes(const struct snapshot_writer *w); /* of disks, that are not zeros */
 /* Writes `state`, flushes everything and gives the directory its name. May be called again with other disks. */
 int snapshot_finish(struct snapshot_writer *w, const struct snapshot_disks *disks, struct error *e);

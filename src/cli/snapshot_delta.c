@@ -14,8 +14,11 @@ struct image_delta {
 	char path[PATH_MAX];
 	struct block *b;
 	u64 size;
-	u8 *came; /* a bit for each block */
-	u8 before[PIECE];
+	bool based;		/* on an image of the base: what comes is compared */
+	struct block *backing;	/* has what does not come; NULL: it is zeros */
+	struct block_file file; /* of `backing` */
+	u8 *came;		/* a bit for each block; of `based` */
+	u8 before[PIECE], after[PIECE];
 };
 
 static int failed(const struct image_delta *d, int error, struct error *e)
@@ -23,14 +26,16 @@ static int failed(const struct image_delta *d, int error, struct error *e)
 	return error_errno(e, error, "%s", d->path);
 }
 
-static int open_image(struct image_delta *d, const char *backing, enum block_format format, struct error *e)
+/* `format` AUTO: it is found out, and stored. */
+static int make_image(struct image_delta *d, const char *backing, enum block_format format, struct error *e)
 {
+	static const char *const names[] = { [BLOCK_FORMAT_RAW] = "raw", [BLOCK_FORMAT_QCOW2] = "qcow2" };
 	const struct qcow2_create_config c = {
 		.path = d->path,
 		.size = d->size,
 		.cluster_size = PIECE,
 		.backing_file = backing,
-		.backing_format = format == BLOCK_FORMAT_QCOW2 ? "qcow2" : "raw",
+		.backing_format = names[format],
 	};
 	const struct block_config b = { .path = d->path, .format = BLOCK_FORMAT_QCOW2, .threads = true };
 
@@ -55,29 +60,56 @@ static bool find(const struct snapshot_images_base *base, const char *id, const 
 	return false;
 }
 
-struct image_delta *image_delta_create(const char *dir, const char *name, const char *id, u64 size,
-				       const struct snapshot_images_base *base, bool *none, struct error *e)
+/* The base's image `n` gets another one above it. */
+static int open_based(struct image_delta *d, const char *id, const char *name, const struct snapshot_images_base *base,
+		      unsigned n, const struct snapshot_backing *backing, struct error *e)
 {
-	char backing[PATH_MAX];
-	struct image_delta *d;
-	unsigned n;
+	struct block_config c = { .readonly = true, .threads = true };
+	char path[PATH_MAX];
 
-	*none = !base || !find(base, id, name, size, &n);
+	d->based = true;
+	d->came = calloc(d->size / DISK_BLOCK / 8 + 1, 1);
+	if (!d->came)
+		return error_set(e, "not enough memory");
+	if (snprintf(path, sizeof(path), "%s/%s", base->stored, name) >= (int)sizeof(path))
+		return error_set(e, "the path of disk '%s' is too long", id);
+	if (make_image(d, path, base->image[n].format, e))
+		return -1;
+	if (!backing)
+		return 0;
+	c.path = backing->file[0].path;
+	c.format = backing->format;
+	d->file = backing->is[0];
+	d->backing = block_open(&c, e);
+	return d->backing ? 0 : -1;
+}
+
+struct image_delta *image_delta_create(const char *dir, const char *name, const char *id, u64 size,
+				       const struct snapshot_images_base *base, const struct snapshot_backing *backing,
+				       bool *none, struct error *e)
+{
+	struct image_delta *d;
+	bool based;
+	unsigned n;
+	int ret;
+
+	based = base && find(base, id, name, size, &n);
+	*none = !based && !backing;
 	if (*none)
 		return NULL;
 	d = calloc(1, sizeof(*d));
-	if (d)
-		d->came = calloc(size / DISK_BLOCK / 8 + 1, 1);
-	if (!d || !d->came) {
-		free(d);
+	if (!d) {
 		error_set(e, "not enough memory");
 		return NULL;
 	}
 	d->size = size;
-	if (snprintf(d->path, sizeof(d->path), "%s/%s", dir, name) >= (int)sizeof(d->path) ||
-	    snprintf(backing, sizeof(backing), "%s/%s", base->stored, name) >= (int)sizeof(backing))
-		error_set(e, "the path of disk '%s' is too long", id);
-	else if (!open_image(d, backing, base->image[n].format, e))
+	if (snprintf(d->path, sizeof(d->path), "%s/%s", dir, name) >= (int)sizeof(d->path))
+		ret = error_set(e, "the path of disk '%s' is too long", id);
+	else if (based)
+		ret = open_based(d, id, name, base, n, backing, e);
+	else
+		ret = make_image(d, backing->file[0].path, backing->format, e);
+	if (!ret)
 		return d;
 	image_delta_drop(d);
 	return NULL;
@@ -100,14 +132,46 @@ static u64 to_end_of_piece(u64 at)
 	return PIECE - at % PIECE;
 }
 
+static void note(struct image_delta *d, u64 at, u64 n)
+{
+	for (u64 i = at; i < at + n; i += DISK_BLOCK)
+		d->came[i / DISK_BLOCK / 8] |= (u8)(1u << i / DISK_BLOCK % 8);
+}
+
 int image_delta_take(struct image_delta *d, u64 at, const u8 *data, u64 n, struct error *e)
 {
 	for (u64 i = 0, len; i < n; i += len) {
 		len = MIN(n - i, to_end_of_piece(at + i));
-		if (compare(d, at + i, data + i, len, e))
-			return -1;
-		for (u64 k = 0; k < len; k += DISK_BLOCK)
-			d->came[(at + i + k) / DISK_BLOCK / 8] |= (u8)(1u << (at + i + k) / DISK_BLOCK % 8);
+		if (d->based) {
+			note(d, at + i, len);
+			if (compare(d, at + i, data + i, len, e))
+				return -1;
+		} else {
+			int error = block_write_now(d->b, at + i, data + i, len);
+
+			if (error)
+				return failed(d, error, e);
+		}
+	}
+	return 0;
+}
+
+int image_delta_zero(struct image_delta *d, u64 at, u64 n, struct error *e)
+{
+	u64 stop = at + n, end = at, len;
+	int error;
+
+	if (!d->based) {
+		error = block_zero_now(d->b, at, n);
+		return error ? failed(d, error, e) : 0;
+	}
+	note(d, at, n);
+	while ((at = block_next_data(d->b, end, &end)) < stop) {
+		for (end = MIN(end, stop); at < end; at += len) {
+			len = MIN(end - at, to_end_of_piece(at));
+			if (compare(d, at, NULL, len, e))
+				return -1;
+		}
 	}
 	return 0;
 }
@@ -117,30 +181,88 @@ static bool came(const struct image_delta *d, u64 at)
 	return d->came[at / DISK_BLOCK / 8] >> at / DISK_BLOCK % 8 & 1;
 }
 
-/* What did not come is zeros; the base may have something there. */
-static int clear_rest(struct image_delta *d, struct error *e)
+/* What the files have that the machine's own image is backed by; NULL: zeros, and so it is without them. */
+static int read_backing(struct image_delta *d, u64 at, u64 n, const u8 **data)
 {
-	u64 end, len;
+	u64 size = d->backing ? block_size(d->backing) : 0, inside = at < size ? MIN(n, size - at) : 0;
 
-	for (u64 at = block_next_data(d->b, 0, &end); at < d->size; at = block_next_data(d->b, end, &end)) {
-		/* whole pieces: a cluster of zeros takes no room */
-		end = MIN((end + PIECE - 1) / PIECE * PIECE, d->size);
-		for (at = at / PIECE * PIECE; at < end; at += len) {
-			bool is = came(d, at);
+	*data = inside ? d->after : NULL;
+	if (!inside)
+		return 0;
+	memset(d->after + inside, 0, n - inside);
+	return block_read_now(d->backing, at, d->after, inside);
+}
 
-			for (len = DISK_BLOCK; at + len < end && len < to_end_of_piece(at) && came(d, at + len) == is;)
-				len += DISK_BLOCK;
-			len = MIN(len, end - at);
-			if (!is && compare(d, at, NULL, len, e))
-				return -1;
+/* [at, end), whole pieces but at the disk's end: what did not come. */
+static int compare_rest(struct image_delta *d, u64 at, u64 end, struct error *e)
+{
+	const u8 *data;
+	u64 len;
+
+	for (; at < end; at += len) {
+		bool is = came(d, at);
+		int error;
+
+		for (len = DISK_BLOCK; at + len < end && len < to_end_of_piece(at) && came(d, at + len) == is;)
+			len += DISK_BLOCK;
+		len = MIN(len, end - at);
+		if (is)
+			continue;
+		error = read_backing(d, at, len, &data);
+		if (error)
+			return failed(d, error, e);
+		if (compare(d, at, data, len, e))
+			return -1;
+	}
+	return 0;
+}
+
+/* Where one of them, or both, are not zeros. */
+static u64 next_data(struct image_delta *d, u64 at, u64 *end)
+{
+	u64 other_end, first = block_next_data(d->b, at, end), other = block_next_data(d->backing, at, &other_end);
+
+	if (other == block_size(d->backing) || other >= first)
+		return first;
+	*end = MIN(other_end, d->size);
+	return MIN(other, d->size);
+}
+
+/* Where what did not come may be other than what the base has: it may have something of its own there, or stand on
+ * other files than the machine. */
+static u64 next_other(struct image_delta *d, u64 at, u64 *end)
+{
+	u64 stop;
+
+	if (!d->backing)
+		return block_next_data(d->b, at, end);
+	for (;; at = stop) {
+		at = block_next_above(d->b, &d->file, at, &stop);
+		if (at == d->size)
+			return at;
+		at = next_data(d, at, end);
+		if (at < stop) {
+			*end = MIN(*end, stop);
+			return at;
 		}
+	}
+}
+
+static int compare_all(struct image_delta *d, struct error *e)
+{
+	u64 end;
+
+	for (u64 at = next_other(d, 0, &end); at < d->size; at = next_other(d, end, &end)) {
+		end = MIN((end + PIECE - 1) / PIECE * PIECE, d->size);
+		if (compare_rest(d, at / PIECE * PIECE, end, e))
+			return -1;
 	}
 	return 0;
 }
 
 int image_delta_finish(struct image_delta *d, struct error *e)
 {
-	int ret = clear_rest(d, e), error = block_close(d->b);
+	int ret = d->based ? compare_all(d, e) : 0, error = block_close(d->b);
 
 	d->b = NULL;
 	if (!ret && error)
@@ -154,6 +276,7 @@ void image_delta_drop(struct image_delta *d)
 	if (!d)
 		return;
 	block_close(d->b);
+	block_close(d->backing);
 	free(d->came);
 	free(d);
 }

@@ -12,8 +12,7 @@ int snapshot_file_identity(const char *path, u64 *size, u64 *written)
 
 	if (stat(path, &st))
 		return -1;
-	*size = (u64)st.st_size;
-	*written = (u64)st.st_mtim.tv_sec * 1000000000u + (u64)st.st_mtim.tv_nsec;
+	snapshot_stat_identity(&st, size, written);
 	return 0;
 }
 

@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "backend/block/block.h"
+#include "backend/block/track.h"
 #include "cli/new_file.h"
 
 void snapshot_image_name(const char *id, char name[40])
@@ -17,7 +17,8 @@ void snapshot_image_name(const char *id, char name[40])
 
 bool snapshot_images_section(const struct stream_section *s)
 {
-	return !strcmp(s->name, DISK_SIZE) || !strcmp(s->name, DISK_DATA) || !strcmp(s->name, DISK_SUM);
+	return !strcmp(s->name, DISK_SIZE) || !strcmp(s->name, DISK_DATA) || !strcmp(s->name, DISK_ZERO) ||
+	       !strcmp(s->name, DISK_SUM);
 }
 
 static int not_sound(struct error *e)
@@ -32,11 +33,14 @@ static int failed(const char *path, const char *id, struct error *e)
 
 static int make_image(struct snapshot_images *m, struct snapshot_image *im, int dir, const char *path, struct error *e)
 {
+	const struct snapshot_backing *backing = NULL;
 	char name[40];
 	bool raw;
 
+	if (im->above && !(backing = snapshot_backings_of(m->backings, im->id)))
+		return not_sound(e);
 	snapshot_image_name(im->id, name);
-	im->delta = image_delta_create(path, name, im->id, im->size, m->base, &raw, e);
+	im->delta = image_delta_create(path, name, im->id, im->size, m->base, backing, &raw, e);
 	im->format = raw ? BLOCK_FORMAT_RAW : BLOCK_FORMAT_QCOW2;
 	if (!raw && !im->delta) {
 		unlinkat(dir, name, 0);
@@ -51,7 +55,7 @@ static int make_image(struct snapshot_images *m, struct snapshot_image *im, int 
 		return -1;
 	}
 	m->count++;
-	return raw && ftruncate(im->fd, (off_t)im->size) ? failed(path, im->id, e) : 0;
+	return (raw && ftruncate(im->fd, (off_t)im->size)) || fchmod(im->fd, 0600) ? failed(path, im->id, e) : 0;
 }
 
 static int take_size(struct snapshot_images *m, int dir, const char *path, struct decoder *d, struct error *e)
@@ -64,6 +68,11 @@ static int take_size(struct snapshot_images *m, int dir, const char *path, struc
 	*im = (struct snapshot_image){ .fd = -1 };
 	dec_bytes(d, im->id, len);
 	im->size = dec_u64(d);
+	im->above = !d->failed && d->pos < d->len;
+	if (im->above && dec_u8(d) != 1)
+		return not_sound(e);
+	if (!im->size)
+		im->above = false; /* an image of no bytes would get as many as what it is backed by */
 	/* the name is one in the directory, and restore takes no hidden ones */
 	if (!dec_done(d) || strlen(im->id) != len || strchr(im->id, '/') || im->size % BLOCK_SECTOR ||
 	    im->size > INT64_MAX)
@@ -98,6 +107,17 @@ static int take_data(struct snapshot_images *m, const char *path, struct decoder
 	return write_all_at(im->fd, data, n, at) ? failed(path, im->id, e) : 0;
 }
 
+static int take_zeros(struct snapshot_images *m, struct decoder *d, struct error *e)
+{
+	struct snapshot_image *im = image_of(m, d);
+	u64 at = dec_u64(d), n = dec_u64(d);
+
+	if (!im || !im->above || !dec_done(d) || at % BLOCK_GRANULE || at > im->size || n > im->size - at ||
+	    (n % BLOCK_GRANULE && at + n != im->size))
+		return not_sound(e);
+	return image_delta_zero(im->delta, at, n, e);
+}
+
 static int take_sum(struct snapshot_images *m, struct decoder *d, struct error *e)
 {
 	struct snapshot_image *im = image_of(m, d);
@@ -119,6 +139,8 @@ int snapshot_images_take(struct snapshot_images *m, int dir, const char *path, c
 
 	if (!strcmp(s->name, DISK_SIZE))
 		return take_size(m, dir, path, &d, e);
+	if (!strcmp(s->name, DISK_ZERO))
+		return take_zeros(m, &d, e);
 	return strcmp(s->name, DISK_SUM) ? take_data(m, path, &d, e) : take_sum(m, &d, e);
 }
 

@@ -1,7 +1,8 @@
 /*
  * The content of disks, as vm.snapshot sends it (state/disk.h), into files
  * ID.img of a new snapshot: raw images in which zeros are holes; or, where the
- * snapshot has a base with such a disk, qcow2 images on the base's.
+ * snapshot has a base with such a disk, or the machine's own image is backed by
+ * files that are not copied, qcow2 images on these.
  */
 #ifndef ECTYPE_CLI_SNAPSHOT_IMAGES_H
 #define ECTYPE_CLI_SNAPSHOT_IMAGES_H
@@ -19,10 +20,12 @@ struct snapshot_images {
 		struct ram_sum sum;
 		bool whole; /* all of it came */
 		enum block_format format;
+		bool above;		   /* what does not come is in its backing files */
 		struct image_delta *delta; /* NULL: a raw image, or whole */
 	} image[MACHINE_DISKS_MAX];
 	unsigned count;
-	const struct snapshot_images_base *base; /* NULL: none */
+	const struct snapshot_images_base *base;  /* NULL: none */
+	const struct snapshot_backings *backings; /* of the machine's images, which they build on; NULL: none */
 };
 
 /* "ID.img" */

@@ -74,7 +74,13 @@ static void show_disks(const struct snapshot_reader *r)
 	}
 }
 
-static void show(const struct snapshot_reader *r)
+static int show_file(const struct snapshot_file *f, struct error *e)
+{
+	printf(LABEL "%s\n", "builds on", f->path);
+	return 0;
+}
+
+static int show(const struct snapshot_reader *r, struct error *e)
 {
 	char memory[16], used[16];
 
@@ -88,8 +94,11 @@ static void show(const struct snapshot_reader *r)
 	option(r, "--append", "append");
 	option(r, "--firmware", "firmware");
 	show_disks(r);
+	if (snapshot_files_each(&r->state.stream, show_file, e))
+		return -1;
 	for (unsigned i = 0; i < r->chain.levels; i++)
 		show_level(&r->chain, i);
+	return 0;
 }
 
 /* The disks' files are there and what they were; the tables of qcow2 images go together. */
@@ -116,6 +125,8 @@ static int check(const struct snapshot_reader *r, struct error *e)
 	for (unsigned i = 0; i < r->disks.count; i++)
 		if (check_disk(r, &r->disks.disk[i], e))
 			return -1;
+	if (snapshot_files_check(&r->state.stream, e))
+		return -1;
 	return snapshot_check_ram(r, e);
 }
 
@@ -131,7 +142,7 @@ int snapshot_info(const char *dir, bool whole, struct error *e)
 		if (whole)
 			ret = check(r, e);
 		if (!ret)
-			show(r);
+			ret = show(r, e);
 		if (!ret && whole)
 			printf(LABEL "all of it is there, and what it was\n", "check");
 		snapshot_reader_close(r);

@@ -149,6 +149,7 @@ struct snapshot_writer *snapshot_create_as(const char *path, const struct snapsh
 		return NULL;
 	}
 	w->dir = -1;
+	w->images.backings = f->backings;
 	stream_begin(&w->w, &w->out);
 	if (!make_directory(w, path, e) && (!f->base || !open_base(w, f->base, e)) &&
 	    (w->ram = ram_out_create(w->dir, f->level, f->base ? &w->chain : NULL, e)))
@@ -340,6 +341,24 @@ bool snapshot_has_image(const struct snapshot_writer *w, struct snapshot_disk *d
 	snprintf(d->path, sizeof(d->path), "%s", name);
 	d->format = im->format;
 	return true;
+}
+
+int snapshot_note_backing(const struct snapshot_writer *w, const struct snapshot_disk *d, struct snapshot_disks *to,
+			  struct error *e)
+{
+	const struct snapshot_backing *b = snapshot_backings_of(w->images.backings, d->id);
+	struct block_config image = { .format = d->format };
+	char path[2 * PATH_MAX];
+	u64 size, written;
+
+	for (unsigned i = 0; b && i < b->files; i++)
+		if (snapshot_file_identity(b->file[i].path, &size, &written) || size != b->file[i].size ||
+		    written != b->file[i].written)
+			return error_set(e, "disk '%s': its backing file %s was changed meanwhile", d->id,
+					 b->file[i].path);
+	snprintf(path, sizeof(path), "%s/%s", w->made, d->path);
+	image.path = path;
+	return snapshot_files_note(to, d->id, &image, w->base.path[0] ? &w->chain : NULL, e);
 }
 
 u64 snapshot_image_bytes(const struct snapshot_writer *w)

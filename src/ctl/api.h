@@ -10,6 +10,7 @@
 
 #include "backend/chr/chr.h"
 #include "base/guid.h"
+#include "ctl/disk_copy.h"
 #include "machine/machine.h"
 
 #define API_BODY_MAX (64 * KiB)
@@ -50,12 +51,13 @@ extern const unsigned api_route_count;
 
 struct api_request {
 	enum api_op op;
-	char engine[16];     /* API_ENGINE */
-	bool has_balloon;    /* API_RESIZE */
-	u64 desired_balloon; /* bytes */
-	bool paging;	     /* API_COREDUMP: with virtual addresses */
-	bool no_disks;	     /* API_SNAPSHOT: state and memory only */
-	bool has_generation; /* API_GENERATION: which one; else a random one */
+	char engine[16];	      /* API_ENGINE */
+	bool has_balloon;	      /* API_RESIZE */
+	u64 desired_balloon;	      /* bytes */
+	bool paging;		      /* API_COREDUMP: with virtual addresses */
+	bool no_disks;		      /* API_SNAPSHOT: state and memory only */
+	struct disk_backings backing; /* API_SNAPSHOT: what the client has of the disks */
+	bool has_generation;	      /* API_GENERATION: which one; else a random one */
 	u8 generation[GUID_LEN];
 	bool has_downtime, has_timeout; /* API_MIGRATION_SET */
 	u64 downtime_ms, timeout_s;
@@ -99,7 +101,8 @@ struct protect;
 struct api_machine {
 	struct machine *machine;
 	const char *name;
-	bool console; /* there is one to attach to */
+	const char *cwd; /* where names of files begin that do not begin with '/'; NULL: not known */
+	bool console;	 /* there is one to attach to */
 	/* What a snapshot's section "options" holds (docs/snapshot.md); NULL: this machine cannot be saved. */
 	const u8 *options;
 	size_t options_len;

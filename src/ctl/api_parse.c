@@ -132,9 +132,39 @@ static bool parse_coredump(json_t *j, struct api_request *q, struct api_reply *r
 	return true;
 }
 
+/* {"ID": [device, inode, ...], ...}: numbers of stat(), as 64 bits with a sign. */
+static bool parse_backing(json_t *j, struct disk_backings *to)
+{
+	const char *id;
+	json_t *files;
+
+	json_object_foreach(j, id, files)
+	{
+		size_t n = json_array_size(files), i;
+		struct disk_backing *d = &to->disk[to->count];
+		json_t *number;
+
+		if (to->count == ARRAY_SIZE(to->disk) || strlen(id) >= sizeof(d->id) || !n || n % 2 ||
+		    n > 2 * ARRAY_SIZE(d->file))
+			return false;
+		json_array_foreach(files, i, number)
+		{
+			u64 value = (u64)json_integer_value(number);
+
+			if (!json_is_integer(number))
+				return false;
+			*(i % 2 ? &d->file[i / 2].ino : &d->file[i / 2].dev) = value;
+		}
+		strcpy(d->id, id);
+		d->files = (unsigned)n / 2;
+		to->count++;
+	}
+	return !j || json_is_object(j);
+}
+
 static bool parse_snapshot(json_t *j, struct api_request *q, struct api_reply *r)
 {
-	static const char *const members[] = { "disks", NULL };
+	static const char *const members[] = { "disks", "backing", NULL };
 	json_t *disks = json_object_get(j, "disks");
 
 	if (!known_members(j, members, r))
@@ -144,6 +174,10 @@ static bool parse_snapshot(json_t *j, struct api_request *q, struct api_reply *r
 		return false;
 	}
 	q->no_disks = json_is_false(disks);
+	if (!parse_backing(json_object_get(j, "backing"), &q->backing)) {
+		api_error(r, 400, "\"backing\" must be {ID: [DEVICE, INODE, ...], ...}");
+		return false;
+	}
 	return true;
 }
 

@@ -19,6 +19,7 @@ struct arrival;
 struct ctl_config {
 	struct machine *machine;
 	const char *name;
+	const char *cwd;     /* see struct api_machine */
 	int fd;		     /* listens (ctl_listen()); stays the caller's */
 	struct chr *console; /* of chr_mux_create(), for clients to attach to; NULL: none */
 	const u8 *options;   /* of a snapshot: see struct api_machine */

@@ -1,6 +1,7 @@
 #include "ctl/report.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "ctl/arrival.h"
@@ -33,6 +34,19 @@ static void put_string(json_t *o, const char *key, const char *value)
 		json_object_set_new(o, key, text ? text : json_string("(not UTF-8)"));
 }
 
+/* From the root on. */
+static void put_file(json_t *o, const char *key, const char *path, const char *cwd)
+{
+	char *whole;
+
+	if (*path == '/' || !cwd) {
+		put_string(o, key, path);
+	} else if (asprintf(&whole, "%s/%s", cwd, path) >= 0) {
+		put_string(o, key, whole);
+		free(whole);
+	}
+}
+
 static json_t *payload(const struct machine_config *c)
 {
 	json_t *o = json_object();
@@ -44,7 +58,7 @@ static json_t *payload(const struct machine_config *c)
 	return o;
 }
 
-static json_t *disks(const struct machine_config *c)
+static json_t *disks(const struct machine_config *c, const char *cwd)
 {
 	json_t *list = json_array();
 
@@ -53,7 +67,7 @@ static json_t *disks(const struct machine_config *c)
 		json_t *o = json_object();
 
 		put_string(o, "id", d->id);
-		put_string(o, "path", d->image.path);
+		put_file(o, "path", d->image.path, cwd);
 		json_object_set_new(o, "readonly", json_boolean(d->image.readonly));
 		json_array_append_new(list, o);
 	}
@@ -92,11 +106,11 @@ static json_t *nets(const struct machine_config *c)
 	return list;
 }
 
-static json_t *config(const struct machine_config *c, const struct snapshot *s)
+static json_t *config(const struct machine_config *c, const char *cwd, const struct snapshot *s)
 {
 	json_t *o =
 	    json_pack("{s:{s:i, s:i}, s:{s:I}, s:o, s:o, s:o}", "cpus", "boot_vcpus", c->cpus, "max_vcpus", c->cpus,
-		      "memory", "size", INT(c->memory), "payload", payload(c), "disks", disks(c), "net", nets(c));
+		      "memory", "size", INT(c->memory), "payload", payload(c), "disks", disks(c, cwd), "net", nets(c));
 
 	if (o && c->balloon)
 		json_object_set_new(o, "balloon",
@@ -135,8 +149,8 @@ json_t *report_info(const struct api_machine *m, const struct snapshot *s)
 	const struct machine_config *c = machine_config(m->machine);
 	json_t *o = json_pack("{s:s, s:i, s:s, s:s, s:s, s:o, s:b}", "name", m->name, "pid", (int)getpid(), "version",
 			      ECTYPE_VERSION, "state", report_state(m, s), "clock",
-			      c->clock == MACHINE_CLOCK_VIRTUAL ? "virtual" : "real", "config", config(c, s), "console",
-			      m->console);
+			      c->clock == MACHINE_CLOCK_VIRTUAL ? "virtual" : "real", "config", config(c, m->cwd, s),
+			      "console", m->console);
 
 	if (!o)
 		return NULL;

@@ -53,7 +53,7 @@ struct saving {
 
 struct call {
 	const struct api_machine *api;
-	bool disks;
+	const struct disk_backings *backing; /* NULL: no disks are wanted */
 	struct saving *s;
 	u64 patience; /* host time; until then another moment may come that is better */
 	int status;   /* of HTTP; 0: it was no good moment */
@@ -68,9 +68,9 @@ static void go_on(struct saving *s)
 }
 
 /* Disks first: their sizes are sections. On failure what was started is for saving_release(). */
-static int start_copies(struct saving *s, bool disks, struct error *e)
+static int start_copies(struct saving *s, const struct disk_backings *backing, struct error *e)
 {
-	if (disks && !(s->disks = disk_copies_start(s->m, &s->w, e)))
+	if (backing && !(s->disks = disk_copies_start(s->m, backing, &s->w, e)))
 		return -1;
 	s->copy = ram_copy_start(s->m);
 	return s->copy ? 0 : error_set(e, "not enough host memory");
@@ -94,7 +94,7 @@ static void begin(void *opaque)
 		return;
 	}
 	stream_begin(&s->w, &s->out);
-	if (machine_quiesce_devices(s->m, &call->e) || start_copies(s, call->disks, &call->e)) {
+	if (machine_quiesce_devices(s->m, &call->e) || start_copies(s, call->backing, &call->e)) {
 		machine_release(s->m, s->hold);
 		return;
 	}
@@ -248,7 +248,7 @@ static bool find_moment(struct call *call)
 void api_snapshot(const struct api_machine *m, const struct api_request *q, struct api_reply *r)
 {
 	struct saving *s;
-	struct call call = { .api = m, .disks = !q->no_disks };
+	struct call call = { .api = m, .backing = q->no_disks ? NULL : &q->backing };
 
 	if (!m->options) {
 		api_error(r, 409, "only machines of ectype run and ectype restore can be saved");

@@ -288,6 +288,7 @@ struct ctl *ctl_start(const struct ctl_config *cfg, struct error *e)
 	}
 	c->api = (struct api_machine){ .machine = cfg->machine,
 				       .name = cfg->name,
+				       .cwd = cfg->cwd,
 				       .console = cfg->console != NULL,
 				       .options = cfg->options,
 				       .options_len = cfg->options_len,

@@ -5,6 +5,7 @@ own, share memory and disk until they write, and leave nothing behind.
 clone.py [--engine NAME] [--count K]
 """
 import argparse
+import glob
 import itertools
 import json
 import os
@@ -188,6 +189,45 @@ def of_a_snapshot(folder, snap, shifted):
     errors(folder, snap, net)
 
 
+def image_info(path):
+    return json.loads(control("image", "info", "--json", path)[1])
+
+
+def overlaid(folder):
+    """A disk that is an overlay: its backing file is shared, never copied; what is saved of a copy needs no directory that goes."""
+    base, top, saved, work = (os.path.join(folder, n) for n in ("base.raw", "top.qcow2", "of-copy", "tmp"))
+    with open(base, "wb") as f:
+        f.write(os.urandom(24 * MIB))
+    status, _, err = control("image", "overlay", "--format", "raw", base, top)
+    ok("an overlay", status == 0, err)
+    with linux("--name", "over", "--disk", top, initrd=initramfs(folder), memory="192M") as g:
+        g.expect(PROMPT, 120)
+        g.shell("dd if=/dev/urandom of=/dev/vda bs=64k count=4 seek=9 2>/dev/null; dd if=/dev/zero of=/dev/vda bs=64k count=2 seek=90 "
+                "2>/dev/null; sync")
+        total = g.shell("md5sum </dev/vda").split()[0]
+        status, out, err = control("clone", "over", "--count", 2)
+        ok("copies of a machine with an overlay", status == 0, out + err)
+        image = glob.glob(work + "/*/snapshot/disk0.img")
+        ok("its backing file is not copied", len(image) == 1 and image_info(image[0])["backing_file"] == base and
+           os.stat(image[0]).st_blocks * 512 < 4 * MIB, image)
+        ok("they have its disk", in_console("over-1", "md5sum </dev/vda").split()[0] == total)
+        in_console("over-1", "dd if=/dev/urandom of=/dev/vda bs=64k count=1 seek=50 2>/dev/null; sync")
+        changed = in_console("over-1", "echo 3 >/proc/sys/vm/drop_caches; md5sum </dev/vda").split()[0]
+        ok("each its own", changed != total and in_console("over-2", "md5sum </dev/vda").split()[0] == total)
+        status, _, err = control("snapshot", "over-1", saved)
+        ok("a copy is saved", status == 0, err)
+        ok("above the backing file, not above what goes with the copies", image_info(saved + "/disk0.img")["backing_file"] == base)
+        status, out, err = control("clone", "over-1", "--count", 2, "--names", "grand")
+        ok("copies of a copy with an overlay", status == 0, out + err)
+        stop(["over-1", "over-2"])
+        ok("what they share goes", wait_for(lambda: len(os.listdir(work)) == 1), os.listdir(work))
+        ok("theirs goes on", in_console("grand-2", "echo 3 >/proc/sys/vm/drop_caches; md5sum </dev/vda").split()[0] == changed)
+        status, out, err = control("clone", saved, "--name", "again")
+        ok("and so does what was saved", status == 0 and in_console("again", "md5sum </dev/vda").split()[0] == changed, out + err)
+        stop(["grand-1", "grand-2", "again"])
+        ok("nothing is left", wait_for(lambda: not os.listdir(work)), os.listdir(work))
+
+
 def on_a_bridge():
     """Copies on one network: the guests go on with one address, and the network sees three."""
     base = f"ec{os.getpid() % 100000}"
@@ -254,6 +294,7 @@ def main():
         os.mkdir(os.environ["XDG_RUNTIME_DIR"], 0o700)
         try:
             copies(folder, o.count, wallclock(folder))
+            overlaid(folder)
             on_a_bridge()
         except Timeout as e:
             ok("a guest answers in time", False, e)

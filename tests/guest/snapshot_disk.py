@@ -10,6 +10,7 @@ virtio and SATA; a file system; clients that are killed, that stand still, that
 have no room; disks that cannot be read.
 """
 import argparse
+import json
 import os
 import re
 import shutil
@@ -59,10 +60,22 @@ def content(i, size):
     return ((most * ((i + 1) * 0x9e3779b97f4a7c15 % (1 << 64)) + marks * (i + 1)) ^ pattern).to_bytes(size, "little")
 
 
+def flat(image):
+    """The image as a raw one."""
+    with open(image, "rb") as f:
+        if f.read(4) != b"QFI\xfb":
+            return image
+    raw = os.path.join(tmp.name, "flat")
+    status, out = tool("qemu-img", "convert", "-U", "-O", "raw", image, raw)
+    if status:
+        raise RuntimeError(out)
+    return raw
+
+
 def moment(image, region):
     """The operation after which the region is as it is, or a text that says what is wrong."""
     start, blocks, size, step = region
-    with open(image, "rb") as f:
+    with open(flat(image), "rb") as f:
         f.seek(start)
         data = f.read(blocks * size)
     block = [data[n * size:(n + 1) * size] for n in range(blocks)]
@@ -303,6 +316,110 @@ def bad_sectors(folder, initrd):
         tool("losetup", "-d", loop)
 
 
+def md5(image):
+    with open(flat(image), "rb") as f:
+        return subprocess.run(["md5sum"], stdin=f, capture_output=True, check=True).stdout[:32].decode()
+
+
+def fields(image):
+    return json.loads(tool("qemu-img", "info", "-U", "--output=json", image)[1])
+
+
+def restored_sum(snap, folder, limit=60):
+    """What the disk of the machine that comes of it holds; the overlay is removed."""
+    with Guest(snap, "--name", "snapdisk-r", "--overlays", folder, verb="restore") as g:
+        g.send("\n")
+        g.expect(PROMPT, limit)
+        found = g.shell("md5sum </dev/vda").split()[0]
+    os.unlink(os.path.join(folder, "top-snapdisk-r.qcow2"))
+    return found
+
+
+def overlays(folder, initrd):
+    """Of an overlay only what it has is saved; with a base, as a whole, from a whole one, and of what was restored."""
+    base, mid, top = (os.path.join(folder, n) for n in ("o-base", "o-mid", "o-top"))
+    with open(base, "wb") as f:
+        f.write(os.urandom(12 * MIB))
+    for args in (("create", "-f", "qcow2", "-b", base, "-F", "raw", mid, 16 * MIB), ("create", "-f", "qcow2", "-b", mid, "-F", "qcow2", top)):
+        status, out = tool("qemu-img", args[0], "-q", *args[1:])
+        if status:
+            skip("overlays", out)
+            return
+    tool("qemu-io", "-f", "qcow2", "-c", "write -P 9 14M 64k", mid)
+    tool("qemu-io", "-f", "qcow2", "-c", "write -z -u 1M 1M", "-c", "write -P 7 3M 300k", top)
+    snaps = {k: os.path.join(folder, "o-" + k) for k in ("over", "whole", "inc", "inc-whole", "whole-inc", "stack")}
+    kinds = (("over", ()), ("whole", ("--whole-disks",)), ("inc", ("--base", snaps["over"], "--compress")),
+             ("inc-whole", ("--base", snaps["inc"], "--whole-disks")), ("whole-inc", ("--base", snaps["whole"])))
+    sums = {}
+    here = os.getcwd()
+    os.chdir(folder)  # the machine has the disk by a name that is not absolute
+    try:
+        g = machine("snapdisk-o", initrd, "--disk", "o-top,id=top", memory="192M")
+    finally:
+        os.chdir(here)
+    with g:
+        for n, (kind, args) in enumerate(kinds):
+            g.shell(f"dd if=/dev/urandom of=/dev/vda bs=70k count=3 seek={n * 20 + 5} conv=notrunc 2>/dev/null; "
+                    f"dd if=/dev/zero of=/dev/vda bs=64k count=3 seek={n * 25 + 80} conv=notrunc 2>/dev/null; "
+                    f"blkdiscard -o {(n + 4) << 20} -l 262144 /dev/vda; sync")
+            sums[kind] = g.shell("echo 3 >/proc/sys/vm/drop_caches; md5sum </dev/vda").split()[0]
+            status, out, err = control("snapshot", "snapdisk-o", snaps[kind], *args)
+            ok(f"{kind}: saved", status == 0, err)
+            print("#   " + out.strip(), flush=True)
+            ok(f"{kind}: holds what the guest sees", md5(f"{snaps[kind]}/top.img") == sums[kind])
+            image = f"{snaps[kind]}/top.img"
+            if kind != "whole":
+                ok(f"{kind}: is sound", tool("qemu-img", "check", image)[0] == 0, tool("qemu-img", "check", image)[1])
+        about = fields(snaps["over"] + "/top.img")
+        ok("a file names what it is backed by, and its format", about["format"] == "qcow2" and about.get("full-backing-filename") == mid and
+           about.get("backing-filename-format") == "qcow2", about)
+        used = {k: os.stat(f"{snaps[k]}/top.img").st_blocks * 512 for k, _ in kinds}
+        ok("what is below is not copied", used["over"] < 3 * MIB and used["inc"] < 2 * MIB, used)
+        ok("but for a whole one", fields(snaps["whole"] + "/top.img")["format"] == "raw" and used["whole"] > 10 * MIB, used)
+        # the files that were opened are other ones now: all of the disk is copied
+        os.rename(mid, mid + ".away")
+        shutil.copyfile(mid + ".away", mid)
+        moved = os.path.join(folder, "o-moved")
+        status, out, err = control("snapshot", "snapdisk-o", moved)
+        ok("a backing file was replaced: a whole copy", status == 0 and fields(moved + "/top.img")["format"] == "raw" and
+           md5(moved + "/top.img") == sums["whole-inc"], err)
+        os.rename(mid + ".away", mid)
+    for kind, _ in kinds:
+        now = restored_sum(snaps[kind], folder)
+        ok(f"{kind}: a machine that comes of it has the disk", now == sums[kind], f"{sums[kind]} {now}")
+    status, out, err = control("snapshot", "--info", snaps["inc"], "--check")
+    ok("--info says what it is backed by", status == 0 and mid in out and base in out, out + err)
+    with Guest(snaps["over"], "--name", "snapdisk-r", "--overlays", folder, verb="restore") as g:
+        g.send("\n")
+        g.expect(PROMPT, 60)
+        g.shell("dd if=/dev/urandom of=/dev/vda bs=64k count=1 seek=40 conv=notrunc 2>/dev/null; sync")
+        total = g.shell("md5sum </dev/vda").split()[0]
+        status, out, err = control("snapshot", "snapdisk-r", snaps["stack"])
+        ok("what was restored is saved", status == 0 and fields(snaps["stack"] + "/top.img").get("full-backing-filename") ==
+           snaps["over"] + "/top.img" and md5(snaps["stack"] + "/top.img") == total, err)
+    os.unlink(os.path.join(folder, "top-snapdisk-r.qcow2"))
+    for changed in (base, mid, snaps["over"] + "/top.img"):
+        was = os.stat(changed)
+        os.utime(changed, ns=(was.st_atime_ns, was.st_mtime_ns + 1000))
+        for kind in ("over", "inc", "stack") if changed in (base, mid) else ("stack",):
+            status, out, err, _ = restore_once(snaps[kind], folder)
+            ok(f"{os.path.basename(changed)} was changed: {kind} is refused", status == 2 and err.count("\n") == 1 and
+               "changed since" in err and changed in err, f"{status} {err}")
+            status, out, err = control("snapshot", "--info", snaps[kind], "--check")
+            ok("and --check says so", status == 2 and err.count("\n") == 1 and "changed since" in err, f"{status} {err}")
+        status, out, err, _ = restore_once(snaps["whole"], folder)
+        ok("a whole one does not care", status == 0, err)
+        os.unlink(os.path.join(folder, [n for n in os.listdir(folder) if n.startswith("top-vm-")][0]))
+        os.utime(changed, ns=(was.st_atime_ns, was.st_mtime_ns))
+    os.unlink(base)
+    status, out, err, _ = restore_once(snaps["over"], folder)
+    ok("one that is gone is named", status == 2 and err.count("\n") == 1 and base in err, f"{status} {err}")
+
+
+def restore_once(path, folder):
+    return run_to_end(["restore", path, "--serial=file:/dev/null", "--insn-limit=1", "--no-control", "--overlays", folder], 30)
+
+
 def chains(folder, initrd):
     """What a disk builds on is not to change while a snapshot needs it."""
     base, mid, top, ro = (os.path.join(folder, n) for n in ("c-base", "c-mid", "c-top", "c-ro"))
@@ -321,11 +438,8 @@ def chains(folder, initrd):
         status, _, err = control("snapshot", "snapdisk-d", stopped, "--stop")
         ok("and with --stop", status == 0 and g.wait(20) == 0, err)
 
-    def restore(path):
-        return run_to_end(["restore", path, "--serial=file:/dev/null", "--insn-limit=1", "--no-control", "--overlays", folder], 30)
-
     for where in (snap, stopped):
-        status, _, err, _ = restore(where)
+        status, _, err, _ = restore_once(where, folder)
         ok("both can be restored", status == 0, err)
         for n in ("top", "ro"):
             for f in os.listdir(folder):
@@ -337,12 +451,12 @@ def chains(folder, initrd):
         was = os.stat(changed)
         os.utime(changed, ns=(was.st_atime_ns, was.st_mtime_ns + 1000))
         for where in (snap, stopped):
-            status, out, err, _ = restore(where)
+            status, out, err, _ = restore_once(where, folder)
             ok(f"{os.path.basename(changed)} was changed: refused", status == 2 and err.count("\n") == 1 and "changed since" in err and
                os.path.basename(changed) in err, f"{status} {err}")
         os.utime(changed, ns=(was.st_atime_ns, was.st_mtime_ns))
     os.unlink(base)
-    status, out, err, _ = restore(snap)
+    status, out, err, _ = restore_once(snap, folder)
     ok("and one that is gone", status == 2 and err.count("\n") == 1 and "c-base" in err, f"{status} {err}")
     with open(mid, "rb") as f:
         ok("nothing was changed", f.read() == whole)
@@ -353,7 +467,7 @@ def main():
     p.add_argument("words", nargs="*")
     o = p.parse_args()
     initrd = program(tmp.name)
-    for part in (every_kind, file_system, clients, bad_sectors, chains):
+    for part in (every_kind, overlays, file_system, clients, bad_sectors, chains):
         if o.words and not any(w in part.__name__ for w in o.words):
             continue
         try:

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -229,14 +230,13 @@ static void *write_on(void *opaque)
 	return NULL;
 }
 
-/* Reads all of a copy: 0, or -1 with *e. Pieces come once each. */
-static int read_copy(struct block_copy *c, u64 size, u8 *out, unsigned pause_us, struct error *e)
+/* Reads all of a copy over what `out` holds: 0, or -1 with *e. Pieces come once each. */
+static int read_copy_over(struct block_copy *c, u64 size, u8 *out, unsigned pause_us, struct error *e)
 {
 	u8 *piece = malloc(BLOCK_COPY_PIECE), *seen = calloc(size / BLOCK_GRANULE + 1, 1);
 	u64 offset, n;
 	int ret;
 
-	memset(out, 0, size);
 	while ((ret = block_copy_next(c, &offset, piece, &n, e)) > 0) {
 		if (!n)
 			continue;
@@ -251,7 +251,34 @@ static int read_copy(struct block_copy *c, u64 size, u8 *out, unsigned pause_us,
 	return ret;
 }
 
-static void copy_while_written(enum kind kind, u64 seed, unsigned pause_us)
+static int read_copy(struct block_copy *c, u64 size, u8 *out, unsigned pause_us, struct error *e)
+{
+	memset(out, 0, size);
+	return read_copy_over(c, size, out, pause_us, e);
+}
+
+static struct block_file file_of(const char *name)
+{
+	struct stat st;
+
+	assert_int_equal(stat(name, &st), 0);
+	return (struct block_file){ st.st_dev, st.st_ino };
+}
+
+/* What a disk of DISK bytes has that is backed by `name` and empty. */
+static void read_base(const char *name, u8 *out)
+{
+	struct error e = { "" };
+	struct block *b = block_open(&(struct block_config){ .path = name, .readonly = true }, &e);
+
+	assert_non_null(b);
+	memset(out, 0, DISK);
+	assert_int_equal(block_read_now(b, 0, out, block_size(b)), 0);
+	assert_int_equal(block_close(b), 0);
+}
+
+/* `above`: the copy is of what the overlay has, and is put over its backing file. */
+static void copy_while_written(enum kind kind, bool above, u64 seed, unsigned pause_us)
 {
 	struct block *b = open_kind(kind, DISK);
 	u8 *model = content_of(b), *then, *out = malloc(DISK);
@@ -264,13 +291,22 @@ static void copy_while_written(enum kind kind, u64 seed, unsigned pause_us)
 	for (unsigned round = 0; round < 4; round++) {
 		then = malloc(DISK);
 		memcpy(then, model, DISK);
-		c = block_copy_start(b, &e);
+		if (above) {
+			struct block_file file = file_of(base);
+
+			assert_true(block_builds_on(b, &file, 1));
+			read_base(base, out);
+			c = block_copy_start(b, &file, &e);
+		} else {
+			memset(out, 0, DISK);
+			c = block_copy_start(b, NULL, &e);
+		}
 		assert_non_null(c);
 		assert_int_equal(pthread_create(&thread, NULL, write_on, &w), 0);
 		if (round == 3)
 			usleep(3000);
 		else
-			assert_int_equal(read_copy(c, DISK, out, pause_us, &e), 0);
+			assert_int_equal(read_copy_over(c, DISK, out, pause_us, &e), 0);
 		if (round != 3)
 			assert_memory_equal(out, then, DISK);
 		block_copy_end(c);
@@ -289,7 +325,90 @@ static void test_copies(void **state)
 {
 	for (enum kind kind = 0; kind < KINDS; kind++)
 		for (u64 seed = 1; seed < 4; seed++)
-			copy_while_written(kind, seed * 100 + kind, (unsigned)seed * 60 - 60);
+			copy_while_written(kind, false, seed * 100 + kind, (unsigned)seed * 60 - 60);
+	for (enum kind kind = QCOW2; kind < KINDS; kind++)
+		for (u64 seed = 1; seed < 4; seed++)
+			copy_while_written(kind, true, seed * 200 + kind, (unsigned)seed * 60 - 60);
+}
+
+/* Pieces that come of a copy of what lies above `below`, all of them zeros or not. */
+static void expect_pieces(struct block *b, const struct block_file *below, const u64 *offsets, unsigned n, bool zeros)
+{
+	struct error e = { "" };
+	struct block_copy *c = block_copy_start(b, below, &e);
+	u8 *piece = malloc(BLOCK_COPY_PIECE);
+	u64 offset, len;
+
+	assert_non_null(c);
+	for (unsigned i = 0; i < n; i++) {
+		assert_int_equal(block_copy_next(c, &offset, piece, &len, &e), 1);
+		assert_int_equal(offset, offsets[i]);
+		assert_int_equal(len, BLOCK_GRANULE);
+		assert_int_equal(!piece[0] && !memcmp(piece, piece + 1, len - 1), zeros);
+	}
+	assert_int_equal(block_copy_next(c, &offset, piece, &len, &e), 0);
+	block_copy_end(c);
+	free(piece);
+}
+
+/* What the overlay has of its own comes, and nothing else; where it hides what is below, zeros. */
+static void test_above(void **state)
+{
+	const u64 offsets[] = { 2 * MiB };
+	struct block *b = open_kind(QCOW2, DISK);
+	struct block_file file = file_of(base), other = file_of(path);
+	u64 end;
+
+	assert_false(block_builds_on(b, &other, 1));
+	assert_false(block_builds_on(b, (struct block_file[]){ file, other }, 2));
+	assert_false(block_builds_on(b, NULL, 0));
+	expect_pieces(b, &file, offsets, 0, false);
+	/* a file that is not in the chain: all is above it */
+	assert_int_equal(block_next_above(b, &other, 5 * MiB, &end), 5 * MiB);
+	assert_int_equal(block_zero_now(b, 2 * MiB, BLOCK_GRANULE), 0);
+	expect_pieces(b, &file, offsets, 1, true);
+	/* zeros where there is nothing below need no cluster */
+	assert_int_equal(block_zero_now(b, DISK - 24 * KiB - BLOCK_GRANULE, BLOCK_GRANULE), 0);
+	expect_pieces(b, &file, offsets, 1, true);
+	assert_int_equal(block_close(b), 0);
+}
+
+/* Three images, the one in the middle the shortest: what lies above the lowest is also what it cuts off. */
+static void test_above_in_chain(void **state)
+{
+	const struct qcow2_create_config
+	    upper = { .path = top, .size = 4 * MiB, .backing_file = base, .overwrite = true },
+	    middle = { .path = base, .size = 2 * MiB, .backing_file = path, .overwrite = true };
+	struct block_file files[2];
+	struct error e = { "" };
+	u8 some[512] = { 1 };
+	struct block *b;
+	u64 end;
+
+	assert_int_equal(truncate(path, 0), 0);
+	assert_int_equal(truncate(path, 3 * MiB), 0);
+	assert_int_equal(qcow2_create(&middle, &e), 0);
+	b = block_open(&(struct block_config){ .path = base }, &e);
+	assert_int_equal(block_write_now(b, MiB, some, sizeof(some)), 0);
+	assert_int_equal(block_close(b), 0);
+	assert_int_equal(qcow2_create(&upper, &e), 0);
+	b = block_open(&(struct block_config){ .path = top }, &e);
+	assert_non_null(b);
+	files[0] = file_of(base);
+	files[1] = file_of(path);
+	assert_true(block_builds_on(b, files, 2));
+	assert_true(block_builds_on(b, files + 1, 1));
+	assert_false(block_builds_on(b, files, 1));
+	assert_false(block_builds_on(b, (struct block_file[]){ files[1], files[0] }, 2));
+	assert_int_equal(block_next_above(b, &files[0], 0, &end), 4 * MiB);
+	assert_int_equal(block_next_above(b, &files[1], 0, &end), MiB);
+	assert_int_equal(end, MiB + BLOCK_GRANULE);
+	assert_int_equal(block_next_above(b, &files[1], end, &end), 2 * MiB);
+	assert_int_equal(end, 4 * MiB);
+	assert_int_equal(block_write_now(b, 3 * MiB, some, sizeof(some)), 0);
+	assert_int_equal(block_next_above(b, &files[0], 0, &end), 3 * MiB);
+	assert_int_equal(end, 3 * MiB + BLOCK_GRANULE);
+	assert_int_equal(block_close(b), 0);
 }
 
 #define LARGE (128 * MiB)
@@ -357,7 +476,7 @@ static void test_zeros(void **state)
 		assert_int_equal(rig_io(b, BLOCK_WRITE, i * MiB, MiB, buf), 0);
 	buf[7] = 1;
 	assert_int_equal(rig_io(b, BLOCK_WRITE, LARGE - MiB, 512, buf), 0);
-	c = block_copy_start(b, &e);
+	c = block_copy_start(b, NULL, &e);
 	for (int ret; (ret = block_copy_next(c, &offset, out, &n, &e)); pieces++) {
 		assert_int_equal(ret, 1);
 		assert_true(!n || (offset == LARGE - MiB && out[7] == 1));
@@ -377,7 +496,7 @@ static void test_room(void **state)
 	u8 *buf = malloc(MiB), *out = malloc(LARGE);
 	struct block *b = full_disk(buf);
 	struct error e = { "" };
-	struct block_copy *c = block_copy_start(b, &e);
+	struct block_copy *c = block_copy_start(b, NULL, &e);
 	struct op *ops;
 
 	assert_false(block_copy_urgent(c));
@@ -393,7 +512,7 @@ static void test_room(void **state)
 
 	/* a copy that is given up lets them go */
 	memset(buf, 0x33, MiB);
-	c = block_copy_start(b, &e);
+	c = block_copy_start(b, NULL, &e);
 	free(ops);
 	ops = burst(b, buf, BURST);
 	settled(ops, BURST);
@@ -412,7 +531,7 @@ static void test_drain(void **state)
 	u8 *buf = malloc(MiB), *out = malloc(LARGE);
 	struct block *b = full_disk(buf);
 	struct error e = { "" };
-	struct block_copy *c = block_copy_start(b, &e);
+	struct block_copy *c = block_copy_start(b, NULL, &e);
 	struct op *ops = burst(b, buf, 40);
 	u64 from = host_ns(), took;
 
@@ -426,7 +545,7 @@ static void test_drain(void **state)
 	block_copy_end(c);
 	free(ops);
 
-	c = block_copy_start(b, &e);
+	c = block_copy_start(b, NULL, &e);
 	ops = burst(b, buf, BURST);
 	from = host_ns();
 	block_drain(b);
@@ -454,7 +573,7 @@ static void test_read_error(void **state)
 		struct block_copy *c;
 
 		/* the file was cut by somebody, and what is behind it is no hole */
-		c = block_copy_start(b, &e);
+		c = block_copy_start(b, NULL, &e);
 		if (by_reader) {
 			u64 offset, n;
 
@@ -520,9 +639,10 @@ static void test_content(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_notes),  cmocka_unit_test(test_users),   cmocka_unit_test(test_in_flight),
-		cmocka_unit_test(test_copies), cmocka_unit_test(test_room),    cmocka_unit_test(test_drain),
-		cmocka_unit_test(test_zeros),  cmocka_unit_test(test_content), cmocka_unit_test(test_read_error),
+		cmocka_unit_test(test_notes),  cmocka_unit_test(test_users),	      cmocka_unit_test(test_in_flight),
+		cmocka_unit_test(test_copies), cmocka_unit_test(test_room),	      cmocka_unit_test(test_drain),
+		cmocka_unit_test(test_zeros),  cmocka_unit_test(test_content),	      cmocka_unit_test(test_read_error),
+		cmocka_unit_test(test_above),  cmocka_unit_test(test_above_in_chain),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -86,6 +86,16 @@ static void test_requests(void **state)
 		{ "PUT", "/api/v1/vm.generation", "{\"generation\": \"00112233-4455-6677-8899-aabbccddeef\"}", 400 },
 		{ "PUT", "/api/v1/vm.generation", "{\"generation\": 5}", 400 },
 		{ "PUT", "/api/v1/vm.generation", "", 400 },
+		{ "PUT", "/api/v1/vm.snapshot", "{\"disks\": false}", 0 },
+		{ "PUT", "/api/v1/vm.snapshot", "{\"backing\": {}}", 0 },
+		{ "PUT", "/api/v1/vm.snapshot", "{\"backing\": {\"a\": [1, 2, 3, -4], \"b\": [1, 2]}}", 0 },
+		{ "PUT", "/api/v1/vm.snapshot", "{\"backing\": null}", 400 },
+		{ "PUT", "/api/v1/vm.snapshot", "{\"backing\": [1, 2]}", 400 },
+		{ "PUT", "/api/v1/vm.snapshot", "{\"backing\": {\"a\": []}}", 400 },
+		{ "PUT", "/api/v1/vm.snapshot", "{\"backing\": {\"a\": [1]}}", 400 },
+		{ "PUT", "/api/v1/vm.snapshot", "{\"backing\": {\"a\": [1, \"2\"]}}", 400 },
+		{ "PUT", "/api/v1/vm.snapshot", "{\"backing\": {\"a\": 1}}", 400 },
+		{ "PUT", "/api/v1/vm.snapshot", "{\"backing\": {\"a-name-of-thirty-two-characters-\": [1, 2]}}", 400 },
 		{ "PUT", "/api/v1/vm.coredump", "", 0 },
 		{ "PUT", "/api/v1/vm.coredump", "{\"paging\": true}", 0 },
 		{ "PUT", "/api/v1/vm.coredump", "{\"paging\": 1}", 400 },
@@ -98,6 +108,42 @@ static void test_requests(void **state)
 		if (got != cases[i].status)
 			fail_msg("%s %s '%s': %u, not %u", cases[i].method, cases[i].path, cases[i].body, got,
 				 cases[i].status);
+	}
+}
+
+/* As many disks and files as there can be, and one more. */
+static void test_backing(void **state)
+{
+	for (unsigned more = 0; more < 3; more++) {
+		json_t *all = json_object(), *body = json_pack("{s:o}", "backing", all);
+		unsigned disks = MACHINE_DISKS_MAX + (more == 1);
+		struct api_request q;
+		struct api_reply r;
+		char *text;
+
+		for (unsigned i = 0; i < disks; i++) {
+			json_t *files = json_array();
+			char id[8];
+
+			for (unsigned k = 0; k < 2 * (DISK_BACKING_MAX + (more == 2)); k++)
+				json_array_append_new(files, json_integer((json_int_t)k - 1));
+			snprintf(id, sizeof(id), "d%u", i);
+			json_object_set_new(all, id, files);
+		}
+		text = json_dumps(body, JSON_COMPACT);
+		assert_int_equal(api_parse("PUT", "/api/v1/vm.snapshot", text, strlen(text), &q, &r), !more);
+		if (more) {
+			assert_int_equal(r.status, 400);
+			api_reply_free(&r);
+		} else {
+			assert_int_equal(q.backing.count, MACHINE_DISKS_MAX);
+			assert_string_equal(q.backing.disk[0].id, "d0");
+			assert_int_equal(q.backing.disk[0].files, DISK_BACKING_MAX);
+			assert_int_equal(q.backing.disk[0].file[0].dev, UINT64_MAX);
+			assert_int_equal(q.backing.disk[0].file[1].ino, 2);
+		}
+		free(text);
+		json_decref(body);
 	}
 }
 
@@ -496,6 +542,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_requests),
 		cmocka_unit_test(test_large_body),
+		cmocka_unit_test(test_backing),
 		cmocka_unit_test(test_openapi_is_complete),
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_sockets),

@@ -437,6 +437,22 @@ int block_write_now(struct block *b, u64 offset, const void *buf, u64 n)
 	return content(b, zeros ? BLOCK_WRITE_ZEROES : BLOCK_WRITE, offset, (void *)(uintptr_t)buf, n);
 }
 
+int block_zero_now(struct block *b, u64 offset, u64 n)
+{
+	return content(b, BLOCK_WRITE_ZEROES, offset, NULL, n);
+}
+
+bool block_builds_on(const struct block *b, const struct block_file *files, unsigned n)
+{
+	return chain_ends_with(b->im, files, n);
+}
+
+u64 block_next_above(struct block *b, const struct block_file *below, u64 offset, u64 *end)
+{
+	*end = b->size;
+	return offset < b->size ? chain_next_above(b->im, below, offset, b->size, end) : b->size;
+}
+
 u64 block_next_data(struct block *b, u64 offset, u64 *end)
 {
 	*end = b->size;

@@ -36,6 +36,11 @@ struct block_config {
 	bool unlocked; /* another process has it still: block_relock() comes before the first request */
 };
 
+/* A file of the host: st_dev and st_ino of stat(). */
+struct block_file {
+	u64 dev, ino;
+};
+
 enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE_ZEROES };
 
 struct block_request {

@@ -96,7 +96,8 @@ static int next_backing(char path[PATH_MAX], enum block_format *format, struct q
 }
 
 int block_backing_files(const char *path, enum block_format format,
-			int (*visit)(void *opaque, const char *path, struct error *e), void *opaque, struct error *e)
+			int (*visit)(void *opaque, const char *path, enum block_format format, struct error *e),
+			void *opaque, struct error *e)
 {
 	struct qcow2_header *h = malloc(sizeof(*h));
 	char at[PATH_MAX];
@@ -110,7 +111,7 @@ int block_backing_files(const char *path, enum block_format format,
 		rc = next_backing(at, &format, h, e);
 		if (rc > 0 && depth == CHAIN_MAX)
 			rc = error_set(e, "%s: more than %u images back each other", path, CHAIN_MAX);
-		if (rc > 0 && visit(opaque, at, e))
+		if (rc > 0 && visit(opaque, at, format, e))
 			rc = -1;
 	}
 	free(h);
@@ -156,6 +157,57 @@ struct image *chain_open(const char *path, enum block_format format, unsigned fl
 	}
 	return format == BLOCK_FORMAT_RAW ? raw_open(f, e) : open_qcow2(f, flags, above, look, e);
 }
+
+/* ---- what lies above a file ---- */
+
+static bool is_file(const struct image *im, const struct block_file *f)
+{
+	return im->file->dev == f->dev && im->file->ino == f->ino;
+}
+
+bool chain_ends_with(const struct image *im, const struct block_file *files, unsigned n)
+{
+	unsigned same = 0;
+
+	for (im = im->backing; im; im = im->backing) {
+		if (same < n && is_file(im, &files[same]))
+			same++;
+		else if (same)
+			return false; /* no file is in a chain twice */
+	}
+	return n && same == n;
+}
+
+u64 chain_next_above(struct image *im, const struct block_file *below, u64 offset, u64 limit, u64 *end)
+{
+	u64 stop;
+
+	*end = limit;
+	if (is_file(im, below))
+		return limit;
+	for (; offset < limit; offset = stop) {
+		u64 backed = im->backing ? im->backing->size : 0, found;
+
+		if (!im->ops->own || im->ops->own(im, offset, limit, &stop)) {
+			*end = im->ops->own ? stop : limit;
+			return offset;
+		}
+		if (offset < backed) {
+			stop = MIN(stop, backed);
+			found = chain_next_above(im->backing, below, offset, stop, end);
+			if (found < stop)
+				return found;
+		} else if (!im->backing || !is_file(im->backing, below)) {
+			/* zeros, whatever the file has there */
+			*end = stop;
+			return offset;
+		}
+	}
+	*end = limit;
+	return limit;
+}
+
+/* ---- throw-away overlays ---- */
 
 static int temporary_file(struct error *e)
 {

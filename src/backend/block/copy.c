@@ -20,8 +20,10 @@
 struct block_copy {
 	struct block *b;
 	struct block_track *track;
+	bool above; /* only what lies above the file `below` */
+	struct block_file below;
 	u64 size, granules;
-	u64 data_end; /* the reader's: up to there lies data */
+	u64 data_end; /* the reader's: up to there it is to be read */
 	pthread_mutex_t lock;
 	u8 *area; /* SLOTS_MAX granules */
 	u16 free[SLOTS_MAX], full[SLOTS_MAX];
@@ -42,6 +44,12 @@ static u8 *data_of(struct block_copy *c, unsigned slot)
 static u64 bytes_of(const struct block_copy *c, u64 granule)
 {
 	return MIN(c->size - granule * BLOCK_GRANULE, BLOCK_GRANULE);
+}
+
+/* The first byte from `offset` on that is to be copied, c->size: none; *end: up to where. */
+static u64 next_wanted(struct block_copy *c, u64 offset, u64 *end)
+{
+	return c->above ? block_next_above(c->b, &c->below, offset, end) : block_next_data(c->b, offset, end);
 }
 
 static bool zeros(const u8 *p, u64 n)
@@ -78,7 +86,7 @@ static bool copy_granule(struct block_copy *c, u64 granule, unsigned slot)
 {
 	u64 n = bytes_of(c, granule);
 	int error = block_read_now(c->b, granule * BLOCK_GRANULE, data_of(c, slot), n);
-	bool keep = !error && !zeros(data_of(c, slot), n);
+	bool keep = !error && (c->above || !zeros(data_of(c, slot), n));
 
 	pthread_mutex_lock(&c->lock);
 	if (!block_track_claim(c->track, granule, 1))
@@ -95,7 +103,8 @@ static bool copy_granule(struct block_copy *c, u64 granule, unsigned slot)
 	return !error;
 }
 
-/* How many granules from `first` on need no copy: behind the reader, in a hole, or after an error all. */
+/* How many granules from `first` on need no copy: behind the reader, in a hole (or not of the overlay), or after an
+ * error all. */
 static u64 no_copy(struct block_copy *c, u64 first, u64 n)
 {
 	u64 end, data, at;
@@ -109,7 +118,7 @@ static u64 no_copy(struct block_copy *c, u64 first, u64 n)
 		return n;
 	if (first < at)
 		return MIN(n, at - first);
-	data = block_next_data(c->b, first * BLOCK_GRANULE, &end);
+	data = next_wanted(c, first * BLOCK_GRANULE, &end);
 	data = data == c->size ? c->granules : data / BLOCK_GRANULE;
 	return MIN(n, data - first);
 }
@@ -185,7 +194,7 @@ static bool read_ahead(struct block_copy *c, u64 *offset, void *buf, u64 *n)
 		int error;
 
 		if (at >= c->data_end) {
-			at = block_next_data(c->b, at, &c->data_end);
+			at = next_wanted(c, at, &c->data_end);
 			if (at == c->size) {
 				pass(c, c->granules);
 				break;
@@ -207,7 +216,7 @@ static bool read_ahead(struct block_copy *c, u64 *offset, void *buf, u64 *n)
 		pthread_mutex_unlock(&c->lock);
 		if (mine && error)
 			return false;
-		if (mine && !zeros(buf, *n))
+		if (mine && (c->above || !zeros(buf, *n)))
 			return true;
 		if (read >= READ_MAX) {
 			*n = 0;
@@ -274,7 +283,7 @@ static void destroy(struct block_copy *c)
 	free(c);
 }
 
-struct block_copy *block_copy_start(struct block *b, struct error *e)
+struct block_copy *block_copy_start(struct block *b, const struct block_file *below, struct error *e)
 {
 	struct block_copy *c = calloc(1, sizeof(*c));
 
@@ -284,6 +293,9 @@ struct block_copy *block_copy_start(struct block *b, struct error *e)
 	}
 	pthread_mutex_init(&c->lock, NULL);
 	c->b = b;
+	c->above = below;
+	if (below)
+		c->below = *below;
 	c->size = block_size(b);
 	c->granules = block_granules(b);
 	while (c->frees < SLOTS_MAX) {

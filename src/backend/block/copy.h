@@ -1,5 +1,5 @@
 /*
- * A disk's content at one moment, read piece by piece while the guest goes on
+ * A disk's content at one moment, all of it or what an overlay has of it, read piece by piece while the guest goes on
  * writing: what it is about to change is copied first (track.h). No more than
  * BLOCK_COPY_ROOM bytes of copies are held; a write that finds no room waits
  * until the reader has taken some.
@@ -18,14 +18,15 @@
 
 struct block_copy;
 
-/* The moment is this one: no request is in flight. NULL with *e. */
-struct block_copy *block_copy_start(struct block *b, struct error *e);
+/* The moment is this one: no request is in flight. `below`, or NULL: only what lies above this file of its backing
+ * chain (track.h), zeros as well. NULL with *e. */
+struct block_copy *block_copy_start(struct block *b, const struct block_file *below, struct error *e);
 /* Had better be read soon: copies fill half of their room, or a write waits. */
 bool block_copy_urgent(struct block_copy *c);
 /*
- * The next piece that is not all zeros, in no order, each once: *offset and *n bytes, at most BLOCK_COPY_PIECE, in
- * `buf`. 1, also with *n 0 after it has read many zeros; 0: there is no more, and writes go on as ever; or -1 with *e,
- * and again with each further call.
+ * The next piece that is not all zeros (with `below` also those), in no order, each once: *offset and *n bytes, at most
+ * BLOCK_COPY_PIECE, in `buf`. 1, also with *n 0 after it has read many zeros; 0: there is no more, and writes go on as
+ * ever; or -1 with *e, and again with each further call.
  */
 int block_copy_next(struct block_copy *c, u64 *offset, void *buf, u64 *n, struct error *e);
 /* Ends it, whatever was read. Any thread. NULL is allowed. */

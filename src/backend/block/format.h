@@ -31,6 +31,9 @@ struct format_ops {
 	/* Whether the request is such a transfer, found without waiting; unpin() when it is done. */
 	bool (*pin)(struct image *im, struct pin *p, bool write, u64 offset, u64 length, struct view v);
 	void (*unpin)(struct image *im, struct pin *p);
+	/* Is what it has at `offset` its own, data or zeros, and not its backing image's? *end: up to where that is so,
+	 * at most `limit`. NULL: all is. */
+	bool (*own)(struct image *im, u64 offset, u64 limit, u64 *end);
 	/* The first byte in [offset, limit) that may be other than zero, `limit` if there is none; *end: up to where.
 	 */
 	u64 (*next_data)(struct image *im, u64 offset, u64 limit, u64 *end);
@@ -40,7 +43,8 @@ struct format_ops {
 struct image {
 	const struct format_ops *ops;
 	struct file *file;
-	u64 size; /* bytes; a raw file's need not be whole sectors: the rest of the last reads zero */
+	struct image *backing; /* or NULL */
+	u64 size;	       /* bytes; a raw file's need not be whole sectors: the rest of the last reads zero */
 	bool readonly;
 	unsigned granularity;
 };
@@ -55,6 +59,9 @@ struct link { /* an image of a chain, and those above it */
  * raw because it looked like nothing else. NULL with *e. */
 struct image *chain_open(const char *path, enum block_format format, unsigned flags, const struct link *above,
 			 bool look, bool *probed_raw, struct error *e);
+/* Of block_builds_on() and block_next_above(), see track.h. */
+bool chain_ends_with(const struct image *im, const struct block_file *files, unsigned n);
+u64 chain_next_above(struct image *im, const struct block_file *below, u64 offset, u64 limit, u64 *end);
 /* An overlay in a temporary file without a name over `base`, which it takes over, also in case of failure. */
 struct image *snapshot_open(struct image *base, struct error *e);
 

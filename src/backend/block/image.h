@@ -41,9 +41,10 @@ struct block_info {
 /* Also of an image in use. 0, or -1 with *e. The backing file is not opened. */
 int block_info(const char *path, enum block_format format, struct block_info *i, struct error *e);
 
-/* Calls `visit` with the path of each file that the image is backed by, from the top down; -1 with *e from it ends
- * that. They are looked at, not locked. 0, or -1 with *e. */
+/* Calls `visit` with path and format (AUTO: to be found out) of each file that the image is backed by, from the top
+ * down; -1 with *e from it ends that. They are looked at, not locked. 0, or -1 with *e. */
 int block_backing_files(const char *path, enum block_format format,
-			int (*visit)(void *opaque, const char *path, struct error *e), void *opaque, struct error *e);
+			int (*visit)(void *opaque, const char *path, enum block_format format, struct error *e),
+			void *opaque, struct error *e);
 
 #endif

@@ -128,7 +128,7 @@ static void init(struct qcow2 *q, struct file *f, const struct qcow2_header *h, 
 	q->im = (struct image){ .ops = &qcow2_ops, .file = f, .size = h->size, .readonly = !f->writable };
 	q->im.granularity = 1u << h->cluster_bits;
 	q->h = *h;
-	q->backing = backing;
+	q->im.backing = backing;
 	q->cluster_bits = h->cluster_bits;
 	q->cluster = BIT(h->cluster_bits);
 	q->l2_bits = h->cluster_bits - 3;

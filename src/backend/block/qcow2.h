@@ -103,7 +103,6 @@ struct qcow2 {
 	u64 cluster; /* bytes */
 	unsigned cluster_bits, l2_bits, block_bits, refcount_bits;
 	u64 first_end; /* the file's size when it was opened */
-	struct image *backing;
 	struct ranges ranges;
 	pthread_mutex_t sync_lock, lock;
 	/* under `lock` */

@@ -30,11 +30,11 @@ static u64 cluster_end(const struct qcow2 *q, u64 offset)
 
 static int read_backing(struct qcow2 *q, u64 offset, u64 length, struct view v)
 {
-	u64 size = q->backing ? q->backing->size : 0;
+	u64 size = q->im.backing ? q->im.backing->size : 0;
 	u64 inside = offset < size ? MIN(length, size - offset) : 0;
 
 	view_zero(view_at(v, inside), length - inside);
-	return inside ? q->backing->ops->read(q->backing, offset, inside, v) : 0;
+	return inside ? q->im.backing->ops->read(q->im.backing, offset, inside, v) : 0;
 }
 
 /* The file may end within its last cluster, where it was so when it was opened; what is missing reads zero. */
@@ -276,7 +276,7 @@ enum what { DISCARD, ZERO, ZERO_UNMAP };
 static bool entry_for(struct qcow2 *q, u64 offset, u64 entry, enum what what, u64 *to)
 {
 	enum qcow2_kind kind = qcow2_kind_of(q, entry);
-	bool covered = q->backing && offset < q->backing->size;
+	bool covered = q->im.backing && offset < q->im.backing->size;
 
 	*to = entry;
 	if (kind == QCOW2_UNALLOCATED && (what == DISCARD || !covered))
@@ -306,7 +306,7 @@ static int set_entries(struct qcow2 *q, u64 offset, u64 length, enum what what, 
 
 	*done = n << q->cluster_bits;
 	if (!(q->l1.entry[offset >> (q->cluster_bits + q->l2_bits)] & QCOW2_OFFSET) &&
-	    (what == DISCARD || !q->backing || offset >= q->backing->size))
+	    (what == DISCARD || !q->im.backing || offset >= q->im.backing->size))
 		return q->broken ? EIO : 0; /* nothing there */
 	rc = qcow2_l2_for_write(q, offset, &t);
 	if (rc)
@@ -337,7 +337,8 @@ static int write_zeroes(struct qcow2 *q, u64 offset, u64 length)
 	int rc = map_locked(q, offset, length, &x);
 
 	if (!rc && x.length == length &&
-	    (x.kind == QCOW2_ZEROES || (x.kind == QCOW2_UNALLOCATED && (!q->backing || offset >= q->backing->size))))
+	    (x.kind == QCOW2_ZEROES ||
+	     (x.kind == QCOW2_UNALLOCATED && (!q->im.backing || offset >= q->im.backing->size))))
 		return 0;
 	if (!rc && posix_memalign(&iov.iov_base, PAGE_SIZE, (iov.iov_len + PAGE_SIZE - 1) & PAGE_MASK))
 		rc = ENOMEM;
@@ -425,7 +426,7 @@ static void qcow2_unpin(struct image *im, struct pin *p)
 static bool pin_extent(struct qcow2 *q, struct pin *p, bool write, u64 offset, u64 length, struct view v,
 		       const struct qcow2_extent *x)
 {
-	u64 backed = q->backing ? q->backing->size : 0;
+	u64 backed = q->im.backing ? q->im.backing->size : 0;
 
 	switch (x->kind) {
 	case QCOW2_DATA:
@@ -434,7 +435,7 @@ static bool pin_extent(struct qcow2 *q, struct pin *p, bool write, u64 offset, u
 	case QCOW2_UNALLOCATED:
 		if (offset < backed)
 			return offset + length <= backed &&
-			       q->backing->ops->pin(q->backing, p, false, offset, length, v);
+			       q->im.backing->ops->pin(q->im.backing, p, false, offset, length, v);
 		/* fall through */
 	case QCOW2_ZEROES:
 		p->fd = -1;
@@ -467,13 +468,25 @@ static bool qcow2_pin(struct image *im, struct pin *p, bool write, u64 offset, u
 	return false;
 }
 
+/* What cannot be found out is for who reads it. */
+static bool qcow2_own(struct image *im, u64 offset, u64 limit, u64 *end)
+{
+	struct qcow2 *q = qcow2_of(im);
+	struct qcow2_extent x;
+
+	if (map_locked(q, offset, limit - offset, &x))
+		x = (struct qcow2_extent){ .kind = QCOW2_DATA, .length = MIN(q->cluster, limit - offset) };
+	*end = offset + x.length;
+	return x.kind != QCOW2_UNALLOCATED;
+}
+
 static u64 qcow2_next_data(struct image *im, u64 offset, u64 limit, u64 *end)
 {
 	struct qcow2 *q = qcow2_of(im);
 	struct qcow2_extent x;
 
 	for (; offset < limit; offset += x.length) {
-		u64 backed = q->backing ? q->backing->size : 0, stop, found;
+		u64 backed = q->im.backing ? q->im.backing->size : 0, stop, found;
 
 		/* what cannot be read is for who reads it */
 		if (map_locked(q, offset, limit - offset, &x))
@@ -484,7 +497,7 @@ static u64 qcow2_next_data(struct image *im, u64 offset, u64 limit, u64 *end)
 		if (x.kind == QCOW2_ZEROES || offset >= backed)
 			continue;
 		stop = MIN(*end, backed);
-		found = q->backing->ops->next_data(q->backing, offset, stop, end);
+		found = q->im.backing->ops->next_data(q->im.backing, offset, stop, end);
 		if (found < stop)
 			return found;
 	}
@@ -514,8 +527,8 @@ static int qcow2_close(struct image *im)
 		rc2 = rc ? 0 : qcow2_sync(q, true);
 	}
 	cache_destroy(q);
-	if (q->backing)
-		q->backing->ops->close(q->backing);
+	if (q->im.backing)
+		q->im.backing->ops->close(q->im.backing);
 	file_close(im->file);
 	ranges_destroy(&q->ranges);
 	pthread_mutex_destroy(&q->lock);
@@ -533,6 +546,7 @@ const struct format_ops qcow2_ops = {
 	.zero = qcow2_zero,
 	.pin = qcow2_pin,
 	.unpin = qcow2_unpin,
+	.own = qcow2_own,
 	.next_data = qcow2_next_data,
 	.close = qcow2_close,
 };

@@ -76,5 +76,16 @@ int block_write_now(struct block *b, u64 offset, const void *buf, u64 n);
 /* The first byte at or behind `offset` that may be other than zero, block_size() if there is none; *end: up to where
  * that is so. */
 u64 block_next_data(struct block *b, u64 offset, u64 *end);
+/* [offset, offset + n) become zeros, as if they were written with block_write_now(). */
+int block_zero_now(struct block *b, u64 offset, u64 n);
+
+/* ---- overlays: what lies above a file of the backing chain, which nobody writes to ---- */
+
+/* Are these the files of the backing chain from some image on, all that are below it, from the top down? The first
+ * file, which the guest writes to, is none of them. */
+bool block_builds_on(const struct block *b, const struct block_file *files, unsigned n);
+/* The first byte at or behind `offset` that images above the file `below` have something of their own for, data or
+ * zeros; block_size() if there is none. *end: up to where that is so. Without that file in the chain it is all. */
+u64 block_next_above(struct block *b, const struct block_file *below, u64 offset, u64 *end);
 
 #endif
