@@ -167,6 +167,7 @@ GUEST = {
     "memory.py": (240, False, ("dbt",), ()),
     "memtest.py": (240, False, ("dbt",), ("interp",)),
     "migrate.py": (300, False, ("dbt",), ("interp",)),
+    "migrate_postcopy.py": (240, False, ("dbt",), ("interp",)),
     "net.py": (300, False, ("dbt",), ("interp",)),
     "pv.py": (420, True, ("dbt",), ("interp",)),
     "rest.py": (240, False, ("dbt",), ()),

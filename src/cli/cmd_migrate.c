@@ -26,7 +26,7 @@
 struct command {
 	const char *name;
 	struct migrate_target to;
-	bool cancel, quiet, copy_disks;
+	bool cancel, quiet, copy_disks, post_copy;
 	u64 limit;
 	json_t *set;
 	bool cancelled, shown;
@@ -43,9 +43,18 @@ static void show(struct command *c, json_t *j)
 	char left[16], rate[16];
 	bool tty = isatty(STDERR_FILENO);
 
-	if (c->quiet || strcmp(phase, "ram"))
+	if (c->quiet)
 		return;
 	format_bytes((double)json_number(j, "remaining_bytes"), left);
+	if (!strcmp(phase, "post-copy")) {
+		fprintf(stderr, "%sectype: post-copy: %s left, %lu pages were waited for%s", tty ? "\r\033[K" : "",
+			left, json_number(j, "wanted_pages"), tty ? "" : "\n");
+		fflush(stderr);
+		c->shown = tty;
+		return;
+	}
+	if (strcmp(phase, "ram"))
+		return;
 	format_bytes((double)json_number(j, "bandwidth_bytes_per_second"), rate);
 	fprintf(stderr, "%sectype: round %lu: %s left", tty ? "\r\033[K" : "", json_number(j, "round"), left);
 	if (json_number(j, "bandwidth_bytes_per_second"))
@@ -184,6 +193,15 @@ static int in_doubt(const struct command *c)
 	return EXIT_FAILED;
 }
 
+static int needed(const struct command *c)
+{
+	fprintf(stderr,
+		"ectype: migrate: machine '%s' runs at %s, and needs memory that is here still: it waits there for it. "
+		"Again: ectype migrate %s %s\n",
+		c->name, c->to.text, c->name, c->to.text);
+	return EXIT_FAILED;
+}
+
 /* Until a definite answer has come. `j`: what the monitor said last; released. */
 static int settle(struct command *c, json_t *j)
 {
@@ -191,7 +209,8 @@ static int settle(struct command *c, json_t *j)
 	struct error e;
 
 	for (unsigned tries = 0;; tries++) {
-		bool doubt = !strcmp(json_text(j, "phase"), "in doubt"),
+		bool post = !strcmp(json_text(j, "phase"), "post-copy"),
+		     doubt = !strcmp(json_text(j, "phase"), "in doubt"),
 		     unsettled = json_is_true(json_object_get(j, "unsettled"));
 		int ret;
 
@@ -200,7 +219,7 @@ static int settle(struct command *c, json_t *j)
 			json_decref(j);
 			return ret;
 		}
-		if (!doubt && (!unsettled || tries >= TELL_TRIES || c->cancelled)) {
+		if (!doubt && !post && (!unsettled || tries >= TELL_TRIES || c->cancelled)) {
 			fprintf(stderr, "ectype: migrate: %s: machine '%s' goes on here\n", json_text(j, "error"),
 				c->name);
 			json_decref(j);
@@ -211,7 +230,7 @@ static int settle(struct command *c, json_t *j)
 		told = true;
 		if (pause_before_next()) {
 			json_decref(j);
-			return doubt ? in_doubt(c) : EXIT_FAILED;
+			return doubt ? in_doubt(c) : post ? needed(c) : EXIT_FAILED;
 		}
 		json_t *next;
 
@@ -261,6 +280,7 @@ static int run(struct command *c)
 		return usage_error("migrate: %s", e.text);
 	/* of this migration, not of the next */
 	json_object_set_new(c->set, "copy_disks", json_boolean(c->copy_disks));
+	json_object_set_new(c->set, "post_copy", json_boolean(c->post_copy));
 	ret = ctl_order(c->name, "PUT", V1 "vm.migration-set", c->set, NULL, &e);
 	if (!ret) {
 		signals_install(nothing, NULL);
@@ -281,6 +301,8 @@ static int help(void)
 	    "its memory is there. Both sides must see the same files of disks, or --copy-disks. Ctrl-C cancels.\n\n"
 	    "  --copy-disks         disks that the guest can write to are copied; ectype receive --disk ID=PATH says\n"
 	    "                       where. The files here stay as the machine left them\n"
+	    "  --post-copy          memory that is written faster than it can be sent comes when the guest runs there\n"
+	    "                       already. If this machine or the connection is lost then for good, so is the guest\n"
 	    "  --downtime MS        the guest may stand still for so long, as far as can be foreseen (100)\n"
 	    "  --timeout S          give up if that is not reached in S seconds; default: never\n"
 	    "  --bandwidth MIB/S    send no more than so many MiB a second\n");
@@ -333,6 +355,8 @@ static int take_argument(struct command *c, int argc, char **argv, int *i)
 		c->cancel = true;
 	else if (!strcmp(argv[*i], "--copy-disks"))
 		c->copy_disks = true;
+	else if (!strcmp(argv[*i], "--post-copy"))
+		c->post_copy = true;
 	else if (!strcmp(argv[*i], "--quiet"))
 		c->quiet = true;
 	else if (argv[*i][0] == '-' || (c->name && (c->to.text || c->cancel)))

@@ -21,6 +21,7 @@
 #include "cli/run.h"
 #include "ctl/arrival.h"
 #include "machine/state.h"
+#include "mem/missing.h"
 #include "mem/physmem.h"
 
 struct receive {
@@ -145,10 +146,29 @@ static int check(struct receive *x, struct run_options *o, struct error *e)
 	return ret;
 }
 
-/* The memory it came to becomes the machine's. */
-static int adopt(const void *ram, struct memory *m, struct error *e)
+/* The memory it came to becomes the machine's; what is missing of it comes later. */
+static int adopt(const void *opaque, struct memory *m, struct error *e)
 {
-	return memory_adopt(m, (void *)(uintptr_t)ram, e);
+	struct receive *x = (struct receive *)(uintptr_t)opaque;
+	int fd = x->r.missing_fd;
+
+	if (memory_adopt(m, x->r.ram, e))
+		return -1;
+	x->r.ram = NULL;
+	if (!x->r.missing)
+		return 0;
+	x->r.missing_fd = -1;
+	return arrival_expect(x->arrival, m, fd, x->r.missing, e);
+}
+
+/* The machine can run before all of its memory is there; else *e says why not. */
+static int check_post_copy(struct receive *x, const struct run_options *o, struct error *e)
+{
+	struct error why;
+
+	if (!machine_memory_can_miss(&o->machine, &why))
+		x->r.missing_fd = missing_open(&why);
+	return x->r.missing_fd < 0 && x->r.post_copy ? error_set(e, "post-copy: %.400s", why.text) : 0;
 }
 
 static int take(struct receive *x, struct run_options *o)
@@ -160,7 +180,7 @@ static int take(struct receive *x, struct run_options *o)
 		receiver_refuse(&x->r, usage_error_last());
 		return status;
 	}
-	if (place_copies(x, o, &e) || check(x, o, &e) || open_copies(x, &e)) {
+	if (place_copies(x, o, &e) || check(x, o, &e) || open_copies(x, &e) || check_post_copy(x, o, &e)) {
 		receiver_refuse(&x->r, e.text);
 		return usage_error("receive: %s", e.text);
 	}
@@ -170,7 +190,7 @@ static int take(struct receive *x, struct run_options *o)
 	}
 	x->saved.stream = &x->r.state;
 	x->saved.load_ram = adopt;
-	x->saved.ram = x->r.ram;
+	x->saved.ram = x;
 	x->arrival = arrival_create(&x->r.c, x->listen_fd, x->r.id);
 	if (!x->arrival)
 		return EXIT_FAILED;
@@ -227,7 +247,6 @@ static int ready(void *opaque, struct machine *m)
 	struct receive *x = opaque;
 	struct error e;
 
-	x->r.ram = NULL; /* the machine's */
 	if (x->verbose)
 		fprintf(stderr, "ectype: received %.1f MiB in %.2f s\n", (double)x->r.received / (double)MiB,
 			(double)(host_ns() - x->r.start) / 1e9);
@@ -243,6 +262,7 @@ static int ended(void *opaque, int status)
 	struct receive *x = opaque;
 	enum arrival_phase phase = arrival_phase(x->arrival);
 
+	arrival_stop(x->arrival);
 	if (phase == ARRIVAL_STARTED)
 		return status;
 	usage_error("receive: %s", phase == ARRIVAL_DISCARDED ? "the source goes on with the machine"

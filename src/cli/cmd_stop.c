@@ -85,6 +85,20 @@ static int ask(const struct target *t, struct error *e)
 	return ctl_order(t->name, "PUT", V1 "vm.resume", NULL, NULL, e) ? -1 : 0;
 }
 
+/* Its guest runs elsewhere, and would be lost. */
+static bool needed_elsewhere(const char *name)
+{
+	struct error e;
+	bool needed = false;
+	json_t *j;
+
+	if (!ctl_order(name, "GET", V1 "vm.migration", NULL, &j, &e)) {
+		needed = !strcmp(json_text(j, "phase"), "post-copy");
+		json_decref(j);
+	}
+	return needed;
+}
+
 static int stop(const char *name, bool force, unsigned seconds)
 {
 	struct target t = { .name = name };
@@ -93,6 +107,16 @@ static int stop(const char *name, bool force, unsigned seconds)
 
 	if (find(&t, &e))
 		return usage_error("stop: %s", e.text);
+	if (!force && needed_elsewhere(name)) {
+		if (t.pidfd >= 0)
+			close(t.pidfd);
+		fprintf(
+		    stderr,
+		    "ectype: stop: machine '%s' has moved, and memory that it needs there is here still; --force ends it "
+		    "all the same\n",
+		    name);
+		return EXIT_FAILED;
+	}
 	if (!force && ask(&t, &e))
 		fprintf(stderr, "ectype: stop: %s\n", e.text);
 	else if (!force && wait_end(&t, seconds * 1000))

@@ -7,6 +7,7 @@
 
 #include "base/host_time.h"
 #include "mem/physmem.h"
+#include "state/frame_list.h"
 #include "state/ram.h"
 
 #define HELLO_MS 10000u
@@ -15,7 +16,7 @@
 
 void receiver_init(struct receiver *r)
 {
-	*r = (struct receiver){ .fd = -1 };
+	*r = (struct receiver){ .fd = -1, .missing_fd = -1 };
 }
 
 static void forget(struct receiver *r)
@@ -32,6 +33,9 @@ static void forget(struct receiver *r)
 	saved_options_free(&r->options);
 	free(r->offer_data);
 	free(r->state_data);
+	free(r->missing);
+	if (r->missing_fd >= 0)
+		close(r->missing_fd);
 	if (r->ram)
 		munmap(r->ram, r->ram_size);
 	receiver_init(r);
@@ -98,7 +102,7 @@ static int read_hello(struct receiver *r, struct error *e)
 
 static int read_offer(struct receiver *r, struct error *e)
 {
-	const struct stream_section *options, *ram;
+	const struct stream_section *options, *ram, *post;
 	struct stream_section s;
 	struct decoder d;
 
@@ -110,14 +114,17 @@ static int read_offer(struct receiver *r, struct error *e)
 		return -1;
 	options = stream_find(&r->offer, SAVED_OPTIONS_SECTION);
 	ram = stream_find(&r->offer, RAM_SIZE);
-	if (received_disks_read(&r->disks, &r->offer) || !options || !ram ||
+	post = stream_find(&r->offer, MIGRATION_POST_COPY);
+	if (received_disks_read(&r->disks, &r->offer) || !options || !ram || !post ||
 	    saved_options_read(&r->options, stream_decoder(options)))
 		return error_set(e, "the offer of the source is not sound");
 	d = stream_decoder(ram);
 	r->ram_size = dec_u64(&d);
 	if (!dec_done(&d) || !r->ram_size || r->ram_size % PAGE_SIZE || r->ram_size > RAM_MAX)
 		return error_set(e, "the offer of the source is not sound");
-	return 0;
+	d = stream_decoder(post);
+	r->post_copy = dec_bool(&d);
+	return dec_done(&d) ? 0 : error_set(e, "the offer of the source is not sound");
 }
 
 int receiver_meet(struct receiver *r, int fd, struct error *e)
@@ -145,7 +152,7 @@ int receiver_accept(struct receiver *r, struct error *e)
 	r->ram = memory_area(r->ram_size, e);
 	if (!r->ram)
 		return -1;
-	enc_u32(channel_begin(&r->c, MIGRATION_ACCEPT), 0);
+	enc_u32(channel_begin(&r->c, MIGRATION_ACCEPT), r->missing_fd >= 0 ? MIGRATION_CAN_POST_COPY : 0);
 	return channel_send(&r->c, MIGRATION_STILL_MS) ? lost(r, e) : 0;
 }
 
@@ -218,6 +225,25 @@ static int close_disks(struct receiver *r, struct error *e)
 	return received_disks_close(&r->disks, e) ? objected(r, e) : 0;
 }
 
+/* 1: it was a list of what comes later; 0; -1 with *e. */
+static int take_missing(struct receiver *r, const struct stream_section *s, struct error *e)
+{
+	struct decoder d = stream_decoder(s);
+	u64 frames = r->ram_size >> PAGE_SHIFT;
+
+	if (strcmp(s->name, MIGRATION_MISSING))
+		return 0;
+	if (r->missing_fd < 0)
+		return error_set(e, "the source keeps memory back, which was not accepted");
+	if (!r->missing)
+		r->missing = calloc(frames / 64 + 1, sizeof(*r->missing));
+	if (!r->missing)
+		return error_set(e, "not enough host memory");
+	return frame_list_take(&d, r->missing, frames)
+		   ? 1
+		   : error_set(e, "what the source says of missing RAM is not sound");
+}
+
 int receiver_take_all(struct receiver *r, struct error *e)
 {
 	struct stream_section s;
@@ -226,8 +252,14 @@ int receiver_take_all(struct receiver *r, struct error *e)
 	for (;;) {
 		if (next(r, MIGRATION_PATIENCE_MS, &s, e))
 			return -1;
-		n = receive_ram_section(r->ram, r->ram_size, &s);
+		n = take_missing(r, &s, e);
 		if (n < 0)
+			return -1;
+		if (n)
+			continue;
+		n = receive_ram_section(r->ram, r->ram_size, &s);
+		/* what is missing is so from then on */
+		if (n < 0 || (n && r->missing))
 			return error_set(e, "what the source sends of RAM is not sound");
 		r->received += n ? s.len : 0;
 		if (!n) {

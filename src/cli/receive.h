@@ -17,6 +17,9 @@ struct receiver {
 	u8 *ram; /* memory_area(); NULL: none, or the machine's */
 	u64 ram_size;
 	struct received_disks disks; /* that are copied; the caller makes and opens them before receiver_accept() */
+	bool post_copy;		     /* the source will not move it otherwise, if need be */
+	int missing_fd;		     /* missing_open(): memory may come later; -1: it may not */
+	u64 *missing;		     /* a bit a frame, of RAM that comes later; NULL: none does */
 	u64 start, received;	     /* host time; bytes of RAM and disks */
 };
 
@@ -25,7 +28,7 @@ void receiver_free(struct receiver *r);
 /* A connection, which becomes the receiver's: reads what is offered. 0; or -1 with *e: nothing sound, and the next
  * connection may be tried. */
 int receiver_meet(struct receiver *r, int fd, struct error *e);
-/* The answer. -1 with *e: the connection is lost. */
+/* The answer, with r->missing_fd. -1 with *e: the connection is lost. */
 int receiver_accept(struct receiver *r, struct error *e);
 void receiver_refuse(struct receiver *r, const char *text);
 /* Takes RAM and disks, which are closed then, until the state has come, which is in r->state. 0, or -1 with *e. */

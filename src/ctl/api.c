@@ -13,6 +13,7 @@
 #include "ctl/openapi.h"
 #include "ctl/protect.h"
 #include "ctl/report.h"
+#include "mem/missing.h"
 
 #define JSON "application/json"
 
@@ -254,6 +255,8 @@ static void migrate(const struct api_machine *m, struct api_reply *r)
 
 	if (m->arrival && arrival_phase(m->arrival) != ARRIVAL_STARTED)
 		api_error(r, 409, "the machine has not arrived yet");
+	else if (memory_missing(machine_memory(m->machine)))
+		api_error(r, 409, "the machine's memory has not all arrived yet");
 	else if (migration_ready(m->migration, &e))
 		api_error(r, 409, "%s", e.text);
 	else
@@ -263,6 +266,7 @@ static void migrate(const struct api_machine *m, struct api_reply *r)
 static void set_migration(const struct api_machine *m, const struct api_request *q, struct api_reply *r)
 {
 	struct migration_settings s;
+	struct error e;
 
 	migration_get(m->migration, &s);
 	if (q->has_downtime)
@@ -271,8 +275,23 @@ static void set_migration(const struct api_machine *m, const struct api_request 
 		s.timeout_s = q->timeout_s;
 	if (q->has_copy_disks)
 		s.copy_disks = q->copy_disks;
-	migration_set(m->migration, &s);
-	*r = (struct api_reply){ .status = 204 };
+	if (q->has_post_copy)
+		s.post_copy = q->post_copy;
+	if (migration_set(m->migration, &s, &e))
+		api_error(r, 409, "%s", e.text);
+}
+
+static void migration(const struct api_machine *m, struct api_reply *r)
+{
+	json_t *j = migration_report(m->migration);
+	struct arrival_post_figures f;
+
+	if (j && m->arrival && arrival_post_figures(m->arrival, &f))
+		json_object_set_new(j, "arrival",
+				    json_pack("{s:I, s:I, s:f, s:b, s:b}", "missing_bytes", (json_int_t)f.missing,
+					      "faults", (json_int_t)f.faults, "longest_wait_ms",
+					      (double)f.longest / 1e6, "connected", f.connected, "waiting", f.waiting));
+	reply_json(j, r);
 }
 
 static void cancel_migration(const struct api_machine *m, struct api_reply *r)
@@ -343,7 +362,7 @@ void api_perform(const struct api_machine *m, const struct api_request *q, struc
 		migrate(m, r);
 		break;
 	case API_MIGRATION:
-		reply_json(migration_report(m->migration), r);
+		migration(m, r);
 		break;
 	case API_MIGRATION_SET:
 		set_migration(m, q, r);

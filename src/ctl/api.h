@@ -62,6 +62,7 @@ struct api_request {
 	bool has_downtime, has_timeout; /* API_MIGRATION_SET */
 	u64 downtime_ms, timeout_s;
 	bool has_copy_disks, copy_disks;
+	bool has_post_copy, post_copy;
 };
 
 #define API_LEN_UNKNOWN UINT64_MAX

@@ -211,18 +211,24 @@ static bool take_number(json_t *j, const char *name, u64 max, bool *has, u64 *ou
 	return true;
 }
 
+static bool take_bool(json_t *j, const char *key, bool *has, bool *out, struct api_reply *r)
+{
+	json_t *b = json_object_get(j, key);
+
+	*has = b;
+	*out = json_is_true(b);
+	if (!b || json_is_boolean(b))
+		return true;
+	api_error(r, 400, "\"%s\" must be true or false", key);
+	return false;
+}
+
 static bool parse_migration(json_t *j, struct api_request *q, struct api_reply *r)
 {
-	static const char *const members[] = { "downtime_ms", "timeout_s", "copy_disks", NULL };
-	json_t *copy = json_object_get(j, "copy_disks");
+	static const char *const members[] = { "downtime_ms", "timeout_s", "copy_disks", "post_copy", NULL };
 
-	if (copy && !json_is_boolean(copy)) {
-		api_error(r, 400, "\"copy_disks\" must be true or false");
-		return false;
-	}
-	q->has_copy_disks = copy;
-	q->copy_disks = json_is_true(copy);
-	return known_members(j, members, r) &&
+	return known_members(j, members, r) && take_bool(j, "copy_disks", &q->has_copy_disks, &q->copy_disks, r) &&
+	       take_bool(j, "post_copy", &q->has_post_copy, &q->post_copy, r) &&
 	       take_number(j, "downtime_ms", 3600000, &q->has_downtime, &q->downtime_ms, r) &&
 	       take_number(j, "timeout_s", 86400 * 365, &q->has_timeout, &q->timeout_s, r);
 }

@@ -1,6 +1,3 @@
-#include "ctl/arrival.h"
-
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -9,33 +6,18 @@
 #include "backend/listen.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "ctl/arrival_priv.h"
 #include "ctl/limits.h"
 #include "machine/state.h"
 
 #define HELLO_MS 5000u
 
-struct arrival {
-	struct machine *m;
-	struct channel c;
-	int fd; /* of the connection, -1: none */
-	int listen_fd;
-	int keeper; /* of files that are not needed if it never runs; -1: none */
-	u8 id[MIGRATION_ID_LEN];
-	atomic_bool ending;
-	pthread_t thread;
-	bool joinable;
-	pthread_mutex_t lock; /* of what follows */
-	enum arrival_phase phase;
-};
-
 /* ---- to run or not, on the vCPU thread ---- */
 
-struct decision {
-	struct arrival *a;
-	bool paused; /* it is to be as it was: paused */
-	bool failed;
-	struct error e;
-};
+static void resume(void *opaque)
+{
+	machine_resume(((struct arrival *)opaque)->m);
+}
 
 static void start(void *opaque)
 {
@@ -52,7 +34,7 @@ static void start(void *opaque)
 			log_warn("receive", "the files of its disks may be removed when the machine ends");
 		if (!d->failed)
 			a->phase = ARRIVAL_STARTED;
-		if (!d->failed && !d->paused)
+		if (!d->failed && !d->paused && !a->post)
 			machine_resume(a->m);
 	}
 	pthread_mutex_unlock(&a->lock);
@@ -70,12 +52,31 @@ static void discard(void *opaque)
 	pthread_mutex_unlock(&a->lock);
 }
 
-static void decide(struct decision *d, void (*fn)(void *))
+void arrival_decide(struct decision *d, void (*fn)(void *))
 {
 	if (machine_call_within(d->a->m, fn, d, CTL_ORDER_MS))
 		return;
 	d->failed = true;
 	error_set(&d->e, "the machine has ended, or does not answer");
+}
+
+/* With memory that is missing, devices that go on may wait for it: this thread, which brings it, does not wait. */
+static void *resume_later(void *opaque)
+{
+	struct arrival *a = opaque;
+
+	while (!atomic_load(&a->ending) && !machine_call_within(a->m, resume, a, CTL_ORDER_MS))
+		;
+	return NULL;
+}
+
+static void start_missing(struct arrival *a, const struct decision *d)
+{
+	if (!a->post || d->paused || a->resuming)
+		return;
+	a->resuming = !thread_start(&a->resumer, resume_later, a);
+	if (!a->resuming)
+		log_error("receive", "cannot start a thread: the machine stays paused");
 }
 
 /* ---- the dialogue ---- */
@@ -100,12 +101,14 @@ static bool on_go(struct arrival *a, const struct stream_section *s)
 		refuse(&a->c, "\"go\" is not sound");
 		return false;
 	}
-	decide(&decision, start);
-	if (!decision.failed)
-		return say(a, MIGRATION_STARTED);
+	arrival_decide(&decision, start);
+	if (!decision.failed) {
+		start_missing(a, &decision);
+		return say(a, MIGRATION_STARTED) && !arrival_post_say_more(a);
+	}
 	log_error("receive", "%s", decision.e.text);
 	refuse(&a->c, decision.e.text);
-	decide(&decision, discard);
+	arrival_decide(&decision, discard);
 	return false;
 }
 
@@ -113,7 +116,7 @@ static bool on_cancel(struct arrival *a)
 {
 	struct decision d = { .a = a };
 
-	decide(&d, discard);
+	arrival_decide(&d, discard);
 	if (d.failed)
 		log_error("receive", "the source goes on, and so does this machine: somebody resumed both");
 	return false;
@@ -125,13 +128,13 @@ static bool converse(struct arrival *a)
 	struct stream_section s;
 	int n;
 
-	while ((n = channel_next(&a->c, MIGRATION_PATIENCE_MS, &s)) >= 0) {
+	while ((n = arrival_next(a, MIGRATION_PATIENCE_MS, &s)) >= 0) {
 		bool more = true;
 
 		if (!n)
 			continue;
 		if (!strcmp(s.name, MIGRATION_BYE))
-			return arrival_phase(a) != ARRIVAL_STARTED;
+			return arrival_phase(a) != ARRIVAL_STARTED || arrival_post_misses(a);
 		if (!strcmp(s.name, MIGRATION_GO))
 			more = on_go(a, &s);
 		else if (!strcmp(s.name, MIGRATION_CANCEL))
@@ -181,11 +184,14 @@ static void wait_for_source(struct arrival *a)
 	while (!atomic_load(&a->ending)) {
 		int fd = listen_next(a->listen_fd, 100);
 
+		arrival_post_alone(a);
 		if (fd < 0)
 			continue;
 		a->fd = fd;
 		if (!channel_init(&a->c, fd, &a->ending, NULL, 0) && is_source(a)) {
-			if (say(a, arrival_phase(a) == ARRIVAL_STARTED ? MIGRATION_STARTED : MIGRATION_READY))
+			if (!arrival_post_say_missing(a) &&
+			    say(a, arrival_phase(a) == ARRIVAL_STARTED ? MIGRATION_STARTED : MIGRATION_READY) &&
+			    !arrival_post_say_more(a))
 				return;
 		}
 		hang_up(a);
@@ -202,7 +208,14 @@ static void note_lost(struct arrival *a)
 		doubt = true;
 	}
 	pthread_mutex_unlock(&a->lock);
-	if (doubt && !atomic_load(&a->ending))
+	if (!doubt || atomic_load(&a->ending))
+		return;
+	if (a->post)
+		log_warn("receive",
+			 "in doubt: the machine is here, a part of its memory is at the source, and that is not "
+			 "heard any more. It stands still until the source asks. If that is gone for good: "
+			 "ectype stop");
+	else
 		log_warn("receive", "in doubt: all of the machine is here, but the source is not heard any more. It "
 				    "stands still until the source asks. If that surely does not run any more: ectype "
 				    "resume; if it does: ectype stop");
@@ -219,12 +232,16 @@ static void note_heard(struct arrival *a)
 static void *work(void *opaque)
 {
 	struct arrival *a = opaque;
-	bool more = true;
+	bool more = !a->post || arrival_post_load(a);
 
-	say(a, MIGRATION_READY);
+	if (!more && atomic_load(&a->ending))
+		return NULL; /* it could not be built: arrival_refuse() tells */
+	if (more)
+		say(a, MIGRATION_READY);
 	while (more && !atomic_load(&a->ending)) {
 		note_heard(a);
 		more = converse(a);
+		arrival_post_lost(a);
 		hang_up(a);
 		note_lost(a);
 		if (more)
@@ -234,7 +251,9 @@ static void *work(void *opaque)
 	/* nobody has to ask any more: others may listen there */
 	close(a->listen_fd);
 	a->listen_fd = -1;
-	if (arrival_phase(a) == ARRIVAL_DISCARDED)
+	if (a->post)
+		arrival_post_end(a);
+	if (arrival_phase(a) == ARRIVAL_DISCARDED && a->m)
 		machine_stop(a->m);
 	return NULL;
 }
@@ -268,15 +287,45 @@ int arrival_begin(struct arrival *a, struct machine *m, struct error *e)
 {
 	a->m = m;
 	machine_pause(m);
+	if (a->joinable) {
+		atomic_store(&a->loaded, true);
+		return arrival_phase(a) == ARRIVAL_DISCARDED ? error_set(e, "the source is not heard any more") : 0;
+	}
 	if (thread_start(&a->thread, work, a))
 		return error_set(e, "cannot start a thread");
 	a->joinable = true;
 	return 0;
 }
 
+int arrival_expect(struct arrival *a, struct memory *m, int fd, const u64 *missing, struct error *e)
+{
+	a->post = arrival_post_create(m, fd, missing, e);
+	if (!a->post)
+		return -1;
+	if (thread_start(&a->thread, work, a))
+		return error_set(e, "cannot start a thread");
+	a->joinable = true;
+	return 0;
+}
+
+void arrival_stop(struct arrival *a)
+{
+	atomic_store(&a->ending, true);
+	if (a->joinable)
+		pthread_join(a->thread, NULL);
+	if (a->resuming)
+		pthread_join(a->resumer, NULL);
+	a->joinable = a->resuming = false;
+}
+
 void arrival_refuse(struct arrival *a, const char *text)
 {
-	refuse(&a->c, text);
+	if (a->joinable) {
+		arrival_stop(a);
+		a->c.failed = false; /* of being told to end */
+	}
+	if (a->fd >= 0)
+		refuse(&a->c, text);
 	a->phase = ARRIVAL_DISCARDED;
 }
 
@@ -294,7 +343,9 @@ int arrival_resume(struct arrival *a, struct error *e)
 	case ARRIVAL_IN_DOUBT:
 		break;
 	}
-	decide(&d, start);
+	if (a->post)
+		return error_set(e, "a part of the machine's memory is at the source still");
+	arrival_decide(&d, start);
 	if (!d.failed)
 		return 1;
 	return error_set(e, "%s", d.e.text);
@@ -314,10 +365,9 @@ void arrival_destroy(struct arrival *a)
 {
 	if (!a)
 		return;
-	atomic_store(&a->ending, true);
-	if (a->joinable)
-		pthread_join(a->thread, NULL);
+	arrival_stop(a);
 	hang_up(a);
+	arrival_post_destroy(a->post);
 	if (a->listen_fd >= 0)
 		close(a->listen_fd);
 	pthread_mutex_destroy(&a->lock);

@@ -28,12 +28,29 @@ struct arrival *arrival_create(struct channel *c, int fd, const u8 id[MIGRATION_
 void arrival_keeper(struct arrival *a, int fd);
 /* The machine is loaded and in the jail, machine_run() comes next: tells the source. 0, or -1 with *e. */
 int arrival_begin(struct arrival *a, struct machine *m, struct error *e);
+/*
+ * Before that, when the machine's memory has been made, and nobody has touched it: the frames that are set in `missing`
+ * come later. They are asked for from now on. Takes `fd` of missing_open() over. 0, or -1 with *e.
+ */
+int arrival_expect(struct arrival *a, struct memory *m, int fd, const u64 *missing, struct error *e);
+/* After machine_run(), before the machine goes. */
+void arrival_stop(struct arrival *a);
 /* Or: it could not be built. */
 void arrival_refuse(struct arrival *a, const char *text);
 /* Any thread but the vCPU's. Somebody who knows says that it is to run: 1, it does; 0: it does anyway; -1 with *e. */
 int arrival_resume(struct arrival *a, struct error *e);
 enum arrival_phase arrival_phase(struct arrival *a);
-/* After machine_run(). NULL is allowed. */
+/* Any thread. Of memory that comes while the machine runs; false: it all came before. */
+struct arrival_post_figures {
+	u64 missing;	/* bytes */
+	u64 faults;	/* frames that somebody waited for */
+	u64 longest;	/* nanoseconds */
+	u64 oldest;	/* host time since when somebody waits, 0: nobody does */
+	bool connected; /* with the source */
+	bool waiting;	/* for long */
+};
+bool arrival_post_figures(struct arrival *a, struct arrival_post_figures *fig);
+/* After machine_run() and when the machine has gone. NULL is allowed. */
 void arrival_destroy(struct arrival *a);
 
 #endif

@@ -8,6 +8,7 @@
 #include "ctl/api.h"
 #include "ctl/core.h"
 #include "ctl/limits.h"
+#include "mem/missing.h"
 
 struct dump {
 	struct api_stream stream;
@@ -31,6 +32,10 @@ static void begin(void *opaque)
 	u64 mib = memory_ram_size(machine_memory(d->m)) / MiB;
 
 	call->status = 409;
+	if (memory_missing(machine_memory(d->m))) {
+		error_set(&call->e, "the machine's memory has not all arrived yet");
+		return;
+	}
 	d->hold = machine_hold(d->m, CTL_DUMP_MS + mib * 1000 / CTL_DUMP_MIB_S);
 	if (!d->hold) {
 		error_set(&call->e, "somebody else has the machine's memory read");

@@ -18,10 +18,15 @@
 #define LAST_QUESTION_MS 3000u /* for the client to ask how it ended, before the machine does */
 
 const char *const migration_phase_names[MIGRATION_PHASES] = {
-	[MIGRATION_NONE] = "none",	   [MIGRATION_SETUP] = "setup",
-	[MIGRATION_RAM] = "ram",	   [MIGRATION_HAND_OVER] = "handing over",
-	[MIGRATION_IN_DOUBT] = "in doubt", [MIGRATION_DONE] = "handed over",
-	[MIGRATION_FAILED] = "failed",	   [MIGRATION_CANCELLED] = "cancelled",
+	[MIGRATION_NONE] = "none",
+	[MIGRATION_SETUP] = "setup",
+	[MIGRATION_RAM] = "ram",
+	[MIGRATION_HAND_OVER] = "handing over",
+	[MIGRATION_IN_DOUBT] = "in doubt",
+	[MIGRATION_POST_COPIES] = "post-copy",
+	[MIGRATION_DONE] = "handed over",
+	[MIGRATION_FAILED] = "failed",
+	[MIGRATION_CANCELLED] = "cancelled",
 };
 
 /* ---- small things ---- */
@@ -59,8 +64,12 @@ static int lost(struct migration *g, struct error *e)
 
 int migration_hear(struct migration *g, const char *name, unsigned ms, struct stream_section *out, struct error *e)
 {
-	int n = channel_next(&g->c, ms, out);
+	int n, heard = 1;
 
+	while ((n = channel_next(&g->c, ms, out)) > 0 && g->post && (heard = migration_post_heard(g, out, e)) > 0)
+		;
+	if (heard < 0)
+		return -1;
 	if (n < 0)
 		return lost(g, e);
 	if (!n)
@@ -99,6 +108,11 @@ static void write_offer(struct migration *g)
 	stream_section_end(&w);
 	machine_save_kind(g->m, &w);
 	migration_offer_disks(g, &w);
+	pthread_mutex_lock(&g->lock);
+	stream_section_begin(&w, MIGRATION_POST_COPY, STREAM_REQUIRED);
+	enc_bool(out, g->set.post_copy);
+	stream_section_end(&w);
+	pthread_mutex_unlock(&g->lock);
 	stream_finish(&w);
 	g->call_error.text[0] = 0;
 	machine_can_be_saved(g->m, &g->call_error);
@@ -107,6 +121,8 @@ static void write_offer(struct migration *g)
 static int offer(struct migration *g, struct error *e)
 {
 	struct stream_section s;
+	struct decoder d;
+	u32 flags;
 
 	if (say_hello(g, MIGRATION_MOVE, e))
 		return -1;
@@ -116,7 +132,16 @@ static int offer(struct migration *g, struct error *e)
 		return error_set(e, "%s", g->call_error.text);
 	if (channel_send(&g->c, MIGRATION_PATIENCE_MS))
 		return lost(g, e);
-	return migration_hear(g, MIGRATION_ACCEPT, MIGRATION_PATIENCE_MS, &s, e);
+	if (migration_hear(g, MIGRATION_ACCEPT, MIGRATION_PATIENCE_MS, &s, e))
+		return -1;
+	d = stream_decoder(&s);
+	flags = dec_u32(&d);
+	if (!dec_done(&d))
+		return error_set(e, "the receiver's answer is not sound");
+	pthread_mutex_lock(&g->lock);
+	g->post_possible = flags & MIGRATION_CAN_POST_COPY;
+	pthread_mutex_unlock(&g->lock);
+	return 0;
 }
 
 /* ---- the hand-over ---- */
@@ -194,7 +219,26 @@ static int send_last(struct migration *g, struct error *e)
 	return migration_hear(g, MIGRATION_READY, MIGRATION_STILL_MS, &s, e);
 }
 
-enum outcome { OUTCOME_HERE, OUTCOME_DOUBT, OUTCOME_THERE };
+enum outcome {
+	OUTCOME_HERE,
+	OUTCOME_DOUBT,
+	OUTCOME_NEEDED, /* it runs there, but misses memory that is here */
+	OUTCOME_THERE,
+};
+
+static enum outcome started(struct migration *g, struct error *e)
+{
+	if (!g->post)
+		return OUTCOME_THERE;
+	pthread_mutex_lock(&g->lock);
+	if (g->phase != MIGRATION_POST_COPIES)
+		g->fig.downtime_ns = host_ns() - g->fig.downtime_ns;
+	g->phase = MIGRATION_POST_COPIES;
+	g->unsettled = false;
+	g->why.text[0] = 0;
+	pthread_mutex_unlock(&g->lock);
+	return migration_post_push(g, e) ? OUTCOME_NEEDED : OUTCOME_THERE;
+}
 
 static enum outcome refused_to_start(struct migration *g)
 {
@@ -232,7 +276,7 @@ static enum outcome say_go(struct migration *g, struct error *e)
 		return OUTCOME_DOUBT;
 	}
 	if (!migration_hear(g, MIGRATION_STARTED, MIGRATION_STILL_MS, &s, e))
-		return OUTCOME_THERE;
+		return started(g, e);
 	return !g->c.failed && !strcmp(s.name, MIGRATION_REFUSE) ? refused_to_start(g) : OUTCOME_DOUBT;
 }
 
@@ -253,6 +297,7 @@ static void end_here(struct migration *g, const struct error *e)
 		}
 	}
 	go_on(g);
+	migration_forget_ram(g);
 	pthread_mutex_lock(&g->lock);
 	g->phase = g->cancel ? MIGRATION_CANCELLED : MIGRATION_FAILED;
 	g->why = *e;
@@ -272,6 +317,17 @@ static void end_in_doubt(struct migration *g, const struct error *e)
 		 e->text);
 }
 
+static void end_needed(struct migration *g, const struct error *e)
+{
+	pthread_mutex_lock(&g->lock);
+	g->why = *e;
+	pthread_mutex_unlock(&g->lock);
+	log_warn("migrate",
+		 "the machine runs at the receiver, and %llu MiB of its memory are here still (%s): it waits for "
+		 "them. The same `ectype migrate` again sends them",
+		 (unsigned long long)((g->post_left * PAGE_SIZE + MiB - 1) / MiB), e->text);
+}
+
 /* The client asks how it ended, then the machine does. */
 static void end_there(struct migration *g)
 {
@@ -281,7 +337,7 @@ static void end_there(struct migration *g)
 	pthread_mutex_lock(&g->lock);
 	g->phase = MIGRATION_DONE;
 	g->unsettled = false;
-	if (g->fig.downtime_ns)
+	if (g->fig.downtime_ns && !g->post)
 		g->fig.downtime_ns = host_ns() - g->fig.downtime_ns;
 	g->fig.remaining = 0;
 	pthread_mutex_unlock(&g->lock);
@@ -304,6 +360,8 @@ static void conclude(struct migration *g, enum outcome o, const struct error *e)
 		end_here(g, e);
 	else if (o == OUTCOME_DOUBT)
 		end_in_doubt(g, e);
+	else if (o == OUTCOME_NEEDED)
+		end_needed(g, e);
 	else
 		end_there(g);
 }
@@ -323,6 +381,31 @@ static void move(struct migration *g)
 	conclude(g, o, &e);
 }
 
+/* The receiver runs, and misses memory. */
+static void settle_needed(struct migration *g)
+{
+	struct stream_section s;
+	struct error e;
+	int n;
+
+	g->c.quit = &g->ending;
+	if (!say_hello(g, MIGRATION_ASK, &e)) {
+		n = channel_next(&g->c, MIGRATION_STILL_MS, &s);
+		if (n <= 0)
+			error_set(&e, "%s", n ? g->c.why.text : "the receiver does not answer");
+		else if (migration_hear_missing(g, &s, &e))
+			;
+		else if (!strcmp(s.name, MIGRATION_STARTED)) {
+			conclude(g, started(g, &e), &e);
+			return;
+		} else
+			error_set(&e, "the receiver: %.*s",
+				  (int)(strcmp(s.name, MIGRATION_REFUSE) ? 0 : MIN(s.len, MIGRATION_TEXT_MAX)),
+				  (const char *)s.payload);
+	}
+	conclude(g, OUTCOME_NEEDED, &e);
+}
+
 /* An earlier migration was handed over and not confirmed, or failed when the receiver had everything. */
 static void settle(struct migration *g, bool doubt)
 {
@@ -338,8 +421,10 @@ static void settle(struct migration *g, bool doubt)
 		error_set(&e, "%s", n ? g->c.why.text : "the receiver does not answer");
 		goto unknown;
 	}
+	if (migration_hear_missing(g, &s, &e))
+		goto unknown;
 	if (!strcmp(s.name, MIGRATION_STARTED) && doubt) {
-		conclude(g, OUTCOME_THERE, &e);
+		conclude(g, started(g, &e), &e);
 		return;
 	}
 	if (!strcmp(s.name, MIGRATION_READY) && doubt) {
@@ -372,13 +457,16 @@ unknown:
 static void *work(void *opaque)
 {
 	struct migration *g = opaque;
-	bool doubt, unsettled;
+	bool doubt, unsettled, needed;
 
 	pthread_mutex_lock(&g->lock);
+	needed = g->phase == MIGRATION_POST_COPIES;
 	doubt = g->phase == MIGRATION_IN_DOUBT;
 	unsettled = g->unsettled;
 	pthread_mutex_unlock(&g->lock);
-	if (!g->c.failed && (doubt || unsettled))
+	if (!g->c.failed && needed)
+		settle_needed(g);
+	else if (!g->c.failed && (doubt || unsettled))
 		settle(g, doubt);
 	else if (!g->c.failed)
 		move(g);
@@ -415,6 +503,7 @@ void migration_destroy(struct migration *g)
 	if (g->joinable)
 		pthread_join(g->thread, NULL);
 	migration_end_disks(g);
+	migration_forget_ram(g);
 	pthread_mutex_destroy(&g->lock);
 	free(g);
 }
@@ -444,11 +533,14 @@ static bool prepare(struct migration *g)
 {
 	g->cancel = false;
 	atomic_store(&g->quit, false);
-	if (g->phase == MIGRATION_IN_DOUBT || g->unsettled)
+	g->sent_before = g->fig.sent;
+	if (g->phase == MIGRATION_IN_DOUBT || g->phase == MIGRATION_POST_COPIES || g->unsettled)
 		return true;
+	g->sent_before = 0;
 	g->fig = (struct migration_figures){ .start = host_ns() };
 	g->why.text[0] = 0;
 	g->copy_disks = g->set.copy_disks;
+	g->post_possible = false;
 	if (getrandom(g->id, sizeof(g->id), 0) != sizeof(g->id))
 		return false;
 	g->phase = MIGRATION_SETUP;
@@ -481,11 +573,17 @@ int migration_attach(struct migration *g, int fd, const void *came, size_t n, vo
 	return -1;
 }
 
-void migration_set(struct migration *g, const struct migration_settings *s)
+int migration_set(struct migration *g, const struct migration_settings *s, struct error *e)
 {
+	int ret = 0;
+
 	pthread_mutex_lock(&g->lock);
-	g->set = *s;
+	if (g->busy && g->phase == MIGRATION_RAM && s->post_copy && !g->post_possible)
+		ret = error_set(e, "the receiver cannot take memory while the machine runs there");
+	else
+		g->set = *s;
 	pthread_mutex_unlock(&g->lock);
+	return ret;
 }
 
 void migration_get(struct migration *g, struct migration_settings *s)
@@ -515,8 +613,9 @@ int migration_cancel(struct migration *g, struct error *e)
 		atomic_store(&g->quit, true);
 	} else {
 		ret = error_set(e, "%s",
-				g->phase == MIGRATION_IN_DOUBT ? "the machine is handed over: too late to cancel"
-							       : "the machine does not move");
+				g->phase == MIGRATION_IN_DOUBT || g->phase == MIGRATION_POST_COPIES
+				    ? "the machine is handed over: too late to cancel"
+				    : "the machine does not move");
 	}
 	pthread_mutex_unlock(&g->lock);
 	return ret;
@@ -527,9 +626,11 @@ int migration_resume(struct migration *g, struct error *e)
 	int ret = 0;
 
 	pthread_mutex_lock(&g->lock);
+	if (g->phase == MIGRATION_POST_COPIES)
+		ret = error_set(e, "the machine runs at the receiver, which needs the rest of its memory from here");
 	if (g->phase != MIGRATION_IN_DOUBT) {
 		pthread_mutex_unlock(&g->lock);
-		return 0;
+		return ret;
 	}
 	if (g->busy) {
 		pthread_mutex_unlock(&g->lock);
@@ -541,8 +642,10 @@ int migration_resume(struct migration *g, struct error *e)
 		ret = error_set(e, "the machine does not answer");
 	else if (g->call_error.text[0])
 		ret = error_set(e, "%s", g->call_error.text);
-	if (!ret)
+	if (!ret) {
+		migration_forget_ram(g);
 		go_on(g);
+	}
 	pthread_mutex_lock(&g->lock);
 	g->busy = false;
 	if (!ret) {
@@ -562,14 +665,16 @@ json_t *migration_report(struct migration *g)
 
 	pthread_mutex_lock(&g->lock);
 #define INT(v) ((json_int_t)(v))
-	j = json_pack(
-	    "{s:s, s:b, s:b, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:f, s:I, s:I, s:s}", "phase",
-	    migration_phase_names[g->phase], "connected", g->busy, "unsettled", g->unsettled, "round", INT(f->round),
-	    "sent_bytes", INT(f->sent), "remaining_bytes", INT(f->remaining), "bandwidth_bytes_per_second",
-	    INT(f->bandwidth), "expected_downtime_ms", (double)f->expected_ns / 1e6, "downtime_ms",
-	    g->phase == MIGRATION_DONE ? (double)f->downtime_ns / 1e6 : 0.0, "throttle_percent", INT(f->throttle),
-	    "seconds", f->start ? (double)((f->end ? f->end : now) - f->start) / 1e9 : 0.0, "downtime_limit_ms",
-	    INT(g->set.downtime_ms), "timeout_s", INT(g->set.timeout_s), "error", g->why.text);
+	j = json_pack("{s:s, s:b, s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:f, s:I, s:I, s:s}", "phase",
+		      migration_phase_names[g->phase], "connected", g->busy, "unsettled", g->unsettled, "post_copy",
+		      g->post, "wanted_pages", INT(f->wanted), "round", INT(f->round), "sent_bytes", INT(f->sent),
+		      "remaining_bytes", INT(f->remaining), "bandwidth_bytes_per_second", INT(f->bandwidth),
+		      "expected_downtime_ms", (double)f->expected_ns / 1e6, "downtime_ms",
+		      g->phase == MIGRATION_DONE || g->phase == MIGRATION_POST_COPIES ? (double)f->downtime_ns / 1e6
+										      : 0.0,
+		      "throttle_percent", INT(f->throttle), "seconds",
+		      f->start ? (double)((f->end ? f->end : now) - f->start) / 1e9 : 0.0, "downtime_limit_ms",
+		      INT(g->set.downtime_ms), "timeout_s", INT(g->set.timeout_s), "error", g->why.text);
 #undef INT
 	pthread_mutex_unlock(&g->lock);
 	return j;

@@ -22,13 +22,14 @@ struct migration;
 
 enum migration_phase {
 	MIGRATION_NONE,
-	MIGRATION_SETUP,     /* the receiver looks at what is offered */
-	MIGRATION_RAM,	     /* memory is sent while the guest runs */
-	MIGRATION_HAND_OVER, /* the guest stands still */
-	MIGRATION_IN_DOUBT,  /* "go" was said, and nothing was heard */
-	MIGRATION_DONE,	     /* the other machine runs */
-	MIGRATION_FAILED,    /* this one goes on */
-	MIGRATION_CANCELLED, /* the same, as was wished */
+	MIGRATION_SETUP,       /* the receiver looks at what is offered */
+	MIGRATION_RAM,	       /* memory is sent while the guest runs */
+	MIGRATION_HAND_OVER,   /* the guest stands still */
+	MIGRATION_IN_DOUBT,    /* "go" was said, and nothing was heard */
+	MIGRATION_POST_COPIES, /* the other machine runs, and gets the rest of its memory from here */
+	MIGRATION_DONE,	       /* the other machine runs */
+	MIGRATION_FAILED,      /* this one goes on */
+	MIGRATION_CANCELLED,   /* the same, as was wished */
 	MIGRATION_PHASES
 };
 extern const char *const migration_phase_names[MIGRATION_PHASES];
@@ -36,6 +37,7 @@ extern const char *const migration_phase_names[MIGRATION_PHASES];
 struct migration_settings {
 	u64 downtime_ms; /* how long the guest may stand still, as far as that can be foreseen */
 	u64 timeout_s;	 /* give up if that is not reached; 0: never */
+	bool post_copy;	 /* what does not fit that comes when the guest runs there already */
 	bool copy_disks; /* of the next migration: disks the guest can write to move as well, the files stay */
 };
 
@@ -52,7 +54,8 @@ int migration_ready(struct migration *g, struct error *e);
  * bytes that were received already. close(opaque) is called at the end, on another thread. -1: it cannot be; `fd` is
  * the caller's still. */
 int migration_attach(struct migration *g, int fd, const void *came, size_t n, void (*close)(void *), void *opaque);
-void migration_set(struct migration *g, const struct migration_settings *s);
+/* 0; or -1 with *e: the receiver of the migration under way cannot do that. */
+int migration_set(struct migration *g, const struct migration_settings *s, struct error *e);
 void migration_get(struct migration *g, struct migration_settings *s);
 /* -1: there is nothing that could be cancelled (any more). */
 int migration_cancel(struct migration *g, struct error *e);

@@ -21,6 +21,7 @@ struct migration_figures {
 	u64 downtime_ns; /* for how long it did */
 	u64 throttle;	 /* percent of the guest's time that it is held */
 	u64 dirty;	 /* bytes written in the last round */
+	u64 wanted;	 /* frames that were asked for after the hand-over */
 };
 
 struct migration {
@@ -35,7 +36,9 @@ struct migration {
 	bool unsettled;	     /* a receiver may wait for "go", which it will never hear: it is to be told */
 	u8 id[MIGRATION_ID_LEN];
 	struct migration_settings set;
-	bool copy_disks; /* of this migration */
+	bool copy_disks;    /* of this migration */
+	bool post_possible; /* the receiver can take memory while it runs */
+	u64 sent_before;    /* over connections of this migration that were lost */
 	struct migration_figures fig;
 	struct error why;
 
@@ -49,7 +52,12 @@ struct migration {
 	void (*close)(void *);
 	void *opaque;
 	struct track *track;
-	u64 *todo;		 /* frames to be sent: track_words() */
+	u64 *todo; /* frames to be sent: track_words() */
+	/* The rest goes, or went, by post-copy: `todo` is what was not sent of it. */
+	bool post;
+	u64 post_left;		 /* frames of it */
+	u64 post_flying;	 /* bytes that were sent and have not been said to be there */
+	u64 post_at;		 /* frame from which on the next is sent */
 	struct sent_disks disks; /* none if they are not copied */
 	atomic_bool throttling;
 	pthread_t throttle_thread;
@@ -67,12 +75,26 @@ int migration_hear(struct migration *g, const char *name, unsigned ms, struct st
 int migration_send_rounds(struct migration *g, struct error *e);
 /* The machine stands still: sends what is left. */
 int migration_send_rest(struct migration *g, struct error *e);
-/* Ends what these two have begun. */
+/* Frames [first, first + *n), at most, of `todo`: as many as are alike go in one section, *n. */
+int migration_send_alike(struct migration *g, u64 first, u64 *n);
+/* Ends what these have begun; and what was not sent yet is forgotten. */
 void migration_end_ram(struct migration *g);
+void migration_forget_ram(struct migration *g);
 /* The receiver speaks only to say that it will not. */
 int migration_objection(struct migration *g, struct error *e);
 bool migration_too_late(struct migration *g);
 void migration_note_sent(struct migration *g, u64 bytes);
+
+/* migrate_post.c. */
+/* The machine stands still: says what of `todo` the receiver will miss. Nothing: then g->post is false. */
+int migration_send_missing(struct migration *g, struct error *e);
+/* Did `s` concern what is missing? 1, and it was served; 0; -1 with *e. */
+int migration_post_heard(struct migration *g, const struct stream_section *s, struct error *e);
+/* `s` may be the first list of what the receiver does not have, which replaces what is known here (a machine that goes
+ * on here does not care); then it becomes the section behind the last one. 0; -1 with *e. */
+int migration_hear_missing(struct migration *g, struct stream_section *s, struct error *e);
+/* The receiver runs: sends all that it misses. 0; -1 with *e: the connection is lost. */
+int migration_post_push(struct migration *g, struct error *e);
 
 /* migrate_disks.c; without copies of disks they do nothing. On the vCPU thread: what is offered of disks. */
 void migration_offer_disks(struct migration *g, struct stream_writer *w);

@@ -15,6 +15,7 @@
 #define THROTTLE_PERIOD_MS 40u
 #define THROTTLE_STEP 20u
 #define THROTTLE_MAX 95u
+#define POST_COPY_ROUNDS 3u /* with post-copy it takes no more of them */
 #define RUN_FRAMES (MIGRATION_PIECE / PAGE_SIZE)
 
 /* ---- throttling ---- */
@@ -96,6 +97,17 @@ static int send_run(struct migration *g, enum kind kind, u64 first, u64 n)
 	return channel_send(&g->c, MIGRATION_PATIENCE_MS);
 }
 
+int migration_send_alike(struct migration *g, u64 first, u64 *n)
+{
+	enum kind kind = kind_of(g, first);
+	u64 run = 1;
+
+	while (run < *n && kind_of(g, first + run) == kind)
+		run++;
+	*n = run;
+	return send_run(g, kind, first, run);
+}
+
 int migration_objection(struct migration *g, struct error *e)
 {
 	struct stream_section s;
@@ -108,7 +120,7 @@ int migration_objection(struct migration *g, struct error *e)
 void migration_note_sent(struct migration *g, u64 bytes)
 {
 	pthread_mutex_lock(&g->lock);
-	g->fig.sent = g->c.sent;
+	g->fig.sent = g->sent_before + g->c.sent;
 	g->fig.remaining -= MIN(g->fig.remaining, bytes);
 	pthread_mutex_unlock(&g->lock);
 }
@@ -201,8 +213,18 @@ static int end_round(struct migration *g, u32 round, struct error *e)
 	return 0;
 }
 
-/* After a round that sent `bytes` in `ns`: what to expect. True: the rest is small enough. */
-static bool judge(struct migration *g, u64 bytes, u64 ns, u64 dirty, u64 *before)
+/* The rest of the disks has to be there first, memory need not. Under the lock. */
+static bool post_copy_now(const struct migration *g, u64 todo, u64 dirty)
+{
+	u64 disks = BUILD_NS + (u64)((double)sent_disks_left(&g->disks) * 1e9 / (double)g->fig.bandwidth);
+
+	return g->set.post_copy && g->post_possible && disks <= MAX(g->set.downtime_ms * 1000000, BUILD_NS) &&
+	       (g->fig.round >= POST_COPY_ROUNDS || dirty * 3 > todo);
+}
+
+/* After a round that had `todo` to send, and sent `bytes` in `ns`: what to expect. True: the rest is small enough, or
+ * can come later. */
+static bool judge(struct migration *g, u64 todo, u64 bytes, u64 ns, u64 dirty, u64 *before)
 {
 	bool enough, slow;
 
@@ -215,6 +237,8 @@ static bool judge(struct migration *g, u64 bytes, u64 ns, u64 dirty, u64 *before
 	/* less than a third fewer than before: it would take for ever */
 	slow = *before && dirty * 3 > *before * 2;
 	*before = dirty;
+	g->post = !enough && post_copy_now(g, todo, dirty);
+	enough |= g->post;
 	pthread_mutex_unlock(&g->lock);
 	if (!enough && slow)
 		throttle_more(g);
@@ -225,6 +249,7 @@ int migration_send_rounds(struct migration *g, struct error *e)
 {
 	u64 before = 0;
 
+	migration_forget_ram(g);
 	g->todo = calloc(track_words(machine_memory(g->m)), sizeof(*g->todo));
 	if (!g->todo)
 		return error_set(e, "not enough host memory");
@@ -245,7 +270,7 @@ int migration_send_rounds(struct migration *g, struct error *e)
 			return -1;
 		if (!migration_call(g, harvest))
 			return error_set(e, "the machine has ended, or does not answer");
-		if (judge(g, g->c.sent - sent, host_ns() - start, to_send(g), &before))
+		if (judge(g, todo, g->c.sent - sent, host_ns() - start, to_send(g), &before))
 			break;
 		if (migration_too_late(g))
 			return error_set(e, "the guest writes faster than its memory can be sent (%llu s are over)",
@@ -257,7 +282,9 @@ int migration_send_rounds(struct migration *g, struct error *e)
 
 int migration_send_rest(struct migration *g, struct error *e)
 {
-	return send_todo(g, true, e) || migration_send_disks(g, e) ? -1 : 0;
+	if (g->post ? migration_send_missing(g, e) : send_todo(g, true, e))
+		return -1;
+	return migration_send_disks(g, e);
 }
 
 static void stop_track(struct migration *g)
@@ -274,6 +301,11 @@ void migration_end_ram(struct migration *g)
 		migration_call(g, stop_track);
 	g->track = NULL;
 	migration_end_disks(g);
+}
+
+void migration_forget_ram(struct migration *g)
+{
 	free(g->todo);
 	g->todo = NULL;
+	g->post = false;
 }

@@ -123,12 +123,15 @@ static json_t *config(const struct machine_config *c, const char *cwd, const str
 /* NULL: it does not move, and has not. */
 static const char *moving(const struct api_machine *m)
 {
+	struct arrival_post_figures fig;
 	enum migration_phase phase = m->migration ? migration_phase(m->migration) : MIGRATION_NONE;
 
 	if (phase != MIGRATION_NONE && phase != MIGRATION_FAILED && phase != MIGRATION_CANCELLED)
 		return migration_phase_names[phase];
 	if (!m->arrival)
 		return NULL;
+	if (arrival_phase(m->arrival) == ARRIVAL_STARTED && arrival_post_figures(m->arrival, &fig) && fig.missing)
+		return fig.waiting ? "waiting for memory" : "post-copy";
 	switch (arrival_phase(m->arrival)) {
 	case ARRIVAL_READY:
 		return "arriving";

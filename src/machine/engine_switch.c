@@ -15,6 +15,8 @@
 
 #include "base/log.h"
 #include "machine/internal.h"
+#include "machine/state.h"
+#include "mem/missing.h"
 #include "mem/track.h"
 
 static int attach(struct machine *m, const struct engine_ops *engine, struct error *e)
@@ -90,6 +92,8 @@ int machine_set_engine(struct machine *m, const char *name, struct error *e)
 				 "engine '%s' does not translate, and the machine has --trace, --perf-map or "
 				 "--guest-symbols",
 				 to->name);
+	if (to == &engine_kvm && memory_missing(m->mem))
+		return error_set(e, "engine kvm cannot take over before all of the machine's memory has arrived");
 	if (to == &engine_kvm && track_any(m->mem))
 		return error_set(e,
 				 "engine kvm cannot take over while the machine's memory is copied: try again later");
@@ -99,6 +103,21 @@ int machine_set_engine(struct machine *m, const char *name, struct error *e)
 		rest_forget(m);
 	}
 	return ret;
+}
+
+int machine_memory_can_miss(const struct machine_config *cfg, struct error *e)
+{
+	struct engine_verdict verdict;
+	const struct engine_ops *engine = engine_choose_for(
+	    cfg->engine ? cfg->engine : "auto", machine_engine_caps(cfg), MACHINE_CAPS_PURPOSE, &verdict, e);
+
+	if (!engine)
+		return -1;
+	if (engine == &engine_kvm)
+		return error_set(e, "engine kvm needs all of the memory at once; take --engine dbt");
+	if (cfg->vhost_users)
+		return error_set(e, "processes that share the memory need all of it at once");
+	return 0;
 }
 
 const char *machine_engine_name(const struct machine *m)

@@ -6,9 +6,12 @@
 
 #include "backend/nvram/nvram.h"
 #include "machine/state.h"
+#include "mem/missing.h"
 
 int machine_can_be_saved(const struct machine *m, struct error *e)
 {
+	if (memory_missing(m->mem))
+		return error_set(e, "the machine's memory has not all arrived yet");
 	if (m->cfg.vhost_users)
 		return error_set(e, "a machine with --share or --vhost-user cannot be saved: what their processes know "
 				    "is not known here");

@@ -47,6 +47,9 @@ int machine_quiesce(struct machine *m, struct error *e);
 /* The same without writing the caches: for who knows by other means what was written (backend/block/track.h). */
 int machine_quiesce_devices(struct machine *m, struct error *e);
 
+/* Could a machine of this configuration run before all of its memory is there (mem/missing.h)? 0, or -1 with *e. */
+int machine_memory_can_miss(const struct machine_config *cfg, struct error *e);
+
 /* Writes the sections that machine_check() looks at: what was booted, and the CPU model. */
 void machine_save_kind(struct machine *m, struct stream_writer *w);
 /* Writes a section for every component, all state but RAM, of a machine that was quiesced. */

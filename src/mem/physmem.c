@@ -300,6 +300,16 @@ int memory_write(struct memory *m, gpa_t gpa, const void *src, u64 len)
 	return rc;
 }
 
+/* The kernel does not wait for a page that is still to come (mem/missing.h): this thread does. */
+static void wait_for_pages(const u8 *host, u64 len)
+{
+	const u8 *last = (const u8 *)(((uintptr_t)host + len - 1) & PAGE_MASK);
+
+	for (const u8 *p = host; p <= last; p = (const u8 *)((uintptr_t)p & PAGE_MASK) + PAGE_SIZE)
+		*(const volatile u8 *)p;
+	*(const volatile u8 *)(host + len - 1);
+}
+
 void *memory_ptr(struct memory *m, gpa_t gpa, u64 len, bool write)
 {
 	const struct flat_range *r = flat_find(m, gpa), *end = m->range + m->range_count;
@@ -317,6 +327,8 @@ void *memory_ptr(struct memory *m, gpa_t gpa, u64 len, bool write)
 			return NULL;
 		r = next;
 	}
+	if (unlikely(__atomic_load_n(&m->missing, __ATOMIC_RELAXED)))
+		wait_for_pages(host, len);
 	if (write)
 		track_write(m, host, len);
 	return host;

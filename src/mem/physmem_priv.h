@@ -43,10 +43,11 @@ struct memory {
 	/* Reservation around RAM, see physmem_place.c: its offset and length in every window; 0 if there is none.
 	 * The hole is its first 4 GiB. */
 	u64 place_off, place_len;
-	int fd;		/* of MEMORY_SHARED, else -1 */
-	int pagemap_fd; /* says which pages of private RAM the host has provided; -1: nobody does */
-	unsigned flags; /* MEMORY_* */
-	u64 *filed;	/* a bit a frame: it is mapped from a file; NULL: none is */
+	int fd;			 /* of MEMORY_SHARED, else -1 */
+	int pagemap_fd;		 /* says which pages of private RAM the host has provided; -1: nobody does */
+	unsigned flags;		 /* MEMORY_* */
+	struct missing *missing; /* mem/missing.h; NULL: all is there */
+	u64 *filed;		 /* a bit a frame: it is mapped from a file; NULL: none is */
 	u32 file_pieces;
 	u8 *frame_flags;
 	struct track_set *tracks; /* mem/track.h; NULL: nobody tracks */
@@ -116,6 +117,11 @@ void memory_unplace(struct memory *m);
 /* Maps RAM of m's kind at `at`, over what is there (NULL: anywhere). MAP_FAILED with errno. */
 void *memory_map_host_ram(const struct memory *m, void *at);
 void memory_free_ram(struct memory *m);
+
+/* ---- missing.c ---- */
+
+/* The memory goes. */
+void missing_forget(struct missing *s);
 
 /* ---- track_user.c ---- */
 

@@ -174,6 +174,8 @@ static void forget_lost(const struct memory *m);
 void memory_free_ram(struct memory *m)
 {
 	forget_lost(m);
+	if (m->missing)
+		missing_forget(m->missing);
 	track_free_set(m);
 	free(m->frame_flags);
 	free(m->filed);
@@ -432,6 +434,11 @@ static void give_back(struct memory *m, u64 off, u64 len)
 
 	if (m->flags & MEMORY_SHARED) {
 		punch(m, off, len);
+		return;
+	}
+	if (m->missing) {
+		/* what is there stays there (mem/missing.h); memory_ptr() has waited for it */
+		memset(m->ram + off, 0, len);
 		return;
 	}
 	for (; len; off += run, len -= run) {

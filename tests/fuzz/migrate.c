@@ -1,7 +1,8 @@
 /*
  * Fuzz target: what a receiver is sent. Either any bytes; or sections with
  * right sums, of the names of the protocol or others, with payloads that are
- * nearly sound. The peer closes behind them, so that nobody waits.
+ * nearly sound. The peer closes behind them, so that nobody waits. What comes
+ * behind the state of a machine by post-copy is memory that was missing.
  */
 #include <assert.h>
 #include <stdio.h>
@@ -11,7 +12,10 @@
 #include <unistd.h>
 
 #include "cli/receive.h"
+#include "ctl/arrival_priv.h"
 #include "fuzz.h"
+#include "mem/missing.h"
+#include "state/frame_list.h"
 #include "state/ram.h"
 
 #define RAM (64 * KiB)
@@ -74,9 +78,29 @@ static void put_offer(struct channel *c, struct input *in)
 		put_disks(out, in);
 		stream_section_end(&w);
 	}
+	if (take(in, 1) < 240) {
+		stream_section_begin(&w, MIGRATION_POST_COPY, STREAM_REQUIRED);
+		enc_u8(out, take(in, 1) % 129 ? 1 : 2);
+		stream_section_end(&w);
+	}
 	if (take(in, 1) < 250)
 		stream_finish(&w);
 	channel_send(c, 0);
+}
+
+static void put_frames(struct encoder *out, struct input *in)
+{
+	for (unsigned n = take(in, 1) % 4; n; n--)
+		frame_list_put_run(out, take(in, 1) > 240 ? take(in, 8) : take(in, 1) % 8,
+				   take(in, 1) > 240 ? take(in, 8) : take(in, 1) % 4);
+}
+
+static void put_state(struct encoder *out)
+{
+	struct stream_writer w;
+
+	stream_begin(&w, out);
+	stream_finish(&w);
 }
 
 /* An offset or a length near what there is. */
@@ -105,9 +129,10 @@ static void put_granule(struct encoder *out, struct input *in, bool zeros)
 
 static void put_any(struct channel *c, struct input *in)
 {
-	static const char *const names[] = { RAM_DATA,	      RAM_DATA,	       MIGRATION_ZERO,	   MIGRATION_ZERO,
-					     MIGRATION_ROUND, MIGRATION_STATE, MIGRATION_CANCEL,   "x",
-					     MIGRATION_DISK,  MIGRATION_DISK,  MIGRATION_DISK_ZERO };
+	static const char *const names[] = { RAM_DATA,		RAM_DATA,	 MIGRATION_ZERO,      MIGRATION_ZERO,
+					     MIGRATION_ROUND,	MIGRATION_STATE, MIGRATION_CANCEL,    "x",
+					     MIGRATION_DISK,	MIGRATION_DISK,	 MIGRATION_DISK_ZERO, MIGRATION_MISSING,
+					     MIGRATION_MISSING, MIGRATION_GO };
 	static u8 bytes[64 * KiB];
 	const char *name = names[take(in, 1) % ARRAY_SIZE(names)];
 	struct encoder *out = channel_begin(c, name);
@@ -117,7 +142,9 @@ static void put_any(struct channel *c, struct input *in)
 		channel_send(c, 0);
 		return;
 	}
-	if (!strcmp(name, RAM_DATA) || !strcmp(name, MIGRATION_ZERO))
+	if (!strcmp(name, MIGRATION_MISSING))
+		put_frames(out, in);
+	else if (!strcmp(name, RAM_DATA) || !strcmp(name, MIGRATION_ZERO))
 		enc_u64(out, place(in));
 	if (!strcmp(name, MIGRATION_ZERO))
 		enc_u64(out, place(in));
@@ -125,8 +152,10 @@ static void put_any(struct channel *c, struct input *in)
 		enc_bytes(out, bytes, take(in, 1) > 220 ? take(in, 2) % sizeof(bytes) : PAGE_SIZE);
 	else if (!strcmp(name, MIGRATION_ROUND))
 		enc_u32(out, (u32)take(in, 2));
+	else if (!strcmp(name, MIGRATION_STATE) && take(in, 1) < 200)
+		put_state(out);
 	else
-		enc_bytes(out, bytes, take(in, 1));
+		enc_bytes(out, bytes, strcmp(name, MIGRATION_MISSING) ? take(in, 1) : 0);
 	channel_send(c, 0);
 }
 
@@ -163,6 +192,30 @@ static bool open_disks(struct receiver *r)
 	return true;
 }
 
+/* What is missing comes, or something else does. */
+static void receive_missing(struct receiver *r)
+{
+	struct arrival a = { .c = r->c, .fd = r->fd, .phase = ARRIVAL_STARTED };
+	struct memory *m = memory_create(RAM, NULL);
+	int fd = r->missing_fd;
+	struct stream_section s;
+	struct error e;
+
+	if (!m)
+		abort();
+	r->fd = r->missing_fd = -1;
+	pthread_mutex_init(&a.lock, NULL);
+	a.c.w.to = &a.c.out;
+	a.post = arrival_post_create(m, fd, r->missing, &e);
+	while (a.post && arrival_next(&a, 0, &s) > 0)
+		;
+	memory_destroy(m);
+	arrival_post_destroy(a.post);
+	pthread_mutex_destroy(&a.lock);
+	channel_free(&a.c);
+	close(a.fd);
+}
+
 static void receive_all(int fd)
 {
 	struct receiver r;
@@ -177,9 +230,15 @@ static void receive_all(int fd)
 		receiver_free(&r);
 		return;
 	}
+	if (r.post_copy)
+		r.missing_fd = missing_open(&e);
 	/* ectype receive compares it with the machine's options */
-	if (r.ram_size == RAM && !receiver_accept(&r, &e) && receiver_take_all(&r, &e))
-		assert(e.text[0]);
+	if (r.ram_size == RAM && !receiver_accept(&r, &e)) {
+		if (receiver_take_all(&r, &e))
+			assert(e.text[0]);
+		else if (r.missing)
+			receive_missing(&r);
+	}
 	receiver_free(&r);
 }
 
