@@ -15,6 +15,7 @@
 #include "cli/control.h"
 #include "cli/migrate_target.h"
 #include "cli/relay.h"
+#include "ctl/migrate.h"
 
 #define V1 "/api/v1/"
 #define TICK_MS 250u
@@ -278,9 +279,13 @@ static int run(struct command *c)
 				      &e);
 	if (migrate_target_check(&c->to, false, &e))
 		return usage_error("migrate: %s", e.text);
-	/* of this migration, not of the next */
+	/* all of them: what an earlier one was told is not for this one */
 	json_object_set_new(c->set, "copy_disks", json_boolean(c->copy_disks));
 	json_object_set_new(c->set, "post_copy", json_boolean(c->post_copy));
+	if (!json_object_get(c->set, "downtime_ms"))
+		json_object_set_new(c->set, "downtime_ms", json_integer(MIGRATION_DOWNTIME_MS));
+	if (!json_object_get(c->set, "timeout_s"))
+		json_object_set_new(c->set, "timeout_s", json_integer(0));
 	ret = ctl_order(c->name, "PUT", V1 "vm.migration-set", c->set, NULL, &e);
 	if (!ret) {
 		signals_install(nothing, NULL);

@@ -13,7 +13,6 @@
 #include "ctl/migrate_priv.h"
 #include "machine/state.h"
 
-#define DOWNTIME_MS 100u
 #define FOR_EVER_MS (365ull * 24 * 3600 * 1000)
 #define LAST_QUESTION_MS 3000u /* for the client to ask how it ended, before the machine does */
 
@@ -490,7 +489,7 @@ struct migration *migration_create(struct machine *m, const u8 *options, size_t 
 	g->m = m;
 	g->options = options;
 	g->options_len = options_len;
-	g->set.downtime_ms = DOWNTIME_MS;
+	g->set.downtime_ms = MIGRATION_DOWNTIME_MS;
 	return g;
 }
 

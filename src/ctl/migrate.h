@@ -34,6 +34,8 @@ enum migration_phase {
 };
 extern const char *const migration_phase_names[MIGRATION_PHASES];
 
+#define MIGRATION_DOWNTIME_MS 100u /* unless it is set */
+
 struct migration_settings {
 	u64 downtime_ms; /* how long the guest may stand still, as far as that can be foreseen */
 	u64 timeout_s;	 /* give up if that is not reached; 0: never */

@@ -45,8 +45,7 @@ def arrival(name):
 
 
 def begin(name, where, *more, bandwidth="32"):
-    return subprocess.Popen([ECTYPE, "migrate", name, where, "--post-copy", "--timeout", "0", "--bandwidth", bandwidth,
-                             *more],
+    return subprocess.Popen([ECTYPE, "migrate", name, where, "--post-copy", "--bandwidth", bandwidth, *more],
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -246,8 +245,8 @@ def refused(folder):
         tls = shutil.which("openssl") is not None
         o = certificates(folder) if tls else lambda name: []
         with receiver("tcp:127.0.0.1:0", "pc-l", *o("there"), engine=HERE) as h:
-            p = subprocess.Popen([ECTYPE, "migrate", "pc-j", f"tcp:127.0.0.1:{h.port}", "--timeout", "0", "--bandwidth",
-                                  "32", *o("here")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            p = subprocess.Popen([ECTYPE, "migrate", "pc-j", f"tcp:127.0.0.1:{h.port}", "--bandwidth", "32",
+                                  *o("here")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             wait_for(lambda: migration("pc-j").get("phase") == "ram")
             status, _, err = control("ctl", "pc-j", "PUT", "/api/v1/vm.migration-set", '{"post_copy": 1}')
             ok("a setting that is none", status and "400" in err, err)
