@@ -16,7 +16,8 @@
 
 static struct virtio *balloon;
 static bool reporting;
-/* Any page may be named: by page numbers from anywhere in RAM, or because a bad record moved a queue. */
+/* Any page may be named: by page numbers from anywhere in RAM, because a bad record moved a queue or the driver made
+ * one longer, so that it lies over lists of numbers, or because a page with such a list was given away. */
 static bool wild;
 
 static int create(struct rig *r, struct pci_bus *bus)
@@ -26,7 +27,7 @@ static int create(struct rig *r, struct pci_bus *bus)
 }
 
 /* Anything but the first 64 KiB. */
-static u64 address(struct input *in)
+static u64 any_address(struct input *in)
 {
 	switch (take(in, 1) & 15) {
 	case 0:
@@ -40,6 +41,14 @@ static u64 address(struct input *in)
 	default:
 		return AREA + (take(in, 3) & 0xfffff);
 	}
+}
+
+static u64 address(struct input *in)
+{
+	u64 at = any_address(in);
+
+	wild |= at < AREA;
+	return at;
 }
 
 static void start(struct rig *r, struct input *in)
@@ -117,7 +126,8 @@ static void step(struct rig *r, struct input *in)
 		virtio_balloon_info(balloon, &info);
 		break;
 	case 11:
-		/* ring addresses stay as they are */
+		/* ring addresses stay as they are, but not the number of their entries */
+		wild |= op & 0x80 && !(n & 3);
 		if (op & 0x80)
 			vrig_write(r, pages[n & 3] + (take(in, 1) & 31), take(in, 2), 2);
 		else

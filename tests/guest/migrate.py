@@ -60,7 +60,7 @@ def receiver(where, name, *more, engine=ENGINE):
 # writes 4 MiB of memory over and over, each time with another pattern, and checks it; counts
 LOAD = ("(cd /tmp; dd if=/dev/urandom of=noise bs=1M count=4 2>/dev/null; md5sum noise >sum; n=0; bad=0; "
         "while :; do cat noise >copy; n=$((n+1)); "
-        "md5sum copy | grep -q $(cut -c1-32 sum) || bad=$((bad+1)); echo $n $bad >load; done) & true")
+        "md5sum copy | grep -q $(cut -c1-32 sum) || bad=$((bad+1)); echo $n $bad >l; mv l load; done) & true")
 
 
 def prompt(g):

@@ -24,7 +24,6 @@ struct rig {
 	struct missing *s;
 	pthread_t thread;
 	atomic_bool quit;
-	atomic_uint served;
 	bool threaded;
 };
 
@@ -59,7 +58,6 @@ static void *serve(void *opaque)
 		for (unsigned i = 0; i < n; i++) {
 			page_of(frame[i], page);
 			assert_int_equal(missing_place(r->s, frame[i], 1, page, NULL), 0);
-			r->served++;
 		}
 	}
 	return NULL;
@@ -93,6 +91,14 @@ static bool set_up(struct rig *r, const u64 *bits, bool threaded)
 	return true;
 }
 
+/* Who waited goes on before the count says so. */
+static bool comes_to(struct rig *r, u64 left)
+{
+	for (unsigned i = 0; i < 5000 && missing_left(r->s) != left; i++)
+		usleep(1000);
+	return missing_left(r->s) == left;
+}
+
 static void tear_down(struct rig *r)
 {
 	atomic_store(&r->quit, true);
@@ -117,8 +123,8 @@ static void touched(void **state)
 	memory_ram(r.m)[18 * PAGE_SIZE + 8] = 77;
 	assert_int_equal(memory_ram(r.m)[18 * PAGE_SIZE + 8], 77);
 	assert_int_equal(*(u64 *)(void *)(memory_ram(r.m) + 18 * PAGE_SIZE), 18 * 1000003);
-	left = missing_left(r.s);
-	assert_int_equal(left, FRAMES - 16 - r.served);
+	left = FRAMES - 16 - 1 - (FRAMES - 20 + 96) / 97;
+	assert_true(comes_to(&r, left));
 	tear_down(&r);
 }
 
@@ -166,15 +172,15 @@ static void zeros(void **state)
 	assert_int_equal(write(fd, at, PAGE_SIZE), PAGE_SIZE);
 	memory_ram(r.m)[RAM - 4 * PAGE_SIZE] = 3;
 	assert_int_equal(memory_ram(r.m)[RAM - 4 * PAGE_SIZE], 3);
-	assert_int_equal(missing_left(r.s), 3);
+	assert_true(comes_to(&r, 3));
 	/* given back: what is missing is waited for, and all are zeros for good, for the kernel as well */
 	assert_int_equal(memory_discard(r.m, 8 * PAGE_SIZE, 4 * PAGE_SIZE), 0);
-	assert_int_equal(missing_left(r.s), 1);
+	assert_true(comes_to(&r, 1));
 	for (u64 i = 8 * PAGE_SIZE; i < 12 * PAGE_SIZE; i++)
 		assert_int_equal(memory_ram(r.m)[i], 0);
 	assert_int_equal(write(fd, memory_ram(r.m) + 8 * PAGE_SIZE, 4 * PAGE_SIZE), 4 * PAGE_SIZE);
 	assert_true(is_page(memory_ram(r.m) + 12 * PAGE_SIZE, 12));
-	assert_int_equal(missing_left(r.s), 0);
+	assert_true(comes_to(&r, 0));
 	missing_end(r.s);
 	assert_false(memory_missing(r.m));
 	/* as always */
