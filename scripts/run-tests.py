@@ -70,6 +70,7 @@ def checks():
     build(BUILD)
     jobs = [
         Job("checks: include layers", ["scripts/check-layers.py"]),
+        Job("checks: links in docs", ["scripts/check-docs.py"]),
         Job("checks: clang-format", ["make", "-s", "check-format"]),
         Job("checks: symbols of the general-register library", ["scripts/check-symbols.py", BUILD]),
     ]
