@@ -102,7 +102,7 @@ static void serve_requests(struct machine *m)
 
 	m->requests = 0;
 	if (requests & REQUEST_DEBUG_EXIT)
-		end(m, MACHINE_END_DEBUG_EXIT, m->debug_exit_value << 1 | 1, "debug exit");
+		end(m, MACHINE_END_DEBUG_EXIT, (int)((u32)m->debug_exit_value << 1 | 1), "debug exit");
 	else if (requests & REQUEST_POWER_OFF)
 		end(m, MACHINE_END_POWER_OFF, 0, "the guest powered off");
 	else if ((requests & REQUEST_RESET) && m->cfg.no_reboot)

@@ -28,6 +28,7 @@ from guest import (ECTYPE, PROMPT, ROOT, SLOW, Guest, Timeout, cache, finish, is
                    skip, wait_for)
 
 MIB = 1 << 20
+MEMORY = 256  # MiB, of a machine
 # device: region (start, blocks, bytes, step); more than the room for copies, so that writes have to wait
 REGIONS = ((0, 2000, 4096, 1237), (16 * MIB, 350, 65536 + 4096, 257))
 
@@ -107,7 +108,7 @@ def program(folder):
     return initrd
 
 
-def machine(name, initrd, *more, memory="256M"):
+def machine(name, initrd, *more, memory=f"{MEMORY}M"):
     g = linux("--name", name, *more, kernel="vmlinuz-generic", initrd=initrd, memory=memory)
     g.expect(PROMPT, 120)
     return g
@@ -236,8 +237,9 @@ def file_system(folder, initrd):
 
 
 def rss(g):
-    """KiB of the monitor's own memory."""
-    return sum(m["Rss"] for m in mappings(g.process.pid) if not is_guest_ram(m) and not m["path"])
+    """KiB of the monitor's own memory, but for frames of RAM as they were before the guest wrote them."""
+    return sum(m["Rss"] for m in mappings(g.process.pid)
+               if not is_guest_ram(m) and not m["path"] and m["Size"] != MEMORY * 1024)
 
 
 def clients(folder, initrd):
