@@ -62,7 +62,7 @@ def boot(name, kernel):
             ok(f"{name}: time passes", 1 <= passed < 20, passed)
             ok(f"{name}: date", int(g.shell("date +%Y")) >= 2020)
             ok(f"{name}: PCI bus", "0x8086" in g.shell("cat /sys/bus/pci/devices/*/vendor"), g.text[-300:])
-            ok(f"{name}: job control", "Running" in g.shell("sleep 5 & jobs; kill %1"), g.text[-300:])
+            ok(f"{name}: job control", "Running" in g.shell("sleep 5 & jobs; kill %1; wait"), g.text[-300:])
             g.shell("dmesg > /tmp/d")
             text = g.shell("cat /tmp/d", 120)
             found = [l for l in text.splitlines() if BAD.search(l) and not any(k.search(l) for k in KNOWN)]
