@@ -102,19 +102,17 @@ def interrupts(g, name, n):
         ok(f"{name}: an interrupt is moved to the last", int(text.split()[n]) > before, text)
 
 
-# While a driver's probe runs, at the end of the boot, the kernel refuses with EBUSY.
-PUT = "put() { for t in $(seq 100); do { echo $1 > $2; } 2> /dev/null && return; sleep 0.1; done; false; }"
-
-
 def hotplug(g, name, n, rounds):
     """Every processor but the first goes and comes again, with work on all that stay.
 
     wait: a child that ends while the shell writes its prompt takes the prompt away (the write ends with EINTR,
     and the C library forgets what was to be written).
     """
-    g.shell(f"{PUT}; for i in $(seq {min(n, 4)}); do (while :; do :; done) & done", 30)
+    # the kernel refuses with EBUSY while drivers are probed; acpid follows on the last of them
+    g.shell("until pidof acpid; do sleep 0.1; done")
+    g.shell(f"for i in $(seq {min(n, 4)}); do (while :; do :; done) & done", 30)
     out = g.shell(f"for r in $(seq {rounds}); do for i in $(seq 1 {n - 1}); do f=/sys/devices/system/cpu/cpu$i/online; "
-                  "put 0 $f && echo off $i $(cat $f) $(cat /sys/devices/system/cpu/online); put 1 $f && "
+                  "echo 0 > $f && echo off $i $(cat $f) $(cat /sys/devices/system/cpu/online); echo 1 > $f && "
                   "echo on $i $(cat $f); done; done; kill $(jobs -p); wait", 60 + 20 * rounds * n)
     offs = re.findall(r"^off (\d+) 0 (\S+)", out, re.M)
     ons = re.findall(r"^on (\d+) 1", out, re.M)
