@@ -249,10 +249,13 @@ static int settle(struct command *c, json_t *j)
 	}
 }
 
-/* A receiver may still wait for a machine that went on here: it is told first. */
-static int tell_old(struct command *c, struct error *e)
+/*
+ * Of a machine that moves already, nothing is touched, its settings neither.
+ * A receiver may still wait for a machine that went on here: it is told first.
+ */
+static int end_old(struct command *c, struct error *e)
 {
-	bool unsettled, doubt;
+	bool unsettled, doubt, busy;
 	json_t *j;
 	int ret = ctl_order(c->name, "GET", V1 "vm.migration", NULL, &j, e);
 
@@ -260,12 +263,29 @@ static int tell_old(struct command *c, struct error *e)
 		return ret;
 	unsettled = json_is_true(json_object_get(j, "unsettled"));
 	doubt = !strcmp(json_text(j, "phase"), "in doubt");
+	busy = json_is_true(json_object_get(j, "connected"));
 	json_decref(j);
+	if (busy) {
+		error_set(e, "machine '%s' is moving already", c->name);
+		return CTL_REFUSED;
+	}
 	if (!unsettled || doubt)
 		return 0;
 	ret = attempt(c, &j, e);
 	json_decref(j);
 	return ret;
+}
+
+/* All of the settings: what an earlier migration was told is not for this one. */
+static int set_all(struct command *c, struct error *e)
+{
+	json_object_set_new(c->set, "copy_disks", json_boolean(c->copy_disks));
+	json_object_set_new(c->set, "post_copy", json_boolean(c->post_copy));
+	if (!json_object_get(c->set, "downtime_ms"))
+		json_object_set_new(c->set, "downtime_ms", json_integer(MIGRATION_DOWNTIME_MS));
+	if (!json_object_get(c->set, "timeout_s"))
+		json_object_set_new(c->set, "timeout_s", json_integer(0));
+	return ctl_order(c->name, "PUT", V1 "vm.migration-set", c->set, NULL, e);
 }
 
 static int run(struct command *c)
@@ -279,21 +299,13 @@ static int run(struct command *c)
 				      &e);
 	if (migrate_target_check(&c->to, false, &e))
 		return usage_error("migrate: %s", e.text);
-	/* all of them: what an earlier one was told is not for this one */
-	json_object_set_new(c->set, "copy_disks", json_boolean(c->copy_disks));
-	json_object_set_new(c->set, "post_copy", json_boolean(c->post_copy));
-	if (!json_object_get(c->set, "downtime_ms"))
-		json_object_set_new(c->set, "downtime_ms", json_integer(MIGRATION_DOWNTIME_MS));
-	if (!json_object_get(c->set, "timeout_s"))
-		json_object_set_new(c->set, "timeout_s", json_integer(0));
-	ret = ctl_order(c->name, "PUT", V1 "vm.migration-set", c->set, NULL, &e);
-	if (!ret) {
-		signals_install(nothing, NULL);
-		c->next_show = host_ns() + SHOW_NS;
-		ret = tell_old(c, &e);
-		if (!ret)
-			ret = attempt(c, &j, &e);
-	}
+	signals_install(nothing, NULL);
+	c->next_show = host_ns() + SHOW_NS;
+	ret = end_old(c, &e);
+	if (!ret)
+		ret = set_all(c, &e);
+	if (!ret)
+		ret = attempt(c, &j, &e);
 	return ret ? control_status("migrate", ret, &e) : settle(c, j);
 }
 

@@ -213,10 +213,14 @@ def cancelled(folder):
                                      stderr=subprocess.PIPE, text=True)
                 going = wait_for(lambda: migration("mig-k").get("phase") == "ram" and
                                  migration("mig-k")["sent_bytes"] > 8 * MIB)
+                if how == "--cancel":
+                    status, _, err = control("migrate", "mig-k", where, "--timeout", "1")
+                    ok("a second one is refused", status == 1 and "is moving already" in err, err)
                 sent, at = migration("mig-k").get("sent_bytes", 0), time.monotonic()
                 time.sleep(2)
                 rate = (migration("mig-k").get("sent_bytes", 0) - sent) / (time.monotonic() - at) / MIB
                 if how == "--cancel":
+                    # two seconds later: the second one's time limit is not the first one's
                     ok("the bandwidth limit holds", going and 4 < rate < 9, f"{rate} MiB/s")
                     ok("ps says so", re.search(r"mig-k +\d+ Migrating", control("ps")[1]), control("ps")[1])
                     control("migrate", "--cancel", "mig-k")
