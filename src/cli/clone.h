@@ -55,8 +55,9 @@ int clone_wait(struct clone *list, unsigned count, unsigned *which, struct error
 /* Ends all that were started. */
 void clone_end_all(struct clone *list, unsigned count);
 
-/* Runs `ectype snapshot NAME DIR`. 0, or an exit status after its message. */
-int clone_save(const char *name, const char *dir);
+/* Runs `ectype snapshot NAME DIR`, --no-sync if the directory goes with the copies. 0, or an exit status after its
+ * message. */
+int clone_save(const char *name, const char *dir, bool keep);
 
 /* ---- where their files are ---- */
 

@@ -221,19 +221,21 @@ void clone_end_all(struct clone *list, unsigned count)
 	}
 }
 
-int clone_save(const char *name, const char *dir)
+int clone_save(const char *name, const char *dir, bool keep)
 {
-	char *argv[] = { strdup("ectype"), strdup("snapshot"), strdup(name), strdup(dir), NULL };
-	pid_t pid = argv[0] && argv[1] && argv[2] && argv[3] ? fork() : -1;
+	char *argv[] = { strdup("ectype"), strdup("snapshot"), strdup(name), strdup(dir), strdup("--no-sync"), NULL };
+	pid_t pid = argv[0] && argv[1] && argv[2] && argv[3] && argv[4] ? fork() : -1;
 	int status = -1;
 
 	if (pid == 0) {
 		if (!freopen("/dev/null", "w", stdout))
 			_exit(EXIT_FAILED);
+		if (keep)
+			argv[4] = NULL;
 		execv("/proc/self/exe", argv);
 		_exit(EXIT_FAILED);
 	}
-	for (unsigned i = 0; i < 4; i++)
+	for (unsigned i = 0; i < 5; i++)
 		free(argv[i]);
 	if (pid < 0) {
 		usage_error("clone: cannot start a process");

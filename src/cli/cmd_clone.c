@@ -88,7 +88,7 @@ static int save_machine(struct command *c, struct error *e)
 	if (ret)
 		return usage_error("clone: %s", e->text);
 	snprintf(c->snapshot, sizeof(c->snapshot), "%s/snapshot", c->files.path);
-	return clone_save(c->source, c->snapshot);
+	return clone_save(c->source, c->snapshot, c->dir);
 }
 
 /* A directory, or else the name of a machine. */

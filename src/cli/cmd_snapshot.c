@@ -262,7 +262,7 @@ static int run(struct command *c)
 
 static int help(void)
 {
-	printf("usage: ectype snapshot NAME DIR [--base DIR0] [--compress[=LEVEL]] [--whole-disks|--stop]\n"
+	printf("usage: ectype snapshot NAME DIR [--base DIR0] [--compress[=LEVEL]] [--whole-disks|--stop] [--no-sync]\n"
 	       "       ectype snapshot --info DIR [--check]\n"
 	       "Saves the running machine NAME in the new directory DIR, from which `ectype restore DIR` goes on.\n"
 	       "What disks that the guest can write to hold goes into DIR, too; of a qcow2 overlay only what it has\n"
@@ -271,6 +271,8 @@ static int help(void)
 	       "                      DIR finds it by this path: relative to DIR, or absolute if it is given so\n"
 	       "  --compress[=LEVEL]  compress memory by zstd, level 1 to %d, default 1\n"
 	       "  --whole-disks       copy all that such a disk holds: DIR needs no other files then\n"
+	       "  --no-sync           do not wait until all of it is on the host's disk: quicker; if the host itself\n"
+	       "                      crashes soon after, DIR is lost\n"
 	       "  --stop              the machine ends there: disks are not copied, and must stay as they are\n"
 	       "  --info              say what is in the snapshot DIR; with --check read and check all of it\n"
 	       "\n"
@@ -297,6 +299,8 @@ static int take_argument(struct command *c, int argc, char **argv, int *i)
 
 	if (!strcmp(arg, "--stop"))
 		c->stop = true;
+	else if (!strcmp(arg, "--no-sync"))
+		c->form.no_sync = true;
 	else if (!strcmp(arg, "--info"))
 		c->info = true;
 	else if (!strcmp(arg, "--whole-disks"))
@@ -322,7 +326,7 @@ static int show_info(const struct command *c)
 {
 	struct error e;
 
-	if (!c->name || c->dir || c->stop || c->whole || c->form.level || c->form.base)
+	if (!c->name || c->dir || c->stop || c->whole || c->form.level || c->form.base || c->form.no_sync)
 		return usage_error("snapshot: --info takes one directory and --check (see ectype snapshot --help)");
 	if (snapshot_info(c->name, c->check, &e))
 		return usage_error("snapshot: %s", e.text);
@@ -344,6 +348,9 @@ static int run_arguments(struct command *c, int argc, char **argv)
 		return show_info(c);
 	if (c->stop && c->whole)
 		return usage_error("snapshot: --stop copies no disks, --whole-disks all (see ectype snapshot --help)");
+	if (c->stop && c->form.no_sync)
+		return usage_error("snapshot: --no-sync leaves a machine of --stop nowhere if the host crashes "
+				   "(see ectype snapshot --help)");
 	if (c->check)
 		return usage_error("snapshot: --check goes with --info (see ectype snapshot --help)");
 	if (!c->dir)

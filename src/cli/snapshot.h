@@ -108,6 +108,7 @@ struct snapshot_form {
 	int level;				  /* of zstd, 1 to RAM_LEVEL_MAX; 0: not compressed */
 	const struct snapshot_backings *backings; /* of the machine's disks, which are not copied; or NULL */
 	const char *base;			  /* a snapshot: only what differs from it is written; or NULL */
+	bool no_sync;				  /* it need not survive a crash of the host */
 };
 /* Makes a directory under a temporary name beside `path`, which must not be there. NULL with *e. */
 struct snapshot_writer *snapshot_create_as(const char *path, const struct snapshot_form *f, struct error *e);
@@ -122,7 +123,8 @@ bool snapshot_has_image(const struct snapshot_writer *w, struct snapshot_disk *d
 int snapshot_note_backing(const struct snapshot_writer *w, const struct snapshot_disk *d, struct snapshot_disks *to,
 			  struct error *e);
 u64 snapshot_image_bytes(const struct snapshot_writer *w); /* of disks, that are not zeros */
-/* Writes `state`, flushes everything and gives the directory its name. May be called again with other disks. */
+/* Writes `state`, flushes everything unless no_sync, and gives the directory its name. May be called again with other
+ * disks. */
 int snapshot_finish(struct snapshot_writer *w, const struct snapshot_disks *disks, struct error *e);
 u64 snapshot_ram_bytes(const struct snapshot_writer *w);  /* of the machine, that are not zeros */
 u64 snapshot_file_bytes(const struct snapshot_writer *w); /* written for them */

@@ -117,8 +117,10 @@ int ram_out_size(struct ram_out *o, u64 size, struct error *e);
 /* `n` bytes, whole frames, at offset `at` behind what came before; what is left out is zeros. Checked by the caller:
  * within RAM. */
 int ram_out_take(struct ram_out *o, u64 at, const u8 *data, u64 n, struct error *e);
-/* Nothing more comes: all is on the disk. May be called again. */
+/* Nothing more comes: all is in the file. May be called again. */
 int ram_out_finish(struct ram_out *o, struct error *e);
+/* And on the disk. */
+int ram_out_flush(struct ram_out *o, struct error *e);
 /* NULL: the file alone says everything. */
 const struct ram_index *ram_out_index(const struct ram_out *o);
 u64 ram_out_bytes(const struct ram_out *o); /* in the file, without holes */

@@ -170,6 +170,11 @@ int ram_out_finish(struct ram_out *o, struct error *e)
 		return -1;
 	if (o->packer && ram_packer_finish(o->packer))
 		return failed(o, e);
+	return 0;
+}
+
+int ram_out_flush(struct ram_out *o, struct error *e)
+{
 	return fsync(o->fd) ? failed(o, e) : 0;
 }
 

@@ -21,6 +21,7 @@ struct snapshot_writer {
 	struct ram_out *ram;
 	struct snapshot_base base; /* path "": none */
 	struct ram_chain chain;	   /* of the base */
+	bool no_sync;
 	/* what came and is not a whole section yet */
 	u8 *in;
 	size_t in_len, in_cap;
@@ -150,6 +151,7 @@ struct snapshot_writer *snapshot_create_as(const char *path, const struct snapsh
 	}
 	w->dir = -1;
 	w->images.backings = f->backings;
+	w->no_sync = f->no_sync;
 	stream_begin(&w->w, &w->out);
 	if (!make_directory(w, path, e) && (!f->base || !open_base(w, f->base, e)) &&
 	    (w->ram = ram_out_create(w->dir, f->level, f->base ? &w->chain : NULL, e)))
@@ -373,7 +375,7 @@ static int write_state(struct snapshot_writer *w, const struct encoder *e, struc
 	int fd = openat(w->dir, SNAPSHOT_STATE ".new", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	int ret = 0;
 
-	if (fd < 0 || write_all_at(fd, e->data, e->len, 0) || fsync(fd) ||
+	if (fd < 0 || write_all_at(fd, e->data, e->len, 0) || (!w->no_sync && fsync(fd)) ||
 	    renameat(w->dir, SNAPSHOT_STATE ".new", w->dir, SNAPSHOT_STATE))
 		ret = failed(w, SNAPSHOT_STATE, err);
 	if (fd >= 0)
@@ -423,18 +425,19 @@ int snapshot_finish(struct snapshot_writer *w, const struct snapshot_disks *disk
 	stream_finish(&w->w);
 	if (w->out.failed)
 		return error_set(e, "not enough memory");
-	if (snapshot_images_flush(&w->images, w->made, e))
+	if (!w->no_sync && (ram_out_flush(w->ram, e) || snapshot_images_flush(&w->images, w->made, e)))
 		return -1;
 	ret = write_state(w, &w->out, e);
 	w->out.len = len;
 	w->w = before;
-	if (ret || fsync(w->dir))
+	if (ret || (!w->no_sync && fsync(w->dir)))
 		return ret ? ret : failed(w, "", e);
 	if (!strcmp(w->made, w->path))
 		return 0;
 	if (renameat2(AT_FDCWD, w->made, AT_FDCWD, w->path, RENAME_NOREPLACE))
 		return error_errno(e, errno, "cannot rename %s to %s", w->made, w->path);
 	strcpy(w->made, w->path);
-	sync_parent(w->path);
+	if (!w->no_sync)
+		sync_parent(w->path);
 	return 0;
 }
