@@ -12,9 +12,23 @@ struct list {
 	json_t *all;
 };
 
+/* Where it is between two hosts, if it is; else what its processors do. */
+static const char *state(json_t *info)
+{
+	const char *moves = json_text(info, "migration"), *protection = json_text(info, "protection"),
+		   *runs = json_text(info, "state");
+
+	if (!strcmp(moves, "setup") || !strcmp(moves, "ram"))
+		return "Migrating";
+	if (*moves)
+		return moves;
+	if (!strcmp(protection, "held") || !strcmp(protection, "replaced"))
+		return protection;
+	return !strcmp(protection, "protects") && !strcmp(runs, "Running") ? "Protected" : runs;
+}
+
 static void print_row(struct list *l, const char *name, json_t *info)
 {
-	const char *moves = json_text(info, "migration"), *state = json_text(info, "state");
 	char up[16], ram[16], resident[16];
 
 	if (!l->any)
@@ -24,11 +38,7 @@ static void print_row(struct list *l, const char *name, json_t *info)
 	format_seconds(json_fraction(info, "uptime_seconds"), up);
 	format_bytes((double)json_number(info, "config/memory/size"), ram);
 	format_bytes((double)process_resident((int)json_number(info, "pid")), resident);
-	if (!strcmp(moves, "setup") || !strcmp(moves, "ram"))
-		state = "Migrating";
-	else if (*moves)
-		state = moves;
-	printf("%-20s %8lu %-12s %-7s %4lu %7s %8s %8s\n", name, json_number(info, "pid"), state,
+	printf("%-20s %8lu %-12s %-7s %4lu %7s %8s %8s\n", name, json_number(info, "pid"), state(info),
 	       json_text(info, "engine"), json_number(info, "config/cpus/boot_vcpus"), ram, resident, up);
 }
 

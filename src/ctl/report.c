@@ -144,6 +144,16 @@ static const char *moving(const struct api_machine *m)
 	return NULL;
 }
 
+/* NULL: nobody keeps a copy of it up to date. */
+static const char *protection(const struct api_machine *m)
+{
+	struct protect_status s = { .phase = PROTECT_NONE };
+
+	if (m->protect)
+		protect_status(m->protect, &s);
+	return s.phase == PROTECT_NONE ? NULL : protect_phase_names[s.phase];
+}
+
 json_t *report_info(const struct api_machine *m, const struct snapshot *s)
 {
 	const struct machine_config *c = machine_config(m->machine);
@@ -157,6 +167,7 @@ json_t *report_info(const struct api_machine *m, const struct snapshot *s)
 	put_string(o, "guest", machine_guest(m->machine));
 	put_string(o, "engine", machine_engine_name(m->machine));
 	put_string(o, "migration", moving(m));
+	put_string(o, "protection", protection(m));
 	if (!s)
 		return o;
 	json_object_set_new(o, "memory_actual_size",

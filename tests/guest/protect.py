@@ -280,12 +280,16 @@ def standby_lost(folder):
         s.process.kill()
         ok("continue: the primary goes on", o.goes_on() and protection(c.name)["state"] == "none", protection(c.name))
         s, name, _ = c.standby()
+        out = control("ps")[1]
+        ok("ps says so", re.search(rf"{c.name} +\d+ Protected ", out), out)
         status, out, err = control("protect", "--stop", c.name)
         ok("--stop: the primary goes on", status == 0 and o.goes_on() and protection(c.name)["state"] == "none", err)
         ok("--stop: the standby ends", s.wait(20) == 0 and "goes on unprotected" in s.errors(), s.errors())
         s, name, _ = c.standby()
         s.process.kill()
         ok("hold: the primary stands still", wait_until(lambda: protection(c.name)["state"] == "held"), protection(c.name))
+        out = control("ps")[1]
+        ok("hold: ps says so", re.search(rf"{c.name} +\d+ held ", out), out)
         time.sleep(0.3)
         last = o.seen
         time.sleep(1)
