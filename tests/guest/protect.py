@@ -165,7 +165,14 @@ class Chain:
             where = where[:-1] + re.search(r"at port (\d+)|$", s.errors())[0][8:]
         return s, name, copy, where
 
+    def ahead(self):
+        """Seconds by which the guest's wall clock is ahead of the host's: between which two."""
+        before = time.time()
+        sec, usec = map(int, re.findall(r"time\.tv_u?sec: +(\d+)", self.g.shell("adjtimex")))
+        return sec + usec / 1e6 - time.time(), sec + usec / 1e6 - before
+
     def protect(self, name, where, *options):
+        self.was_ahead = self.ahead()
         status, out, err = control("protect", self.name, where, "--timeout", str(TIMEOUT), *options)
         return ok(f"{name}: the machine is protected", status == 0 and "protected" in out,
                   f"{status} {out} {err} {self.guests[-1].errors()}")
@@ -184,6 +191,9 @@ class Chain:
         ok(f"{name}: nothing that was seen is lost, the world hears more", self.observer.goes_on() and
            not self.observer.wrong, (self.observer.wrong[:5], self.observer.seen, s.errors()))
         self.g, self.name, self.disk = s, name, copy if self.disk else None
+        least, most = self.ahead()
+        ok(f"{name}: its clock is as right as before", least < self.was_ahead[1] + 0.1 and most > self.was_ahead[0] - 0.1,
+           (self.was_ahead, least, most))
 
     def check_disk(self):
         """What is on the file system is what was written, and the file system is clean."""
