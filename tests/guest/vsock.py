@@ -168,7 +168,7 @@ def ends(g, path):
     s, _ = connect(path, 1003)
     s.sendall(b"ping")
     ok("a stream", s.recv(4) == b"ping")
-    g.shell("killall vs")
+    g.shell("killall vs; sleep 0.3")
     try:
         end = s.recv(1)
     except ConnectionResetError:
