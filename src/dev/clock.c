@@ -46,6 +46,7 @@ struct clock {
 	u64 offset;
 	bool stopped;
 	u64 last;		       /* real clock: time never is below */
+	u64 stopped_at;		       /* the source, then */
 	u64 stopped_wall, loaded_wall; /* the host's wall clock at the stop; see clock_loaded_wall() */
 
 	struct timer **heap;
@@ -147,7 +148,8 @@ void clock_stop(struct clock *c)
 {
 	if (c->kind == CLOCK_KIND_VIRTUAL || c->stopped)
 		return;
-	c->last = c->offset = clock_now(c);
+	c->stopped_at = source(c);
+	c->last = c->offset = MAX(c->stopped_at + c->offset, c->last);
 	c->stopped = true;
 	c->stopped_wall = door_wall_ns(c->door);
 }
@@ -158,6 +160,14 @@ void clock_start(struct clock *c)
 		return;
 	c->stopped = false;
 	c->offset -= source(c);
+}
+
+void clock_start_late(struct clock *c)
+{
+	if (!c->stopped)
+		return;
+	c->stopped = false;
+	c->offset -= c->stopped_at;
 }
 
 void clock_advance(struct clock *c, u64 ns)

@@ -43,6 +43,8 @@ u64 clock_ticks_to_ns(u64 ticks, u64 hz);
 /* Pause and resume of the whole machine: real time stops between. */
 void clock_stop(struct clock *c);
 void clock_start(struct clock *c);
+/* As clock_start(), but the time since clock_stop() has passed for the guest, too. */
+void clock_start_late(struct clock *c);
 /* Real clock only: time goes on from `ns` later. Timers that are due by then fire at the next clock_run(). */
 void clock_advance(struct clock *c, u64 ns);
 

@@ -102,6 +102,7 @@ struct machine {
 
 	/* vCPU thread only */
 	u64 holds, held_until; /* of machine_hold(): how many there were; host time */
+	bool hold_passes;      /* the clock stands because of a hold alone: the guest gets that time back */
 	u32 requests;	       /* enum machine_request */
 	int debug_exit_value;
 	bool ended, stepping, attached;

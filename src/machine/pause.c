@@ -12,12 +12,17 @@ void machine_start_time(struct machine *m)
 {
 	if (!m->running || machine_stands(m))
 		return;
-	clock_start(m->clock);
+	if (m->hold_passes)
+		clock_start_late(m->clock);
+	else
+		clock_start(m->clock);
+	m->hold_passes = false;
 	machine_unquiesce(m);
 }
 
 void machine_pause(struct machine *m)
 {
+	m->hold_passes = false;
 	if (!atomic_exchange(&m->paused, true))
 		clock_stop(m->clock);
 }
@@ -33,6 +38,7 @@ u64 machine_hold(struct machine *m, u64 ms)
 	if (!m->running || m->ended || atomic_load(&m->held))
 		return 0;
 	m->held_until = host_ns() + ms * 1000000;
+	m->hold_passes = !atomic_load(&m->paused) && !atomic_load(&m->debugged);
 	clock_stop(m->clock);
 	atomic_store(&m->held, ++m->holds);
 	return m->holds;

@@ -289,7 +289,11 @@ def standby_lost(folder):
         s, _, _ = c.standby(primary=("--on-loss", "continue"))
         s.process.kill()
         ok("continue: the primary goes on", o.goes_on() and protection(c.name)["state"] == "none", protection(c.name))
-        s, name, _ = c.standby()
+        s, name, _ = c.standby(primary=("--rate", "100"))
+        time.sleep(2)
+        least, most = c.ahead()
+        ok("checkpoints do not make its clock late", least < c.was_ahead[1] + 0.02 and most > c.was_ahead[0] - 0.02,
+           (c.was_ahead, least, most, protection(c.name)))
         out = control("ps")[1]
         ok("ps says so", re.search(rf"{c.name} +\d+ Protected ", out), out)
         status, out, err = control("protect", "--stop", c.name)

@@ -2,8 +2,10 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <time.h>
 #include <cmocka.h>
 
+#include "base/host_time.h"
 #include "dev/clock.h"
 #include "replay/door.h"
 
@@ -249,6 +251,29 @@ static void test_save_real(void **state)
 	enc_free(&e);
 }
 
+/* A stop that is not the guest's: the time is there afterwards. Of another one it is not. */
+static void test_start_late(void **state)
+{
+	const struct timespec pause = { .tv_nsec = 20000000 };
+	struct door *door = door_create(DOOR_REAL, 0);
+	struct clock *c = clock_create(CLOCK_KIND_REAL, door, NULL, 1000000000);
+	u64 host = host_ns(), guest = clock_now(c), now;
+
+	clock_stop(c);
+	nanosleep(&pause, NULL);
+	assert_true(clock_now(c) - guest <= host_ns() - host - 20000000);
+	clock_start_late(c);
+	assert_true(clock_now(c) - guest >= 20000000);
+	clock_stop(c);
+	nanosleep(&pause, NULL);
+	clock_start(c);
+	clock_start_late(c); /* it goes already */
+	now = clock_now(c);
+	assert_true(host_ns() - host - (now - guest) >= 20000000);
+	clock_destroy(c);
+	door_destroy(door);
+}
+
 /* What version 1 wrote has no wall clock. */
 static void test_version_1(void **state)
 {
@@ -284,6 +309,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_change, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_save, setup, teardown),
 		cmocka_unit_test(test_save_real),
+		cmocka_unit_test(test_start_late),
 		cmocka_unit_test(test_version_1),
 	};
 
