@@ -262,7 +262,8 @@ static int run(struct command *c)
 
 static int help(void)
 {
-	printf("usage: ectype snapshot NAME DIR [--base DIR0] [--compress[=LEVEL]] [--whole-disks|--stop] [--no-sync]\n"
+	printf("usage: ectype snapshot NAME DIR [--base DIR0] [--compress[=LEVEL]] [--no-sync]\n"
+	       "                       [--whole-disks|--stop]\n"
 	       "       ectype snapshot --info DIR [--check]\n"
 	       "Saves the running machine NAME in the new directory DIR, from which `ectype restore DIR` goes on.\n"
 	       "What disks that the guest can write to hold goes into DIR, too; of a qcow2 overlay only what it has\n"

@@ -217,19 +217,17 @@ static void unprotect(const struct api_machine *m, struct api_reply *r)
 
 static void protection(const struct api_machine *m, struct api_reply *r)
 {
-	struct protect_status s = { .phase = PROTECT_NONE };
+	struct protect_status s;
 
-	if (m->protect)
-		protect_status(m->protect, &s);
+	protect_status(m->protect, &s);
 	reply_json(report_protection(&s), r);
 }
 
 static bool held_by_protection(const struct api_machine *m)
 {
-	struct protect_status s = { .phase = PROTECT_NONE };
+	struct protect_status s;
 
-	if (m->protect)
-		protect_status(m->protect, &s);
+	protect_status(m->protect, &s);
 	return s.phase == PROTECT_HELD;
 }
 

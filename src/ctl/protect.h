@@ -75,7 +75,7 @@ int protect_terms_read(struct protect_terms *t, const char *line);
 
 /* Any thread. Ends the protection, the machine goes on without; also one that is held. 0; or -1 with *e. Waits. */
 int protect_stop(struct protect *p, struct error *e);
-/* Any thread. */
+/* Any thread. `p` NULL: a machine that cannot be protected is not. */
 void protect_status(struct protect *p, struct protect_status *out);
 
 #endif

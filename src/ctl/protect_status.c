@@ -32,8 +32,13 @@ void protect_set_why(struct protect *p, const char *why)
 
 void protect_status(struct protect *p, struct protect_status *out)
 {
-	struct gate_stats g = p->gate ? gate_stats(p->gate) : (struct gate_stats){ .waiting = 0 };
+	struct gate_stats g = { .waiting = 0 };
 
+	*out = (struct protect_status){ .phase = PROTECT_NONE };
+	if (!p)
+		return;
+	if (p->gate)
+		g = gate_stats(p->gate);
 	pthread_mutex_lock(&p->lock);
 	*out = p->status;
 	out->lag_ns = p->kept_at ? host_ns() - p->kept_at : 0;

@@ -147,10 +147,9 @@ static const char *moving(const struct api_machine *m)
 /* NULL: nobody keeps a copy of it up to date. */
 static const char *protection(const struct api_machine *m)
 {
-	struct protect_status s = { .phase = PROTECT_NONE };
+	struct protect_status s;
 
-	if (m->protect)
-		protect_status(m->protect, &s);
+	protect_status(m->protect, &s);
 	return s.phase == PROTECT_NONE ? NULL : protect_phase_names[s.phase];
 }
 

@@ -162,12 +162,12 @@ void machine_pause(struct machine *m);
 void machine_resume(struct machine *m);
 
 /*
- * Hold: another thread looks at the machine's memory. The guest sees one moment of it meanwhile, and when it goes on
- * the time has passed, as for any program whose host had something else to do: its clock stays right however often
- * this happens. Else as a pause, but apart from it: what machine_pause() and
- * machine_resume() order meanwhile is so when the machine is released. After `ms` it goes on by itself, so that whoever
- * looks cannot hold it for ever: what was seen counts if machine_held() says so afterwards. One at a time. On the vCPU
- * thread; the number of the hold, or 0: the machine is held already, or has ended.
+ * Hold: another thread looks at the machine's memory. As a pause, but when the guest goes on the time has passed for
+ * it, as if the host had had something else to do: its clock stays right however often it is held. And apart from a
+ * pause: what machine_pause() and machine_resume() order meanwhile is so when the machine is released. After `ms` it
+ * goes on by itself, so that whoever looks cannot hold it for ever: what was seen counts if machine_held() says so
+ * afterwards. One at a time. On the vCPU thread; the number of the hold, or 0: the machine is held already, or has
+ * ended.
  */
 u64 machine_hold(struct machine *m, u64 ms);
 /* From any thread: hold `id` lasts; ends it, if it does. */
