@@ -270,6 +270,17 @@ def run(job, tally, verbose):
             tally.failures.append(f"{job.name}: {e}")
 
 
+def excerpt(lines):
+    """What of a failed job's output is shown: what did not pass and the lines about it, and the end."""
+    wanted = set(range(len(lines) - 15, len(lines)))
+    for n, line in enumerate(lines):
+        m = TAP.match(line)
+        if not m or m.group(1):
+            wanted |= set(range(n - 2, n + 3))
+    wanted = sorted(n for n in wanted if 0 <= n < len(lines))
+    return [lines[n] for n in wanted[:60] + wanted[60:][-60:]]
+
+
 def run_started(job, tally, verbose):
     start = time.monotonic()
     env = {**os.environ, "CMOCKA_MESSAGE_OUTPUT": "TAP", "BUILD": BUILD, **job.env}
@@ -316,7 +327,10 @@ def run_started(job, tally, verbose):
         more += f", {skipped} skipped" if skipped else ""
         print(f"{word} {job.name}: {passed} passed{more} ({time.monotonic() - start:.1f} s)", flush=True)
         if failed or verbose:
-            for line in out.splitlines()[-80:]:
+            for name in names:
+                print("     > " + name)
+            lines = out.splitlines()
+            for line in lines[-80:] if verbose else excerpt(lines):
                 print("     | " + line)
             sys.stdout.flush()
 
