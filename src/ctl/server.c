@@ -135,11 +135,24 @@ static void stream_release(void *cls)
 	s->release(s);
 }
 
+/* So that a stream's reader and writer need not take turns: nobody may write to a unix socket that is a quarter full.
+ */
+static void widen(struct MHD_Connection *c)
+{
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
+	const int size = 4 * STREAM_BLOCK; /* the host may allow less */
+
+	if (info)
+		setsockopt(info->connect_fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+}
+
 static enum MHD_Result send_reply(struct ctl *ctl, struct MHD_Connection *c, struct api_reply *r)
 {
 	struct MHD_Response *m;
 	enum MHD_Result done;
 
+	if (r->stream)
+		widen(c);
 	if (r->attach)
 		m = MHD_create_response_for_upgrade(upgrades[r->attach].handler, ctl);
 	else if (r->stream)

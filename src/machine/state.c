@@ -356,6 +356,8 @@ void machine_save_state(struct machine *m, struct encoder *e)
 			at.c->save(&at.part, e);
 }
 
+static const char other_options[] = "give the options that the saved one had";
+
 static int check_all(struct machine *m, const struct stream *s, struct error *e)
 {
 	const struct stream_section *unknown;
@@ -368,14 +370,16 @@ static int check_all(struct machine *m, const struct stream *s, struct error *e)
 		part_name(&at, name);
 		sec = stream_find(s, name);
 		if (!sec)
-			return error_set(e, "the snapshot has no section %s, which this machine needs", name);
+			return error_set(e, "the snapshot has no section %s, which this machine needs: %s", name,
+					 other_options);
 		d = stream_decoder(sec);
 		if (at.c->check(&at.part, &d) || !dec_done(&d))
 			return error_set(e, "section %s of the snapshot is not sound, or not of this machine", name);
 	}
 	unknown = stream_unknown(s);
 	if (unknown)
-		return error_set(e, "section %s of the snapshot belongs to nothing in this machine", unknown->name);
+		return error_set(e, "section %s of the snapshot belongs to nothing in this machine: %s", unknown->name,
+				 other_options);
 	return 0;
 }
 

@@ -2,7 +2,7 @@
 """Protected machines: the standby goes on where the world saw the primary last; never two, never none.
 
 protect.py [--engine NAME] [--kills N] [--only PART]
-protect.py --figures [--engine NAME]
+protect.py --figures [--rounds N] [--engine NAME]
 
 A guest counts, and tells the numbers to a listener outside (protect_count.c).
 A standby that went on from a state before a number that was seen would send it
@@ -16,6 +16,7 @@ import re
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -498,35 +499,50 @@ def round_trip(g, n=40):
     return sorted(times)[n // 2] * 1000
 
 
-def figures(folder):
-    print("| checkpoints a second | compute, s (processor) | writes to memory, s (processor) | serial round trip, ms | "
-          "standstill, mean ms | max ms | MB/s |")
-    print("| --- | --: | --: | --: | --: | --: | --: |")
+def figure(g, rate):
+    """What the machine `protect-f` does under so many checkpoints a second, 0: unprotected. Numbers, by their columns."""
+    compute, start = seconds(g, "compute"), time.monotonic()
+    before = protection("protect-f")
+    writes = seconds(g, "writes")
+    p, took = protection("protect-f"), time.monotonic() - start
+    row = {"compute": compute[0], "compute cpu": compute[1], "writes": writes[0], "writes cpu": writes[1], "trip": round_trip(g)}
+    if rate:
+        n = max(p["checkpoints"] - before["checkpoints"], 1)
+        row |= {"reached": n / took, "still": (p["standstill_ns"] - before["standstill_ns"]) / n / 1e6,
+                "most": p["standstill_max_ns"] / 1e6, "sent": (p["sent_bytes"] - before["sent_bytes"]) / took / 1e6}
+    return row
+
+
+def show_figures(rate, rows):
+    r = {column: statistics.median(row[column] for row in rows) for column in rows[0]}
+    both = f"{r['compute']:.2f} ({r['compute cpu']:.2f}) | {r['writes']:.2f} ({r['writes cpu']:.2f}) | {r['trip']:.1f}"
+    if rate:
+        print(f"| {rate} ({r['reached']:.0f} reached) | {both} | {r['still']:.2f} | {r['most']:.1f} | {r['sent']:.0f} |")
+    else:
+        print(f"| none | {both} | | | |")
+
+
+def figures(folder, rounds):
     where = os.path.join(folder, "figures")
+    rows = {0: [], 10: [], 25: [], 50: []}
     with linux("--name", "protect-f", memory="256M") as g:
         g.expect(r"# ", 120)
         g.shell(WORK)
-        for rate in (0, 10, 25, 50):
+        for rate in list(rows) * rounds:
             s = Guest("unix:" + where, "--name", "protect-g", verb="standby") if rate else None
             if rate:
                 wait_until(lambda: listens(where))
                 control("protect", "protect-f", "unix:" + where, "--rate", str(rate), "--timeout", "10000")
-            compute, start = seconds(g, "compute"), time.monotonic()
-            before = protection("protect-f")
-            writes = seconds(g, "writes")
-            p, took = protection("protect-f"), time.monotonic() - start
-            trip = round_trip(g)
-            both = " | ".join(f"{wall:.2f} ({cpu:.2f})" for wall, cpu in (compute, writes))
-            if not rate:
-                print(f"| none | {both} | {trip:.1f} | | | |", flush=True)
-                continue
-            n = max(p["checkpoints"] - before["checkpoints"], 1)
-            print(f"| {rate} ({n / took:.0f} reached) | {both} | {trip:.1f} | "
-                  f"{(p['standstill_ns'] - before['standstill_ns']) / n / 1e6:.2f} | {p['standstill_max_ns'] / 1e6:.1f} | "
-                  f"{(p['sent_bytes'] - before['sent_bytes']) / took / 1e6:.0f} |", flush=True)
-            control("protect", "--stop", "protect-f")
-            s.wait(20)
-            s.close()
+            rows[rate].append(figure(g, rate))
+            if rate:
+                control("protect", "--stop", "protect-f")
+                s.wait(20)
+                s.close()
+    print("| checkpoints a second | compute, s (processor) | writes to memory, s (processor) | serial round trip, ms | "
+          "standstill, mean ms | max ms | MB/s |")
+    print("| --- | --: | --: | --: | --: | --: | --: |")
+    for rate, found in rows.items():
+        show_figures(rate, found)
 
 
 def main():
@@ -534,13 +550,14 @@ def main():
     p.add_argument("--engine")
     p.add_argument("--kills", type=int, default=3)
     p.add_argument("--figures", action="store_true")
+    p.add_argument("--rounds", type=int, default=5, help="of --figures; the medians are printed")
     p.add_argument("--only", help="a part: killed, engines, standby_lost, tls, refusals")
     args = p.parse_args()
     os.environ["PROTECT_TEST"] = str(os.getpid())
     folder = tempfile.mkdtemp(prefix="ectype-protect-")
     try:
         if args.figures:
-            figures(folder)
+            figures(folder, args.rounds)
             return
         parts = {"killed": lambda folder: killed(folder, args.kills), "engines": engines, "standby_lost": standby_lost,
                  "tls": tls, "refusals": refusals}
