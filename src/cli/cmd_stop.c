@@ -16,7 +16,8 @@
 
 #define V1 "/api/v1/"
 #define TIMEOUT_S 60
-#define FORCE_MS 3000 /* for the monitor to end by itself */
+#define FORCE_MS 3000  /* for the monitor to end by itself */
+#define ENDING_MS 1000 /* for a monitor that does not answer, since it is about to end */
 #define STEP_MS 50
 
 struct target {
@@ -85,6 +86,20 @@ static int ask(const struct target *t, struct error *e)
 	return ctl_order(t->name, "PUT", V1 "vm.resume", NULL, NULL, e) ? -1 : 0;
 }
 
+/* True when it has ended, be it while it was asked. */
+static bool by_button(const struct target *t, unsigned seconds)
+{
+	struct error e;
+	bool asked = !ask(t, &e), ended = wait_end(t, asked ? seconds * 1000 : ENDING_MS);
+
+	if (!ended && asked)
+		fprintf(stderr, "ectype: stop: machine '%s' did not power off within %u s; it is ended\n", t->name,
+			seconds);
+	else if (!ended)
+		fprintf(stderr, "ectype: stop: %s\n", e.text);
+	return ended;
+}
+
 /* Its guest runs elsewhere, and would be lost. */
 static bool needed_elsewhere(const char *name)
 {
@@ -117,14 +132,7 @@ static int stop(const char *name, bool force, unsigned seconds)
 		    name);
 		return EXIT_FAILED;
 	}
-	if (!force && ask(&t, &e))
-		fprintf(stderr, "ectype: stop: %s\n", e.text);
-	else if (!force && wait_end(&t, seconds * 1000))
-		return EXIT_OK;
-	else if (!force)
-		fprintf(stderr, "ectype: stop: machine '%s' did not power off within %u s; it is ended\n", name,
-			seconds);
-	ret = by_force(&t);
+	ret = !force && by_button(&t, seconds) ? EXIT_OK : by_force(&t);
 	if (t.pidfd >= 0)
 		close(t.pidfd);
 	return ret;

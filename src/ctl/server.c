@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <microhttpd.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -18,6 +19,7 @@
 
 #define CLIENTS_MAX 32u
 #define IDLE_S 10u	      /* a client that neither sends nor takes */
+#define LAST_ANSWERS_MS 500   /* of a machine that has ended */
 #define REQUEST_S 60	      /* a request that does not end */
 #define DRAIN_MAX (256 * MiB) /* of a body that is too large: read and dropped, so that the client sees the answer */
 #define STREAM_BLOCK (256 * KiB)
@@ -28,6 +30,9 @@ struct ctl {
 	struct chr *console;
 	struct MHD_Daemon *daemon;
 	int fd;
+	_Atomic unsigned answering; /* requests that were taken and whose short answers have not left */
+	pthread_mutex_t lock;	    /* while a request is looked at */
+	bool ending;		    /* and none is any more; under the lock */
 };
 
 /* A request under way. */
@@ -38,6 +43,8 @@ struct exchange {
 	u64 seen; /* bytes of the body that came */
 	time_t started;
 	bool then_stop;
+	bool counted;		/* in ctl->answering */
+	enum api_attach attach; /* what its connection becomes */
 };
 
 static time_t now_s(void)
@@ -48,62 +55,77 @@ static time_t now_s(void)
 	return t.tv_sec;
 }
 
-/* ---- console ---- */
+/* True, with the lock held: the machine is there. False: it ends, and what answers for it goes. */
+static bool enter(struct ctl *c)
+{
+	pthread_mutex_lock(&c->lock);
+	if (c->ending)
+		pthread_mutex_unlock(&c->lock);
+	return !c->ending;
+}
 
-static void close_console(void *urh)
+static void leave(struct ctl *c)
+{
+	pthread_mutex_unlock(&c->lock);
+}
+
+/* ---- connections that become something else ---- */
+
+static void close_upgraded(void *urh)
 {
 	MHD_upgrade_action(urh, MHD_UPGRADE_ACTION_CLOSE);
 }
 
-static void upgraded(void *cls, struct MHD_Connection *c, void *state, const char *extra, size_t extra_len,
-		     MHD_socket fd, struct MHD_UpgradeResponseHandle *urh)
+/* These take the connection, or return non-zero. `extra`: what the client said already. */
+
+static int attach_console(struct ctl *c, int fd, const char *extra, size_t n, void *urh)
 {
-	struct ctl *ctl = cls;
 	int flags = fcntl(fd, F_GETFL);
 
 	/* nothing is said any more to one who came second in between */
-	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) ||
-	    chr_mux_attach(ctl->console, fd, extra, extra_len, close_console, urh))
-		close_console(urh);
+	return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) ||
+	       chr_mux_attach(c->console, fd, extra, n, close_upgraded, urh);
 }
 
-static void close_migration(void *urh)
+static int attach_migration(struct ctl *c, int fd, const char *extra, size_t n, void *urh)
 {
-	MHD_upgrade_action(urh, MHD_UPGRADE_ACTION_CLOSE);
-}
-
-static void upgraded_migration(void *cls, struct MHD_Connection *c, void *state, const char *extra, size_t extra_len,
-			       MHD_socket fd, struct MHD_UpgradeResponseHandle *urh)
-{
-	struct ctl *ctl = cls;
-
-	if (migration_attach(ctl->api.migration, fd, extra, extra_len, close_migration, urh))
-		close_migration(urh);
+	return migration_attach(c->api.migration, fd, extra, n, close_upgraded, urh);
 }
 
 /* The client waits for this answer before it says more: its first bytes come with descriptors. */
-static void upgraded_protection(void *cls, struct MHD_Connection *c, void *state, const char *extra, size_t extra_len,
-				MHD_socket fd, struct MHD_UpgradeResponseHandle *urh)
+static int attach_protection(struct ctl *c, int fd, const char *extra, size_t n, void *urh)
 {
-	struct ctl *ctl = cls;
+	static const char text[] = "the machine is protected already\n";
 
-	if (protect_begin(ctl->api.protect, fd, close_console, urh)) {
-		static const char text[] = "the machine is protected already\n";
-
-		send(fd, text, sizeof(text) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-		close_console(urh);
-	}
+	(void)extra;
+	(void)n;
+	if (!protect_begin(c->api.protect, fd, close_upgraded, urh))
+		return 0;
+	send(fd, text, sizeof(text) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+	return -1;
 }
 
 static const struct upgrade {
 	enum api_op op;
 	const char *path, *protocol;
-	MHD_UpgradeHandler handler;
+	int (*attach)(struct ctl *c, int fd, const char *extra, size_t n, void *urh);
 } upgrades[] = {
-	[API_ATTACH_CONSOLE] = { API_CONSOLE, "vm.console", "ectype-console", upgraded },
-	[API_ATTACH_MIGRATION] = { API_MIGRATE, "vm.migrate", "ectype-migration", upgraded_migration },
-	[API_ATTACH_PROTECTION] = { API_PROTECT, "vm.protect", "ectype-protection", upgraded_protection },
+	[API_ATTACH_CONSOLE] = { API_CONSOLE, "vm.console", "ectype-console", attach_console },
+	[API_ATTACH_MIGRATION] = { API_MIGRATE, "vm.migrate", "ectype-migration", attach_migration },
+	[API_ATTACH_PROTECTION] = { API_PROTECT, "vm.protect", "ectype-protection", attach_protection },
 };
+
+static void upgraded(void *cls, struct MHD_Connection *c, void *state, const char *extra, size_t extra_len,
+		     MHD_socket fd, struct MHD_UpgradeResponseHandle *urh)
+{
+	const struct exchange *x = state;
+	bool there = enter(cls);
+
+	if (!there || upgrades[x->attach].attach(cls, fd, extra, extra_len, urh))
+		close_upgraded(urh);
+	if (there)
+		leave(cls);
+}
 
 /* A request that needs an upgrade, without one. */
 static const struct upgrade *lacks_upgrade(const struct ctl *ctl, struct MHD_Connection *c, enum api_op op)
@@ -154,7 +176,7 @@ static enum MHD_Result send_reply(struct ctl *ctl, struct MHD_Connection *c, str
 	if (r->stream)
 		widen(c);
 	if (r->attach)
-		m = MHD_create_response_for_upgrade(upgrades[r->attach].handler, ctl);
+		m = MHD_create_response_for_upgrade(upgraded, ctl);
 	else if (r->stream)
 		m = MHD_create_response_from_callback(r->stream->len, STREAM_BLOCK, stream_read, r->stream,
 						      stream_release);
@@ -246,11 +268,19 @@ static enum MHD_Result take_body(struct exchange *x, const char *data, size_t n)
 	return MHD_YES;
 }
 
+static void uncount(struct exchange *x)
+{
+	if (x->counted)
+		x->ctl->answering--;
+	x->counted = false;
+}
+
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const char *path, const char *method,
 				  const char *version, const char *data, size_t *n, void **state)
 {
 	struct api_reply r = { .status = 0 };
 	struct exchange *x = *state;
+	enum MHD_Result done;
 
 	if (!x)
 		return begin(cls, c, state);
@@ -260,8 +290,18 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const cha
 		*n = 0;
 		return take_body(x, data, len);
 	}
+	if (!enter(cls))
+		return MHD_NO;
+	x->counted = true;
+	x->ctl->answering++;
 	answer(x, c, method, path, &r);
-	return send_reply(cls, c, &r);
+	/* these last as long as their readers like */
+	if (r.stream || r.attach)
+		uncount(x);
+	x->attach = r.attach;
+	done = send_reply(cls, c, &r);
+	leave(cls);
+	return done;
 }
 
 static void on_completed(void *cls, struct MHD_Connection *c, void **state, enum MHD_RequestTerminationCode why)
@@ -272,6 +312,7 @@ static void on_completed(void *cls, struct MHD_Connection *c, void **state, enum
 		return;
 	if (x->then_stop)
 		machine_stop(x->ctl->api.machine);
+	uncount(x);
 	free(x->body);
 	free(x);
 	*state = NULL;
@@ -318,6 +359,7 @@ struct ctl *ctl_start(const struct ctl_config *cfg, struct error *e)
 	}
 	c->console = cfg->console;
 	c->fd = fd;
+	pthread_mutex_init(&c->lock, NULL);
 	thread_masked(start_daemon, c);
 	if (c->daemon)
 		return c;
@@ -337,6 +379,12 @@ void ctl_stop(struct ctl *c)
 {
 	if (!c)
 		return;
+	pthread_mutex_lock(&c->lock);
+	c->ending = true;
+	pthread_mutex_unlock(&c->lock);
+	/* who made a paused guest go on hears that it was done, though the guest has powered off since */
+	for (unsigned ms = 0; c->answering && ms < LAST_ANSWERS_MS; ms++)
+		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
 	/* upgraded connections must be closed before their daemon */
 	if (c->console)
 		chr_mux_detach(c->console);
@@ -344,5 +392,6 @@ void ctl_stop(struct ctl *c)
 	protect_end(c->api.protect);
 	MHD_stop_daemon(c->daemon);
 	protect_destroy(c->api.protect);
+	pthread_mutex_destroy(&c->lock);
 	free(c);
 }

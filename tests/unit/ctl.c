@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -301,15 +302,17 @@ static void test_directory_must_be_ones_own(void **state)
 /* ---- a machine ---- */
 
 #define ROM_SIZE (64 * KiB)
-static char rom_path[] = "/tmp/ectype-test-rom-XXXXXX";
+static char rom_path[sizeof(dir) + 8];
 
 /* inc al; jmp -2 at the reset vector's target */
 static void write_rom(void)
 {
 	static const u8 jump[] = { 0xea, 0x00, 0x00, 0x00, 0xf0 }, spin[] = { 0xfe, 0xc0, 0xeb, 0xfc };
 	static u8 rom[ROM_SIZE];
-	int fd = mkstemp(rom_path);
+	int fd;
 
+	snprintf(rom_path, sizeof(rom_path), "%s/rom", dir);
+	fd = open(rom_path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 	memcpy(rom, spin, sizeof(spin));
 	memcpy(rom + ROM_SIZE - 16, jump, sizeof(jump));
 	assert_int_equal(write(fd, rom, sizeof(rom)), sizeof(rom));
@@ -444,22 +447,46 @@ static void check_console(void)
 	/* left open: the end of the machine closes it */
 }
 
-static void test_machine(void **state)
-{
+/* A machine that runs, with its socket. */
+struct world {
+	struct run run;
+	pthread_t thread;
+	struct chr *serial;
+	struct ctl_config config;
+	struct ctl *ctl;
 	char path[CTL_PATH_MAX];
-	struct run r = { 0 };
+};
+
+static void begin_world(struct world *w)
+{
 	struct error e;
 	bool taken;
-	pthread_t t;
-	struct chr *serial = chr_mux_create(chr_memory_create(), &e);
-	struct ctl_config c = { .name = "m", .fd = ctl_listen("m", path, &taken, &e), .console = serial };
-	struct ctl *ctl;
 
 	write_rom();
-	r.m = c.machine = create_machine(serial);
-	ctl = ctl_start(&c, &e);
-	assert_non_null(ctl);
-	pthread_create(&t, NULL, run_machine, &r);
+	*w = (struct world){ .serial = chr_mux_create(chr_memory_create(), &e) };
+	w->config =
+	    (struct ctl_config){ .name = "m", .fd = ctl_listen("m", w->path, &taken, &e), .console = w->serial };
+	w->run.m = w->config.machine = create_machine(w->serial);
+	w->ctl = ctl_start(&w->config, &e);
+	assert_non_null(w->ctl);
+	pthread_create(&w->thread, NULL, run_machine, &w->run);
+}
+
+/* The socket first: who waits at it hears of it. */
+static void end_world(struct world *w)
+{
+	ctl_stop(w->ctl);
+	close(w->config.fd);
+	unlink(w->path);
+	machine_destroy(w->run.m);
+	w->serial->ops->destroy(w->serial);
+}
+
+static void test_machine(void **state)
+{
+	struct world w;
+
+	begin_world(&w);
 	check_pause();
 	check_errors();
 	check_console();
@@ -467,16 +494,101 @@ static void test_machine(void **state)
 	order("vm.power-button");
 	order("vm.pause");
 	order("vm.shutdown"); /* paused or not */
-	pthread_join(t, NULL);
-	assert_int_equal(r.result.end, MACHINE_END_STOPPED);
+	pthread_join(w.thread, NULL);
+	assert_int_equal(w.run.result.end, MACHINE_END_STOPPED);
 	/* it has ended: asked for its state, it says so at once */
 	assert_int_equal(ask("PUT", "/api/v1/vm.pause", NULL), 503);
-	ctl_stop(ctl);
-	machine_destroy(r.m);
-	serial->ops->destroy(serial);
-	close(c.fd);
-	unlink(path);
-	unlink(rom_path);
+	end_world(&w);
+}
+
+/* ---- its end, while clients ask ---- */
+
+#define ENDS 40
+
+static atomic_bool over;
+
+static void *ask_on(void *opaque)
+{
+	const char *const *request = opaque;
+	struct ctl_answer a;
+
+	while (!over)
+		if (!ctl_ask("m", request[0], request[1], NULL, 5000, &a, NULL))
+			ctl_answer_free(&a);
+	return NULL;
+}
+
+static void *attach_on(void *opaque)
+{
+	struct ctl_answer first;
+	struct error e;
+	int fd;
+
+	while (!over) {
+		fd = ctl_upgrade("m", "/api/v1/vm.console", "ectype-console", &first, &e);
+		if (fd < 0)
+			continue;
+		ctl_answer_free(&first);
+		close(fd);
+	}
+	return opaque;
+}
+
+static void test_end(void **state)
+{
+	static const char *const requests[][2] = { { "GET", "/api/v1/vm.info" },
+						   { "PUT", "/api/v1/vm.resume" },
+						   { "GET", "/api/v1/vm.migration" },
+						   { "PUT", "/api/v1/vm.migration-cancel" },
+						   { "GET", "/api/v1/vm.protection" } };
+	pthread_t t[ARRAY_SIZE(requests) + 1];
+	struct world w;
+
+	for (unsigned n = 0; n < ENDS; n++) {
+		over = false;
+		begin_world(&w);
+		for (unsigned i = 0; i < ARRAY_SIZE(requests); i++)
+			pthread_create(&t[i], NULL, ask_on, (void *)requests[i]);
+		pthread_create(&t[ARRAY_SIZE(requests)], NULL, attach_on, NULL);
+		usleep(n % 8 * 1000);
+		machine_stop(w.run.m);
+		pthread_join(w.thread, NULL);
+		end_world(&w);
+		over = true;
+		for (unsigned i = 0; i < ARRAY_SIZE(t); i++)
+			pthread_join(t[i], NULL);
+	}
+}
+
+static void *resume(void *status)
+{
+	struct ctl_answer a = { .status = 0 };
+
+	if (!ctl_ask("m", "PUT", "/api/v1/vm.resume", NULL, 5000, &a, NULL))
+		ctl_answer_free(&a);
+	*(unsigned *)status = a.status;
+	return NULL;
+}
+
+/* What was done is said to have been done, though all ends at once. */
+static void test_last_answer(void **state)
+{
+	unsigned status;
+	struct world w;
+	pthread_t t;
+
+	for (unsigned n = 0; n < ENDS; n++) {
+		begin_world(&w);
+		order("vm.pause");
+		pthread_create(&t, NULL, resume, &status);
+		while (machine_state(w.run.m) != MACHINE_RUNNING)
+			;
+		machine_stop(w.run.m);
+		pthread_join(w.thread, NULL);
+		end_world(&w);
+		pthread_join(t, NULL);
+		assert_int_equal(status, 204);
+	}
 }
 
 /* ---- a terminal on a stream ---- */
@@ -549,6 +661,8 @@ int main(void)
 		cmocka_unit_test(test_directory_must_be_ones_own),
 		cmocka_unit_test(test_mux),
 		cmocka_unit_test(test_machine),
+		cmocka_unit_test(test_end),
+		cmocka_unit_test(test_last_answer),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);
