@@ -124,6 +124,7 @@ def guest():
     subprocess.run(["scripts/kernel.sh", "cloud", "generic", "memtest"], cwd=ROOT, check=True)
     subprocess.run(["scripts/i386.sh"], cwd=ROOT, check=False)  # i386.py is skipped without
     subprocess.run(["scripts/initramfs.py"], cwd=ROOT, check=True)
+    subprocess.run(["scripts/exec-image.py"], cwd=ROOT, check=True)
     subprocess.run(["scripts/toolbox.py"], cwd=ROOT, check=True)
     build(BUILD)
     subprocess.run(["tests/guest/debian_image.py"], cwd=ROOT, check=False, stdout=subprocess.DEVNULL)  # skipped without
