@@ -59,9 +59,10 @@ static time_t now_s(void)
 static bool enter(struct ctl *c)
 {
 	pthread_mutex_lock(&c->lock);
-	if (c->ending)
-		pthread_mutex_unlock(&c->lock);
-	return !c->ending;
+	if (!c->ending)
+		return true;
+	pthread_mutex_unlock(&c->lock);
+	return false;
 }
 
 static void leave(struct ctl *c)
@@ -157,8 +158,7 @@ static void stream_release(void *cls)
 	s->release(s);
 }
 
-/* So that a stream's reader and writer need not take turns: nobody may write to a unix socket that is a quarter full.
- */
+/* Nobody may write to a unix socket that is a quarter full: a stream's reader and writer would take turns. */
 static void widen(struct MHD_Connection *c)
 {
 	const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
